@@ -1,0 +1,92 @@
+//! The idempotency table: which keys were used for what, and until when that is remembered.
+
+use std::collections::VecDeque;
+
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
+
+use crate::values::{Fingerprint, Idempotency, Timestamp};
+
+/// A key within the name space of its stock.
+type ScopedKey = (u32, Fingerprint);
+
+/// What a key was used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyEntry {
+    pub(crate) request: Fingerprint,
+    /// The reservation that it granted or changed.
+    pub(crate) reservation: u32,
+    /// Whether it granted it: its answer is then 201 and not 200.
+    pub(crate) created: bool,
+    pub(crate) at: Timestamp,
+}
+
+/// What to put back when the newest entry is undone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyInverse {
+    scoped: ScopedKey,
+    replaced: Option<KeyEntry>,
+}
+
+#[derive(Debug)]
+pub(crate) struct KeyTable {
+    entries: HashMap<ScopedKey, KeyEntry, FixedState>,
+    /// In the order of use, which is the order of time.
+    oldest: VecDeque<(Timestamp, ScopedKey)>,
+    remembered_ms: u64,
+}
+
+impl KeyTable {
+    pub(crate) fn new(seed: u64, remembered_seconds: u32) -> Self {
+        Self {
+            entries: HashMap::with_hasher(FixedState::with_seed(seed)),
+            oldest: VecDeque::new(),
+            remembered_ms: u64::from(remembered_seconds) * 1_000,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The entry of `key` if it is still remembered at `now`. Whether [`Self::forget`] has run makes no difference to the answer.
+    pub(crate) fn get(&self, stock: u32, key: Fingerprint, now: Timestamp) -> Option<&KeyEntry> {
+        self.entries.get(&(stock, key)).filter(|entry| !self.is_over(entry.at, now))
+    }
+
+    pub(crate) fn insert(&mut self, stock: u32, idempotency: Idempotency, reservation: u32, created: bool, at: Timestamp) -> KeyInverse {
+        let scoped = (stock, idempotency.key);
+        let replaced = self.entries.insert(scoped, KeyEntry { request: idempotency.request, reservation, created, at });
+        self.oldest.push_back((at, scoped));
+        KeyInverse { scoped, replaced }
+    }
+
+    pub(crate) fn undo(&mut self, inverse: KeyInverse) {
+        match inverse.replaced {
+            Some(entry) => self.entries.insert(inverse.scoped, entry),
+            None => self.entries.remove(&inverse.scoped),
+        };
+        let newest = self.oldest.pop_back();
+        debug_assert_eq!(newest.map(|(_, scoped)| scoped), Some(inverse.scoped));
+    }
+
+    /// Drops up to `limit` entries that are no longer remembered at `committed`, which no undo may reach behind.
+    pub(crate) fn forget(&mut self, committed: Timestamp, limit: usize) {
+        for _ in 0..limit {
+            match self.oldest.front() {
+                Some((at, scoped)) if self.is_over(*at, committed) => {
+                    // A key used again after its time has a newer entry, which stays.
+                    if self.entries.get(scoped).is_some_and(|entry| entry.at == *at) {
+                        self.entries.remove(scoped);
+                    }
+                    self.oldest.pop_front();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    const fn is_over(&self, at: Timestamp, now: Timestamp) -> bool {
+        now.unix_ms() >= at.unix_ms().saturating_add(self.remembered_ms)
+    }
+}
