@@ -1,1 +1,20 @@
-//! benches
+//! Measured work. Each bench has a full form, for figures, and a tiny one, for tests; both do the same and check that the work was right:
+//! a bench that oversells or loses an answer gives no figure.
+//!
+//! The crate knows the rooms' public faces only, and the node only by its program and its HTTP contract.
+
+pub mod engine;
+pub mod error;
+pub mod figure;
+pub mod floor;
+pub mod groups;
+mod heard;
+pub mod http;
+pub mod load;
+pub mod machine;
+pub mod recovery;
+pub mod report;
+pub mod rules;
+pub mod sample;
+pub mod server;
+mod wait;

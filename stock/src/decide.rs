@@ -52,7 +52,9 @@ impl Decision {
 pub fn decide(ledger: &Ledger, request: &Request, now: Timestamp) -> Decision {
     match &request.command {
         Command::CreateStock { .. } => decide_create_stock(ledger, &request.command),
-        Command::Reserve { .. } => decide_reserve(ledger, &request.command, request.idempotency, now).unwrap_or_else(Decision::reject),
+        Command::Reserve { .. } => {
+            decide_reserve(ledger, &request.command, request.idempotency, now).unwrap_or_else(Decision::reject)
+        }
         Command::Confirm { reservation, quantity } => {
             decide_held(ledger, *reservation, Verb::Confirm(*quantity), request.idempotency, now)
         }
@@ -92,7 +94,9 @@ fn decide_reserve(
     idempotency: Option<Idempotency>,
     now: Timestamp,
 ) -> Result<Decision, Rejection> {
-    let Command::Reserve { sku, user, quantity, hold_seconds, reference } = command else { unreachable!("called for Reserve only") };
+    let Command::Reserve { sku, user, quantity, hold_seconds, reference } = command else {
+        unreachable!("called for Reserve only")
+    };
     let slot = ledger.stock_slot(sku).ok_or(Rejection::UnknownSku)?;
     if let Some(replay) = decide_replay(ledger, slot, idempotency, now)? {
         return Ok(replay);
@@ -169,7 +173,7 @@ fn decide_held(ledger: &Ledger, id: ReservationId, verb: Verb, idempotency: Opti
     let accepted = Accepted { subject: Subject::Reservation(id), created: false, replayed: false };
     let lapse = lapse_if_due(reservation, id, now);
     let reserved = if lapse.is_some() { 0 } else { reservation.reserved };
-    let (wanted, nothing_held): (Option<Quantity>, fn(Standing) -> Result<(), Rejection>) = match verb {
+    let (wanted, nothing_held): (_, NothingHeld) = match verb {
         Verb::Read => return Decision { event: lapse, outcome: Ok(accepted) },
         Verb::Confirm(wanted) => (wanted, confirm_with_nothing_held),
         Verb::Release(wanted) => (wanted, release_with_nothing_held),
@@ -191,6 +195,9 @@ fn decide_held(ledger: &Ledger, id: ReservationId, verb: Verb, idempotency: Opti
     };
     Decision { event: Some(event), outcome: Ok(accepted) }
 }
+
+/// How a verb answers when nothing is held.
+type NothingHeld = fn(Standing) -> Result<(), Rejection>;
 
 /// A reservation with nothing held, and how many units a call named all the same.
 #[derive(Clone, Copy)]

@@ -5,9 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::StockTerms;
-use crate::values::{
-    Allotment, GrantSequence, Idempotency, Quantity, Reference, ReservationId, Sku, StockId, Timestamp, UserId,
-};
+use crate::values::{Allotment, GrantSequence, Idempotency, Quantity, Reference, ReservationId, Sku, StockId, Timestamp, UserId};
 
 /// One change of a ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,6 +34,8 @@ pub(crate) struct KeyTable {
     /// In the order of use, which is the order of time.
     oldest: VecDeque<(Timestamp, ScopedKey)>,
     remembered_ms: u64,
+    /// The latest time that [`Self::forget`] was given.
+    committed: Timestamp,
 }
 
 impl KeyTable {
@@ -42,6 +44,7 @@ impl KeyTable {
             entries: HashMap::with_hasher(FixedState::with_seed(seed)),
             oldest: VecDeque::new(),
             remembered_ms: u64::from(remembered_seconds) * 1_000,
+            committed: Timestamp::default(),
         }
     }
 
@@ -54,7 +57,14 @@ impl KeyTable {
         self.entries.get(&(stock, key)).filter(|entry| !self.is_over(entry.at, now))
     }
 
-    pub(crate) fn insert(&mut self, stock: u32, idempotency: Idempotency, reservation: u32, created: bool, at: Timestamp) -> KeyInverse {
+    pub(crate) fn insert(
+        &mut self,
+        stock: u32,
+        idempotency: Idempotency,
+        reservation: u32,
+        created: bool,
+        at: Timestamp,
+    ) -> KeyInverse {
         let scoped = (stock, idempotency.key);
         let replaced = self.entries.insert(scoped, KeyEntry { request: idempotency.request, reservation, created, at });
         self.oldest.push_back((at, scoped));
@@ -62,7 +72,8 @@ impl KeyTable {
     }
 
     pub(crate) fn undo(&mut self, inverse: KeyInverse) {
-        match inverse.replaced {
+        // An entry that was over at a committed time may be forgotten already, and nobody can ask for it again: put back, it would stay.
+        match inverse.replaced.filter(|entry| !self.is_over(entry.at, self.committed)) {
             Some(entry) => self.entries.insert(inverse.scoped, entry),
             None => self.entries.remove(&inverse.scoped),
         };
@@ -72,6 +83,7 @@ impl KeyTable {
 
     /// Drops up to `limit` entries that are no longer remembered at `committed`, which no undo may reach behind.
     pub(crate) fn forget(&mut self, committed: Timestamp, limit: usize) {
+        self.committed = self.committed.max(committed);
         for _ in 0..limit {
             match self.oldest.front() {
                 Some((at, scoped)) if self.is_over(*at, committed) => {

@@ -6,9 +6,7 @@ use crate::keys::{KeyEntry, KeyInverse, KeyTable};
 use crate::reservation::{LastExit, NIL, Reservation};
 use crate::slab::Slab;
 use crate::table::{SlotTable, hash_with};
-use crate::values::{
-    Allotment, Idempotency, Partition, Quantity, ReservationId, Sku, StockId, StockNumber, Timestamp, UserId,
-};
+use crate::values::{Allotment, Idempotency, Partition, Quantity, ReservationId, Sku, StockId, StockNumber, Timestamp, UserId};
 use crate::view::{ReservationState, ReservationView, StockView};
 use crate::wheel::Wheel;
 
@@ -386,7 +384,13 @@ impl Ledger {
         };
     }
 
-    fn reserve(&mut self, mut reservation: Reservation, user: &UserId, idempotency: Option<Idempotency>, at: Timestamp) -> InverseChange {
+    fn reserve(
+        &mut self,
+        mut reservation: Reservation,
+        user: &UserId,
+        idempotency: Option<Idempotency>,
+        at: Timestamp,
+    ) -> InverseChange {
         let units = u64::from(reservation.reserved);
         let (user, is_new_user) = self.user_or_new(reservation.stock, user);
         reservation.user = user;
@@ -456,7 +460,9 @@ impl Ledger {
 
     /// Moves `quantity` held units (all of them when `None`) out of a reservation.
     fn leave(&mut self, id: ReservationId, quantity: Option<Quantity>, exit: Exit, at: Timestamp) -> ReservationBefore {
-        let Some(slot) = self.reservation_slot(id) else { panic!("an event names a reservation that is not in the ledger: {id:?}") };
+        let Some(slot) = self.reservation_slot(id) else {
+            panic!("an event names a reservation that is not in the ledger: {id:?}")
+        };
         let reservation = &mut self.reservations[slot];
         let units = quantity.map_or(reservation.reserved, Quantity::units);
         assert!(
@@ -464,8 +470,7 @@ impl Ledger {
             "{units} units leave reservation {id:?}, which holds {}",
             reservation.reserved
         );
-        let before =
-            ReservationBefore { slot, units, resolved_at: reservation.resolved_at, last_exit: reservation.last_exit };
+        let before = ReservationBefore { slot, units, resolved_at: reservation.resolved_at, last_exit: reservation.last_exit };
         reservation.reserved -= units;
         match exit {
             Exit::Sold => reservation.confirmed += units,

@@ -4,13 +4,14 @@
 //! which event follows, or why none does; [`Ledger::apply`] is the only mutator and cannot fail. This crate owns the domain and
 //! nothing else: it knows no clock, no disk, no thread and no protocol, and the same inputs give the same outputs on every machine.
 
+pub mod audit;
 pub mod command;
 pub mod decide;
 pub mod event;
+mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod rejection;
-mod keys;
 mod reservation;
 mod slab;
 mod table;
@@ -18,6 +19,7 @@ pub mod values;
 pub mod view;
 mod wheel;
 
+pub use audit::{AuditSummary, AuditedStock, Auditor, Finding};
 pub use command::{Command, Request, StockTerms, TermsError};
 pub use decide::{Accepted, Decision, Subject, decide, decide_lapse};
 pub use event::Event;

@@ -53,11 +53,19 @@ impl Wheel {
     }
 
     /// Holds whose tick has fallen due by `now`, at most `limit`, earliest tick first.
-    pub(crate) fn due<'a>(&'a self, reservations: &'a Slab<Reservation>, now: Timestamp, limit: usize) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn due<'a>(
+        &'a self,
+        reservations: &'a Slab<Reservation>,
+        now: Timestamp,
+        limit: usize,
+    ) -> impl Iterator<Item = u32> + 'a {
         self.heads
             .iter()
             .take_while(move |(tick, _)| due_at(**tick) <= now)
-            .flat_map(move |(_, head)| std::iter::successors(Some(*head), |slot| Some(reservations[*slot].next)).take_while(|slot| *slot != NIL))
+            .flat_map(move |(_, head)| {
+                // The slot after the last is no slot and must not be looked up.
+                std::iter::successors(Some(*head), |slot| Some(reservations[*slot].next).filter(|next| *next != NIL))
+            })
             .take(limit)
     }
 }

@@ -1,0 +1,182 @@
+//! One call: what a handler takes from a request, and how its command gets to the engine and back.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::mem;
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, RawPathParams, Request};
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, IF_NONE_MATCH};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::BodyExt;
+use tidegate_engine::{Answer, Engine, Submission};
+use tidegate_stock::{Command, IdempotencyKey, ReservationId, Sku};
+
+use crate::bodies::invalid_identifier;
+use crate::door::Door;
+use crate::exchange::{Exchange, Expired};
+use crate::labels::Route;
+use crate::problem::Problem;
+use crate::status::Code;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A request in a handler's hands, but for its body.
+pub(crate) struct Call {
+    door: Arc<Door>,
+    exchange: Arc<Exchange>,
+    headers: HeaderMap,
+    parameter: Option<String>,
+}
+
+/// A request's body, of which nothing has been read.
+pub(crate) struct Unread(Body);
+
+impl FromRequestParts<Arc<Door>> for Call {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, door: &Arc<Door>) -> Result<Self, Infallible> {
+        let exchange = parts.extensions.remove::<Arc<Exchange>>().expect("the server sends the exchange along with every request");
+        if let Some(path) = parts.extensions.get::<MatchedPath>() {
+            exchange.set_route(Route::of(path.as_str()));
+        }
+        let parameters = RawPathParams::from_request_parts(parts, &()).await;
+        // Every path has at most one parameter. One that is not UTF-8 is as good as any other text that names nothing.
+        let parameter = parameters.ok().and_then(|parameters| parameters.iter().next().map(|(_, value)| value.to_owned()));
+        Ok(Self { door: Arc::clone(door), exchange, headers: mem::take(&mut parts.headers), parameter })
+    }
+}
+
+impl FromRequest<Arc<Door>> for Unread {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, _: &Arc<Door>) -> Result<Self, Infallible> {
+        Ok(Self(request.into_body()))
+    }
+}
+
+impl Call {
+    pub(crate) fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// The engine, if the door is open.
+    pub(crate) fn engine(&self) -> Result<&Engine, Problem> {
+        self.door.engine()
+    }
+
+    /// The sku in the path.
+    pub(crate) fn sku(&self) -> Result<Sku, Problem> {
+        let Some(text) = &self.parameter else {
+            return Err(Problem::new(Code::InvalidIdentifier, "the sku in the path is not UTF-8"));
+        };
+        Sku::new(text).map_err(|error| invalid_identifier("the sku in the path", error))
+    }
+
+    /// The reservation whose id is in the path. A text that is no id of ours names no reservation.
+    pub(crate) fn reservation(&self, engine: &Engine) -> Result<ReservationId, Problem> {
+        let id = self.parameter.as_deref().and_then(|text| engine.unseal(text));
+        id.ok_or_else(|| Problem::new(Code::UnknownReservation, "there is no reservation of this id"))
+    }
+
+    /// The idempotency key, if the caller gave one.
+    pub(crate) fn key(&self) -> Result<Option<IdempotencyKey>, Problem> {
+        let mut values = self.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Problem::new(Code::InvalidIdentifier, "the idempotency-key header is there more than once"));
+        }
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let key = IdempotencyKey::new(&text).map_err(|error| invalid_identifier("the idempotency-key header", error))?;
+        Ok(Some(key))
+    }
+
+    /// Whether the caller says that it has what is tagged `etag`.
+    pub(crate) fn has_tagged(&self, etag: &HeaderValue) -> bool {
+        let lists = self.headers.get_all(IF_NONE_MATCH);
+        lists.iter().filter_map(|list| list.to_str().ok()).flat_map(|list| list.split(',')).map(str::trim).any(|tag| {
+            // Tags are compared weakly, as RFC 9110 has it for this header.
+            tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes()
+        })
+    }
+
+    /// Reads the body, which is JSON or empty.
+    pub(crate) async fn read(&self, Unread(mut body): Unread) -> Result<Bytes, Problem> {
+        if body.is_end_stream() {
+            self.exchange.complete_request();
+            return Ok(Bytes::new());
+        }
+        self.check_content_type()?;
+        let max = self.door.options().body_bytes_max;
+        if body.size_hint().lower() > max as u64 {
+            return Err(body_too_large(max));
+        }
+        let body = self.exchange.bounded(read(&mut body, max)).await.map_err(|Expired| {
+            let seconds = self.door.options().body_seconds_max;
+            // Nothing was begun, so the caller may ask again whatever it asked for.
+            Problem::invalid_request(format!("the body did not arrive within {seconds} s")).closing()
+        })??;
+        self.exchange.complete_request();
+        Ok(body)
+    }
+
+    /// Hands `command` to the engine and awaits its answer. If this is dropped, the command may still happen.
+    pub(crate) async fn submit(&self, engine: &Engine, command: Command, key: Option<IdempotencyKey>) -> Result<Answer, Problem> {
+        let pending = engine.try_submit(Submission { command, key, actor: self.door.actor() })?;
+        self.bounded(pending).await?.map_err(Problem::from)
+    }
+
+    /// Awaits `future` until the answer is due.
+    pub(crate) async fn bounded<F: Future>(&self, future: F) -> Result<F::Output, Problem> {
+        self.exchange.bounded(future).await.map_err(|Expired| {
+            let seconds = self.door.options().answer_seconds_max;
+            Problem::new(Code::Timeout, format!("there was no answer within {seconds} s; the request may have happened"))
+        })
+    }
+
+    fn check_content_type(&self) -> Result<(), Problem> {
+        let Some(value) = self.headers.get(CONTENT_TYPE) else { return Ok(()) };
+        if value.to_str().is_ok_and(is_json) {
+            return Ok(());
+        }
+        let given = String::from_utf8_lossy(value.as_bytes());
+        Err(Problem::new(Code::UnsupportedMediaType, format!("the body is {given:?} where application/json is needed")))
+    }
+}
+
+fn body_too_large(max: usize) -> Problem {
+    Problem::new(Code::BodyTooLarge, format!("the body is longer than {max} bytes")).closing()
+}
+
+async fn read(body: &mut Body, max: usize) -> Result<Bytes, Problem> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Problem::invalid_request(format!("the body broke off: {error}")).closing())?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > max {
+            return Err(body_too_large(max));
+        }
+        // Nearly every body comes in one piece, which needs no copy.
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
+/// Whether a content type is JSON: `application/json` or `application/<anything>+json`, with any parameters.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let essence = if essence.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(essence.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(essence)
+    };
+    essence
+        .strip_prefix("application/")
+        .is_some_and(|subtype| subtype == "json" || (subtype.len() > 5 && subtype.ends_with("+json")))
+}

@@ -1,0 +1,150 @@
+//! Where a connection stands between two bytes: which wait it is in, and whether that wait has lasted too long.
+//!
+//! One connection is one task: its socket, its request's handler and its timer are polled by the same one, one after the other. They
+//! share an [`Exchange`], so that a single timer per connection, which is seldom touched, bounds every wait of every request. The
+//! cells are atomic only so that the task may move between threads; nobody contends for them.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::labels::Route;
+use crate::options::HttpOptions;
+
+/// How long the rest of a refused body is read and thrown away, so that its sender can take the answer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a connection is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// The first byte of a header.
+    Idle,
+    /// The rest of a header.
+    Header,
+    /// The rest of a body.
+    Body,
+    /// The answer of a complete request.
+    Answer,
+    /// The client to take an answer.
+    Writing,
+    /// The client to stop sending what nobody reads.
+    Lingering,
+}
+
+impl Phase {
+    const ALL: [Self; 6] = [Self::Idle, Self::Header, Self::Body, Self::Answer, Self::Writing, Self::Lingering];
+
+    /// How long it may last.
+    pub(crate) fn limit(self, options: &HttpOptions) -> Duration {
+        match self {
+            Self::Idle | Self::Writing => Duration::from_secs(options.idle_seconds_max),
+            Self::Header => Duration::from_secs(options.header_seconds_max),
+            Self::Body => Duration::from_secs(options.body_seconds_max),
+            Self::Answer => Duration::from_secs(options.answer_seconds_max),
+            Self::Lingering => LINGER,
+        }
+    }
+}
+
+/// A phase and its place among all of the connection: two are equal only when nothing happened between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark(u32);
+
+const PHASE_BITS: u32 = 3;
+const PHASE_MASK: u32 = (1 << PHASE_BITS) - 1;
+const _: () = assert!(Phase::ALL.len() <= 1 << PHASE_BITS);
+
+impl Mark {
+    pub(crate) const fn phase(self) -> Phase {
+        Phase::ALL[(self.0 & PHASE_MASK) as usize]
+    }
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    mark: AtomicU32,
+    expired: AtomicBool,
+    body_left: AtomicBool,
+    route: AtomicU8,
+}
+
+/// The wait has lasted longer than its limit.
+#[derive(Debug)]
+pub(crate) struct Expired;
+
+impl Exchange {
+    /// A connection that waits for its first request.
+    pub(crate) const fn new() -> Self {
+        Self {
+            mark: AtomicU32::new(Phase::Idle as u32),
+            expired: AtomicBool::new(false),
+            body_left: AtomicBool::new(false),
+            route: AtomicU8::new(Route::Unmatched as u8),
+        }
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.mark.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.mark().phase()
+    }
+
+    /// A new phase begins now, also when it is of the kind of the one before.
+    pub(crate) fn enter(&self, phase: Phase) {
+        let turn = (self.mark.load(Ordering::Relaxed) >> PHASE_BITS).wrapping_add(1);
+        self.mark.store((turn << PHASE_BITS) | phase as u32, Ordering::Relaxed);
+    }
+
+    /// A request's header is complete.
+    pub(crate) fn begin_request(&self, has_body: bool) {
+        self.expired.store(false, Ordering::Relaxed);
+        self.body_left.store(has_body, Ordering::Relaxed);
+        self.route.store(Route::Unmatched as u8, Ordering::Relaxed);
+        self.enter(if has_body { Phase::Body } else { Phase::Answer });
+    }
+
+    /// The request is complete; nothing of its body is left on the way.
+    pub(crate) fn complete_request(&self) {
+        self.body_left.store(false, Ordering::Relaxed);
+        self.enter(Phase::Answer);
+    }
+
+    /// The client may still be sending what nobody will read.
+    pub(crate) fn leave_unread(&self) {
+        self.body_left.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_body_left(&self) -> bool {
+        self.body_left.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_route(&self, route: Route) {
+        self.route.store(route as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn route(&self) -> Route {
+        Route::ALL[usize::from(self.route.load(Ordering::Relaxed))]
+    }
+
+    /// The wait of the request in hand is over: whoever is in [`Exchange::bounded`] returns at its next poll.
+    pub(crate) fn expire(&self) {
+        self.expired.store(true, Ordering::Relaxed);
+    }
+
+    /// Awaits `future`, no longer than the phase may last. What is dropped at expiry is `future`.
+    pub(crate) async fn bounded<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
+        let mut future = pin!(future);
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending if self.expired.load(Ordering::Relaxed) => Poll::Ready(Err(Expired)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+}

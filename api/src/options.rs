@@ -1,0 +1,77 @@
+//! The door's limits, by name, with their defaults.
+
+use std::time::Duration;
+
+/// Limits of the HTTP door. Free per process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// Longest body of a request, in bytes; at least 1. A longer one is `body_too_large`. Default 1 MiB.
+    pub body_bytes_max: usize,
+    /// Longest header of a request, start line included, in bytes; at least 1,024. A longer one is `invalid_request`, and its
+    /// connection is closed. Default 16 KiB.
+    pub header_bytes_max: usize,
+    /// Longest wait, from a header's first byte, for its last one, in seconds; at least 1. Then the connection is closed. Default 10.
+    pub header_seconds_max: u64,
+    /// Longest wait, from a request's header, for the end of its body, in seconds; at least 1. Then the request is `invalid_request`,
+    /// and its connection is closed. Default 30.
+    pub body_seconds_max: u64,
+    /// How long a connection may stand open without a request, before the first as between two, and how long it may leave an answer
+    /// untaken, in seconds; at least 1. Then it is closed. Default 75.
+    pub idle_seconds_max: u64,
+    /// Longest wait, from a complete request, for its answer, in seconds; at least 1. Then the request is `timeout`, and its command
+    /// may still happen. Default 10.
+    pub answer_seconds_max: u64,
+    /// Most connections open at once; at least 1. Further ones wait in the operating system's queue. Default 16,384.
+    pub connections_max: usize,
+}
+
+/// The smallest header limit that leaves room for the contract's own fields.
+const HEADER_BYTES_FLOOR: usize = 1_024;
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 1024 * 1024,
+            header_bytes_max: 16 * 1024,
+            header_seconds_max: 10,
+            body_seconds_max: 30,
+            idle_seconds_max: 75,
+            answer_seconds_max: 10,
+            connections_max: 16_384,
+        }
+    }
+}
+
+/// A limit that is not possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is {given} where at least {min} is needed")]
+pub struct HttpOptionsError {
+    name: &'static str,
+    given: u64,
+    min: u64,
+}
+
+impl HttpOptions {
+    /// Checks every limit.
+    pub fn check(&self) -> Result<(), HttpOptionsError> {
+        let limits = [
+            ("body_bytes_max", self.body_bytes_max as u64, 1),
+            ("header_bytes_max", self.header_bytes_max as u64, HEADER_BYTES_FLOOR as u64),
+            ("header_seconds_max", self.header_seconds_max, 1),
+            ("body_seconds_max", self.body_seconds_max, 1),
+            ("idle_seconds_max", self.idle_seconds_max, 1),
+            ("answer_seconds_max", self.answer_seconds_max, 1),
+            ("connections_max", self.connections_max as u64, 1),
+        ];
+        match limits.into_iter().find(|(_, given, min)| given < min) {
+            Some((name, given, min)) => Err(HttpOptionsError { name, given, min }),
+            None => Ok(()),
+        }
+    }
+
+    /// The shortest of the time limits: nothing that begins now is due earlier.
+    pub(crate) fn shortest(&self) -> Duration {
+        let seconds = [self.header_seconds_max, self.body_seconds_max, self.idle_seconds_max, self.answer_seconds_max];
+        Duration::from_secs(seconds.into_iter().fold(u64::MAX, u64::min))
+    }
+}

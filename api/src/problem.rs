@@ -1,0 +1,147 @@
+//! Problems: how a request that did not get what it asked for is told so (RFC 9457, and a stable code beside it).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue};
+use serde::Serialize;
+use tidegate_engine::{Failure, Refusal};
+use tidegate_stock::Rejection;
+
+use crate::status::Code;
+use crate::time::Shown;
+
+/// Names a request in answers and in the log.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Most of a client's own text that a detail repeats, in bytes.
+const DETAIL_BYTES_MAX: usize = 512;
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// A request that did not get what it asked for.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    code: Code,
+    detail: Cow<'static, str>,
+    closes: bool,
+    cause: Option<Cause>,
+}
+
+/// What went wrong inside: for the log, never for the client.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause(pub(crate) String);
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+}
+
+impl Problem {
+    pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: detail.into(), closes: false, cause: None }
+    }
+
+    /// Malformed. Cuts `detail` where a client's own text makes it too long.
+    pub(crate) fn invalid_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        let mut detail = detail.into();
+        if detail.len() > DETAIL_BYTES_MAX {
+            let end = detail.floor_char_boundary(DETAIL_BYTES_MAX);
+            detail = format!("{}…", &detail[..end]).into();
+        }
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// The fault is ours. `cause` goes to the log.
+    pub(crate) fn internal(cause: &dyn fmt::Display) -> Self {
+        let detail = "the server could not answer; its log tells why, under this request's id";
+        Self { cause: Some(Cause(cause.to_string())), ..Self::new(Code::Internal, detail) }
+    }
+
+    /// The HTTP machine could not read a header, for which it answers `status`.
+    pub(crate) fn unreadable_header(status: &str, header_bytes_max: usize) -> Self {
+        let problem = match status {
+            "431" => {
+                Self::invalid_request(format!("the header is longer than {header_bytes_max} bytes or has more than 100 fields"))
+            }
+            "414" => Self::invalid_request("the request's target is too long"),
+            _ => Self::invalid_request("the header is not that of an HTTP/1.1 request"),
+        };
+        problem.closing()
+    }
+
+    /// The connection does not outlive the answer.
+    #[must_use]
+    pub(crate) fn closing(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
+    fn document(&self) -> Vec<u8> {
+        let document = Document {
+            r#type: self.code.uri(),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            detail: &self.detail,
+            code: self.code.name(),
+        };
+        serde_json::to_vec(&document).expect("texts and a number always serialise")
+    }
+
+    /// A whole answer as it goes over the wire, after which the connection closes.
+    pub(crate) fn into_bytes(self, request_id: &HeaderValue) -> Vec<u8> {
+        let document = self.document();
+        let mut bytes = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n{X_REQUEST_ID}: ",
+            self.code.status(),
+            document.len(),
+        )
+        .into_bytes();
+        bytes.extend_from_slice(request_id.as_bytes());
+        bytes.extend_from_slice(b"\r\n\r\n");
+        bytes.extend_from_slice(&document);
+        bytes
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(Bytes::from(self.document())));
+        *response.status_mut() = self.code.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        if let Some(seconds) = self.code.retry_after_seconds() {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if self.closes || self.code == Code::Stopping {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(cause);
+        }
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.into(), refusal.to_string())
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let detail = match failure {
+            Failure::Rejection(Rejection::NotOpen { opens_at }) => format!("the sale of this stock opens at {}", Shown(opens_at)),
+            other => other.to_string(),
+        };
+        Self::new(failure.into(), detail)
+    }
+}

@@ -1,0 +1,113 @@
+//! What figures were measured on, read from `/proc`; where that says nothing, so does this.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use tempfile::TempDir;
+
+use crate::error::BenchError;
+
+/// Ticks of `/proc/<pid>/stat` in a second: fixed for programs, whatever the kernel's own tick is.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// The machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    /// Processor, as it names itself.
+    pub processor: String,
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Kind of the file system that holds the data directories.
+    pub file_system: String,
+}
+
+impl Machine {
+    /// Looks around; `directory` is where data directories will be.
+    pub fn look(directory: &Path) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned())
+        };
+        let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
+        Self {
+            processor: field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_mib: memory.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            file_system: file_system_kind(&read("/proc/self/mounts"), directory),
+        }
+    }
+
+    /// Whether what is "synced" here is only memory.
+    pub fn syncs_to_memory(&self) -> bool {
+        matches!(self.file_system.as_str(), "tmpfs" | "ramfs")
+    }
+}
+
+/// The kind of the mount that `directory` is on: the longest mount point that leads to it, the last of equals.
+fn file_system_kind(mounts: &str, directory: &Path) -> String {
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    let mut found = (0, "unknown");
+    for mount in mounts.lines() {
+        let mut fields = mount.split(' ').skip(1);
+        let (Some(point), Some(kind)) = (fields.next(), fields.next()) else { continue };
+        let depth = Path::new(point).components().count();
+        if directory.starts_with(point) && depth >= found.0 {
+            found = (depth, kind);
+        }
+    }
+    found.1.to_owned()
+}
+
+/// A new temporary folder in `parent`, or where the system keeps them. Removed when dropped.
+pub fn temporary_directory(parent: Option<&PathBuf>) -> Result<TempDir, BenchError> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("tidegate-bench-");
+    parent.map_or_else(|| builder.tempdir(), |parent| builder.tempdir_in(parent)).map_err(BenchError::io("temporary folder"))
+}
+
+/// Processor time that the calling thread has used so far.
+pub fn thread_cpu() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(0))
+}
+
+/// Processor time that process `id` has used so far, to a hundredth of a second.
+pub fn process_cpu(id: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The name stands in parentheses and may hold anything; user and system time are the 12th and 13th field after it.
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deepest_mount_names_the_file_system() {
+        let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /no-such-folder/sub tmpfs rw 0 0\n/dev/b /no-such-folder xfs rw 0 0\n";
+        assert_eq!(file_system_kind(mounts, Path::new("/no-such-folder/sub/x")), "tmpfs");
+        assert_eq!(file_system_kind(mounts, Path::new("/no-such-folder/other")), "xfs");
+        assert_eq!(file_system_kind(mounts, Path::new("/no-such-folder-2")), "ext4");
+    }
+
+    #[test]
+    fn a_busy_process_has_used_its_processor() {
+        let before = process_cpu(std::process::id());
+        let (start, mut sum) = (std::time::Instant::now(), 0_u64);
+        while process_cpu(std::process::id()) == before && start.elapsed() < Duration::from_secs(20) {
+            sum = (0..100_000_u64).fold(sum, u64::wrapping_add);
+        }
+        assert!(process_cpu(std::process::id()) > before, "{sum}");
+        assert!(thread_cpu() > Duration::ZERO);
+    }
+}

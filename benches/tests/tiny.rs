@@ -1,0 +1,127 @@
+//! Every bench in its tiny form: the same work as for figures, judged by what it did and never by how fast.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tidegate_benches::engine::{self, EngineParameters, Log};
+use tidegate_benches::figure::Figure;
+use tidegate_benches::floor::FixedAnswer;
+use tidegate_benches::groups::{self, GroupsParameters};
+use tidegate_benches::http::{self, HttpParameters};
+use tidegate_benches::load::{LoadPlan, RequestTemplate, load};
+use tidegate_benches::machine::Machine;
+use tidegate_benches::recovery::{self, RecoveryParameters};
+use tidegate_benches::report::Report;
+use tidegate_benches::rules::{self, RulesParameters};
+use tidegate_benches::sample::SEED;
+use tidegate_benches::server::Server;
+
+fn bench_program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_tidegate-bench"))
+}
+
+/// The node's program as the tree has it now. Cargo builds programs of a test's own package only, so it is asked for this one.
+fn tidegate_program() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let build = Command::new(env!("CARGO"))
+        .args(["build", "--package", "tidegate", "--bin", "tidegate"])
+        .current_dir(root)
+        .output()
+        .expect("cargo runs, as it runs these tests");
+    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+    bench_program().with_file_name("tidegate")
+}
+
+fn assert_measured(figures: &[Figure]) {
+    assert!(!figures.is_empty());
+    for figure in figures {
+        assert!(figure.rate > 0.0 && figure.rate.is_finite(), "{figure:?}");
+        if let Some(latency) = figure.latency {
+            assert!(0.0 < latency.p50_us && latency.p50_us <= latency.p99_us && latency.p99_us <= latency.p999_us, "{figure:?}");
+        }
+    }
+}
+
+#[test]
+fn http_sells_exactly_the_stock() {
+    let figures = http::run(&HttpParameters::tiny(tidegate_program(), bench_program(), None)).unwrap();
+    let told: Vec<_> = figures.iter().map(|(_, told)| (told.granted, told.sold_out)).collect();
+    // Node and floor with units on sale, then node and floor sold out; the floor repeats the status it was given.
+    assert_eq!(told, [(300, 200), (500, 0), (0, 500), (0, 500)]);
+    assert_measured(&figures.into_iter().map(|(figure, _)| figure).collect::<Vec<_>>());
+}
+
+#[test]
+fn engine_sells_exactly_the_stock() {
+    let figures = engine::run(&EngineParameters::tiny(None)).unwrap();
+    assert_eq!(figures.len(), 2);
+    for (figure, told) in &figures {
+        assert_eq!((told.granted, told.sold_out), (2_000, 1_000), "{figure:?}");
+    }
+    assert_measured(&figures.into_iter().map(|(figure, _)| figure).collect::<Vec<_>>());
+}
+
+#[test]
+fn engine_with_one_caller_has_groups_of_one() {
+    let parameters = EngineParameters {
+        logs: vec![Log::Instant],
+        in_flight: vec![1],
+        units: 100,
+        commands_max: 100,
+        ..EngineParameters::tiny(None)
+    };
+    let figures = engine::run(&parameters).unwrap();
+    let (figure, told) = &figures[0];
+    assert_eq!((told.granted, told.sold_out), (100, 0));
+    assert!(figure.group_events.is_some_and(|events| (events - 1.0).abs() < 1e-9), "{figure:?}");
+}
+
+#[test]
+fn groups_of_every_size_are_committed() {
+    let figures = groups::run(&GroupsParameters::tiny(None)).unwrap();
+    assert_eq!(figures.len(), 6);
+    assert_measured(&figures);
+}
+
+#[test]
+fn recovery_brings_every_reservation_back() {
+    assert_measured(&[recovery::run(&RecoveryParameters::tiny(None)).unwrap()]);
+}
+
+#[test]
+fn rules_sell_confirm_and_lapse_exactly_the_stock() {
+    let figures = rules::run(RulesParameters::TINY).unwrap();
+    assert_eq!(figures.len(), 4);
+    assert_measured(&figures);
+}
+
+#[test]
+fn the_load_generator_sends_as_many_requests_as_planned_and_hears_every_answer() {
+    let answer = FixedAnswer { status: 201, body_bytes: 417 };
+    let server = Server::floor(&bench_program(), answer).unwrap();
+    for (connections, threads, requests_max) in [(1, 1, 7), (8, 1, 1_000), (9, 2, 1_001), (8, 2, 3)] {
+        let plan = LoadPlan {
+            address: server.address(),
+            connections,
+            threads,
+            warm_up: Duration::ZERO,
+            measured: Duration::from_secs(20),
+            requests_max,
+        };
+        let load = load(&plan, &RequestTemplate::reserve("lamp")).unwrap();
+        assert_eq!((load.total(), load.with_status(201), load.answers), (requests_max, requests_max, requests_max));
+        assert_eq!(load.latencies.count(), requests_max);
+        assert!(load.samples.iter().all(|(status, body)| *status == 201 && body.len() == 417), "{:?}", load.samples);
+    }
+}
+
+#[test]
+fn a_report_is_one_table_and_the_same_as_json() {
+    let figures = rules::run(RulesParameters { reservations: 1_000, runs: 1 }).unwrap();
+    let report = Report { machine: Machine::look(&std::env::temp_dir()), seed: SEED, figures };
+    let table = report.to_string();
+    assert_eq!(table.lines().filter(|line| line.starts_with('|')).count(), 2 + report.figures.len(), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+    assert_eq!(json["figures"].as_array().unwrap().len(), report.figures.len());
+}

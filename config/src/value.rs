@@ -1,0 +1,171 @@
+//! The kinds of value that a setting can have, and how each is read from a settings file or from a text.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// A number that the program works out where none is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// Worked out at start; written `"auto"`.
+    Automatic,
+    /// This many.
+    Fixed(u64),
+}
+
+impl Count {
+    /// The number, or `automatic` where none is set.
+    pub const fn or(self, automatic: u64) -> u64 {
+        match self {
+            Self::Automatic => automatic,
+            Self::Fixed(count) => count,
+        }
+    }
+}
+
+/// How deep a change is on the disk before its answer leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It survives a loss of power; written `"power_loss"`.
+    PowerLoss,
+    /// It survives the end of the process, but not a loss of power; written `"process_crash"`.
+    ProcessCrash,
+    /// Nothing is promised; written `"none"`.
+    None,
+}
+
+/// How the program's own log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people; written `"human"`.
+    Human,
+    /// One JSON object a line; written `"json"`.
+    Json,
+}
+
+/// A setting that is one of a few words.
+pub(crate) trait Choice: Copy + PartialEq + 'static {
+    /// Every word with what it stands for.
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+impl Choice for Durability {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("power_loss", Self::PowerLoss), ("process_crash", Self::ProcessCrash), ("none", Self::None)];
+}
+
+impl Choice for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("human", Self::Human), ("json", Self::Json)];
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(word_of(*self))
+    }
+}
+
+fn word_of<T: Choice>(choice: T) -> &'static str {
+    T::WORDS.iter().find(|(_, known)| *known == choice).map_or("", |(word, _)| word)
+}
+
+/// Where a setting's value is kept while settings are read, with its bounds.
+pub(crate) enum Slot<'a> {
+    /// A whole number.
+    Number(&'a mut u64, RangeInclusive<u64>),
+    /// A whole number that is a power of two.
+    PowerOfTwo(&'a mut u64, RangeInclusive<u64>),
+    /// A whole number, or `auto`.
+    Count(&'a mut Count, RangeInclusive<u64>),
+    /// An IP address with a port.
+    Address(&'a mut SocketAddr),
+    /// A path; relative ones start at the working directory.
+    Path(&'a mut PathBuf),
+    /// Any text but an empty one.
+    Text(&'a mut String),
+    /// One of the durabilities.
+    Durability(&'a mut Durability),
+    /// One of the log formats.
+    LogFormat(&'a mut LogFormat),
+}
+
+/// A value as it was given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Given<'a> {
+    /// From a settings file, where a number and its text differ.
+    Toml(&'a toml::Value),
+    /// From a variable or a flag, where everything is text.
+    Text(&'a str),
+}
+
+impl Given<'_> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Toml(toml::Value::String(text)) => Some(text),
+            Self::Toml(_) => None,
+            Self::Text(text) => Some(text),
+        }
+    }
+
+    fn number(&self) -> Option<u64> {
+        match self {
+            Self::Toml(toml::Value::Integer(number)) => u64::try_from(*number).ok(),
+            Self::Toml(_) => None,
+            Self::Text(text) => text.parse().ok(),
+        }
+    }
+}
+
+impl fmt::Display for Given<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Toml(value) => value.fmt(formatter),
+            Self::Text(text) => formatter.write_str(text),
+        }
+    }
+}
+
+impl Slot<'_> {
+    /// Puts `given` into its place; otherwise leaves the place alone and says what is allowed there.
+    pub(crate) fn set(self, given: Given<'_>) -> Result<(), String> {
+        match self {
+            Self::Number(place, bounds) => {
+                let number = given.number().filter(|number| bounds.contains(number));
+                put(place, number, || format!("a whole number of {} to {}", bounds.start(), bounds.end()))
+            }
+            Self::PowerOfTwo(place, bounds) => {
+                let number = given.number().filter(|number| bounds.contains(number) && number.is_power_of_two());
+                put(place, number, || format!("a power of two of {} to {}", bounds.start(), bounds.end()))
+            }
+            Self::Count(place, bounds) => {
+                let fixed = given.number().filter(|number| bounds.contains(number)).map(Count::Fixed);
+                let count = fixed.or_else(|| (given.text()? == "auto").then_some(Count::Automatic));
+                put(place, count, || format!("auto or a whole number of {} to {}", bounds.start(), bounds.end()))
+            }
+            Self::Address(place) => put(place, given.text().and_then(|text| text.parse().ok()), || {
+                "an IP address with a port, such as 127.0.0.1:8700,".to_owned()
+            }),
+            Self::Path(place) => {
+                put(place, given.text().filter(|text| !text.is_empty()).map(PathBuf::from), || "the path of a folder".to_owned())
+            }
+            Self::Text(place) => put(place, given.text().filter(|text| !text.is_empty()).map(str::to_owned), || {
+                "a text of at least 1 character".to_owned()
+            }),
+            Self::Durability(place) => put_choice(place, given),
+            Self::LogFormat(place) => put_choice(place, given),
+        }
+    }
+}
+
+fn put<T>(place: &mut T, value: Option<T>, allowed: impl FnOnce() -> String) -> Result<(), String> {
+    *place = value.ok_or_else(allowed)?;
+    Ok(())
+}
+
+fn put_choice<T: Choice>(place: &mut T, given: Given<'_>) -> Result<(), String> {
+    let known = given.text().and_then(|text| T::WORDS.iter().find(|(word, _)| *word == text)).map(|(_, choice)| *choice);
+    put(place, known, || {
+        let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
+        format!("one of {}", words.join(", "))
+    })
+}

@@ -1,0 +1,172 @@
+//! Layers, bounds and messages: what overrides what, and what is said when something is wrong.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use tidegate_config::{Count, Durability, LogFormat, Settings, SettingsError};
+
+fn from_file(text: &str) -> Result<Settings, SettingsError> {
+    let folder = TempDir::new().expect("a temporary folder can be written");
+    let path = folder.path().join("settings.toml");
+    std::fs::write(&path, text).expect("a temporary folder can be written");
+    Settings::load(Some(&path), [], [])
+}
+
+fn from_variables(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    Settings::load(None, variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))), [])
+}
+
+fn from_flags(flags: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    Settings::load(None, [], flags.iter().copied())
+}
+
+/// Checks that every part of `expect` is in what is said.
+#[track_caller]
+fn refused(settings: Result<Settings, SettingsError>, expect: &[&str]) {
+    let said = settings.expect_err("the settings are wrong").to_string();
+    for part in expect {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
+
+#[test]
+fn nothing_given_is_the_defaults() {
+    assert_eq!(Settings::load(None, [], []).unwrap(), Settings::default());
+}
+
+#[test]
+fn a_file_sets_every_kind_of_value() {
+    let settings = from_file(
+        "[node]\ndata_dir = \"/srv/tidegate\"\nshards = 3\nworker_threads = \"auto\"\n[http]\nlisten = \"[::1]:9000\"\n\
+         [engine]\nring_slots = 1_024\n[log]\ndurability = \"none\"\n[output]\nformat = \"json\"\nfilter = \"warn\"\n",
+    )
+    .unwrap();
+    let mut expected = Settings::default();
+    expected.node.data_dir = PathBuf::from("/srv/tidegate");
+    expected.node.shards = Count::Fixed(3);
+    expected.http.listen = "[::1]:9000".parse().unwrap();
+    expected.engine.ring_slots = 1_024;
+    expected.log.durability = Durability::None;
+    expected.output.format = LogFormat::Json;
+    expected.output.filter = "warn".to_owned();
+    assert_eq!(settings, expected);
+}
+
+#[test]
+fn a_variable_overrides_the_file_and_a_flag_overrides_both() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("settings.toml");
+    std::fs::write(&path, "[engine]\nring_slots = 64\nbatch_commands_max = 10\ngroup_events_max = 20\n").unwrap();
+    let variables = [("TIDEGATE_ENGINE_RING_SLOTS", "128"), ("TIDEGATE_ENGINE_BATCH_COMMANDS_MAX", "11"), ("PATH", "/bin")];
+    let variables = variables.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let settings = Settings::load(Some(&path), variables, [("engine.ring_slots", "256")]).unwrap();
+    assert_eq!((settings.engine.ring_slots, settings.engine.batch_commands_max, settings.engine.group_events_max), (256, 11, 20));
+}
+
+#[test]
+fn every_setting_has_a_variable() {
+    let mut wrong = Vec::new();
+    for key in Settings::keys() {
+        let name = format!("TIDEGATE_{}", key.replace('.', "_").to_uppercase());
+        // An empty text is no value of any setting, so the message tells which setting the variable is.
+        match from_variables(&[(&name, "")]) {
+            Err(error) if error.to_string().contains(&format!("variable {name}: {key} is ")) => {}
+            other => wrong.push((key, other)),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_path() {
+    refused(from_file("[engine]\nring_slot = 64\n"), &["settings.toml", "unknown setting engine.ring_slot"]);
+    refused(from_file("[engines]\nring_slots = 64\n"), &["unknown setting engines"]);
+    refused(from_file("ring_slots = 64\n"), &["unknown setting ring_slots"]);
+    refused(from_file("[http.tls]\nkey = 1\n"), &["unknown setting http.tls"]);
+    refused(from_flags(&[("engine.slots", "64")]), &["command line", "unknown setting engine.slots"]);
+    refused(from_flags(&[("engine", "64")]), &["unknown setting engine"]);
+}
+
+#[test]
+fn an_unknown_variable_is_named() {
+    refused(from_variables(&[("TIDEGATE_HTTP_LISTENS", "127.0.0.1:1")]), &["TIDEGATE_HTTP_LISTENS"]);
+    refused(from_variables(&[("TIDEGATE_", "")]), &["TIDEGATE_"]);
+}
+
+#[test]
+fn the_variable_of_the_settings_file_is_no_setting() {
+    assert_eq!(from_variables(&[("TIDEGATE_CONFIG", "somewhere.toml")]).unwrap(), Settings::default());
+}
+
+#[test]
+fn a_section_that_is_a_value_is_refused() {
+    refused(from_file("engine = 5\n"), &["engine is 5", "section"]);
+}
+
+#[test]
+fn a_value_outside_its_bounds_is_named_with_both() {
+    refused(from_file("[engine]\nring_slots = 32\n"), &["engine.ring_slots is 32 ", "power of two of 64 to 1048576"]);
+    refused(from_file("[engine]\nring_slots = 1000\n"), &["engine.ring_slots is 1000 ", "power of two of 64 to 1048576"]);
+    refused(from_file("[engine]\nbatch_commands_max = 8193\n"), &["engine.batch_commands_max is 8193 ", "1 to 8192"]);
+    refused(from_file("[engine]\nbatch_commands_max = -1\n"), &["engine.batch_commands_max is -1 ", "1 to 8192"]);
+    refused(from_file("[rules]\nidempotency_seconds = 0\n"), &["rules.idempotency_seconds is 0 ", "1 to 31536000"]);
+    refused(from_file("[node]\nshards = 1025\n"), &["node.shards is 1025 ", "auto or a whole number of 1 to 1024"]);
+    refused(from_file("[log]\ndurability = \"fsync\"\n"), &["log.durability is \"fsync\" ", "power_loss, process_crash, none"]);
+    refused(
+        from_variables(&[("TIDEGATE_ENGINE_RING_SLOTS", "many")]),
+        &["TIDEGATE_ENGINE_RING_SLOTS", "engine.ring_slots is many "],
+    );
+    refused(from_flags(&[("http.listen", "localhost")]), &["command line", "http.listen is localhost ", "IP address with a port"]);
+    refused(from_flags(&[("node.data_dir", "")]), &["node.data_dir is ", "path of a folder"]);
+}
+
+#[test]
+fn both_ends_of_a_bound_are_allowed() {
+    for value in ["1", "8192"] {
+        assert!(from_flags(&[("engine.batch_commands_max", value)]).is_ok(), "{value}");
+    }
+    for value in ["64", "1048576"] {
+        assert!(from_flags(&[("engine.ring_slots", value)]).is_ok(), "{value}");
+    }
+}
+
+#[test]
+fn a_number_in_quotes_is_no_number_in_a_file() {
+    refused(from_file("[engine]\nring_slots = \"64\"\n"), &["engine.ring_slots is \"64\" "]);
+    refused(from_file("[node]\ndata_dir = 5\n"), &["node.data_dir is 5 "]);
+}
+
+#[test]
+fn only_loopback_is_listened_on() {
+    for address in ["0.0.0.0:8700", "192.0.2.1:8700", "[::]:8700", "[2001:db8::1]:8700"] {
+        refused(from_flags(&[("http.listen", address)]), &["http.listen is ", address, "loopback", "no API keys"]);
+    }
+    for address in ["127.0.0.1:0", "127.1.2.3:80", "[::1]:0"] {
+        assert!(from_flags(&[("http.listen", address)]).is_ok(), "{address}");
+    }
+}
+
+#[test]
+fn a_group_and_its_last_batch_fit_the_log() {
+    // 16 MiB, less 1,024 commands of 1 KiB, less 64 KiB of lapses.
+    assert!(from_flags(&[("engine.group_bytes_max", "15663104")]).is_ok());
+    refused(
+        from_flags(&[("engine.group_bytes_max", "15663105")]),
+        &["engine.group_bytes_max is 15663105 ", "1 to 15663104", "engine.batch_commands_max at 1024"],
+    );
+    assert!(from_flags(&[("engine.group_bytes_max", "15663105"), ("engine.batch_commands_max", "1023")]).is_ok());
+}
+
+#[test]
+fn a_file_that_is_missing_or_no_toml_is_named() {
+    let missing = TempDir::new().unwrap().path().join("none.toml");
+    refused(Settings::load(Some(&missing), [], []), &["none.toml", "cannot be read"]);
+    refused(from_file("[engine\n"), &["settings.toml", "is not TOML"]);
+    refused(from_file("[engine]\nring_slots = 64\nring_slots = 128\n"), &["is not TOML"]);
+}
+
+#[test]
+fn a_file_far_too_long_is_not_read() {
+    refused(from_file(&"#".repeat(1024 * 1024 + 1)), &["1048577 bytes", "1048576"]);
+}

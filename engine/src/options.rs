@@ -1,0 +1,60 @@
+//! The machine's limits, by name, with their defaults and the relations between them.
+
+use crate::ring::RING_SLOTS_MIN;
+
+/// Limits of one engine. Free per process: they change neither the log's format nor any decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Slots of each shard's ring: commands that may wait there. A power of two, at least 64. Default 32,768.
+    pub ring_slots: usize,
+    /// Most commands decided in one batch, with one time stamp. At least 1. Default 1,024.
+    pub batch_commands_max: usize,
+    /// Events at which an open group takes no further batch until it is proposed. At least 1. Default 16,384.
+    pub group_events_max: u32,
+    /// Payload bytes at which an open group takes no further batch until it is proposed. At least 1. Default 1 MiB.
+    pub group_bytes_max: usize,
+    /// Groups of one shard proposed and not yet committed. At least 1. Default 4.
+    pub groups_in_flight_max: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            ring_slots: 32_768,
+            batch_commands_max: 1_024,
+            group_events_max: 16_384,
+            group_bytes_max: 1024 * 1024,
+            groups_in_flight_max: 4,
+        }
+    }
+}
+
+/// A limit that is not possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// The ring cannot have that many slots.
+    #[error("ring_slots is {0} where a power of two of at least {RING_SLOTS_MIN} is needed")]
+    RingSlots(usize),
+    /// A limit is zero.
+    #[error("{0} is 0 where at least 1 is needed")]
+    Zero(&'static str),
+}
+
+impl EngineOptions {
+    /// Checks every limit.
+    pub fn check(&self) -> Result<(), OptionError> {
+        if !self.ring_slots.is_power_of_two() || self.ring_slots < RING_SLOTS_MIN {
+            return Err(OptionError::RingSlots(self.ring_slots));
+        }
+        let zero = [
+            ("batch_commands_max", self.batch_commands_max == 0),
+            ("group_events_max", self.group_events_max == 0),
+            ("group_bytes_max", self.group_bytes_max == 0),
+            ("groups_in_flight_max", self.groups_in_flight_max == 0),
+        ];
+        match zero.iter().find(|(_, is_zero)| *is_zero) {
+            Some((name, _)) => Err(OptionError::Zero(name)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Nothing leaves before it is committed; groups, bounds and order on the way to the log.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+
+use support::{answer, confirm, create, held, instant, is_ready, keyed, read, reservation, reserve, sku};
+use tidegate_engine::{EngineOptions, Failure, Fault, Refusal};
+use tidegate_persistence::GroupSequence;
+use tidegate_stock::{Event, Rejection, StockState};
+
+#[tokio::test]
+async fn an_answer_and_its_view_appear_only_when_the_group_is_committed() {
+    let bench = held(EngineOptions::default());
+    let mut pending = bench.engine.try_submit(create("lamp", 5, 600)).unwrap();
+    bench.log.wait_proposed(1);
+    assert!(!is_ready(&mut pending), "the answer left before the commit");
+    assert_eq!(bench.engine.stock(&sku("lamp")), None, "the view shows what is not committed");
+
+    bench.progress.commit(GroupSequence(1));
+    assert!(answer(pending).await.unwrap().created);
+    let stock = bench.engine.stock(&sku("lamp")).expect("the view was published before the answer left");
+    assert_eq!((stock.view.available, stock.state), (5, StockState::Open));
+    assert_eq!(stock.as_of.group, GroupSequence(1));
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_rejection_waits_for_the_head_that_it_observed() {
+    let bench = held(EngineOptions::default());
+    let create = bench.engine.try_submit(create("lamp", 1, 600)).unwrap();
+    bench.log.wait_proposed(1);
+    let grant = bench.engine.try_submit(reserve("lamp", "ann")).unwrap();
+    bench.log.wait_proposed(2);
+    let mut sold_out = bench.engine.try_submit(reserve("lamp", "bob")).unwrap();
+
+    bench.progress.commit(GroupSequence(1));
+    answer(create).await.unwrap();
+    // Only the second group takes the last unit; until it is committed, nobody may be told that the stock is sold out.
+    assert!(!is_ready(&mut sold_out));
+    bench.progress.commit(GroupSequence(2));
+    answer(grant).await.unwrap();
+    assert_eq!(answer(sold_out).await, Err(Failure::Rejection(Rejection::SoldOut { available: 0, asked: 1 })));
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_command_in_flight_waits_for_the_first_answer() {
+    let bench = held(EngineOptions::default());
+    let create = bench.engine.try_submit(create("lamp", 5, 600)).unwrap();
+    bench.log.wait_proposed(1);
+    bench.progress.commit(GroupSequence(1));
+    answer(create).await.unwrap();
+
+    let first = bench.engine.try_submit(keyed(reserve("lamp", "ann"), "click")).unwrap();
+    bench.log.wait_proposed(2);
+    let mut second = bench.engine.try_submit(keyed(reserve("lamp", "ann"), "click")).unwrap();
+    assert!(!is_ready(&mut second));
+    bench.progress.commit(GroupSequence(2));
+    let (first, second) = (answer(first).await.unwrap(), answer(second).await.unwrap());
+    assert_eq!((first.replayed, second.replayed), (false, true));
+    assert_eq!(first.content, second.content);
+    assert_eq!(bench.log.len(), 2, "a repeat writes nothing");
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn commands_gather_in_one_group_while_the_allowed_groups_are_in_flight() {
+    let bench = held(EngineOptions { groups_in_flight_max: 1, ..EngineOptions::default() });
+    let mut answers = vec![bench.engine.try_submit(create("lamp", 500, 600)).unwrap()];
+    bench.log.wait_proposed(1);
+    for user in 0..200 {
+        answers.push(bench.engine.try_submit(reserve("lamp", &format!("u{user}"))).unwrap());
+    }
+    bench.progress.commit(GroupSequence(1));
+    bench.log.wait_proposed(2);
+    assert_eq!(bench.log.groups()[1].sequence, GroupSequence(2));
+    let mut committed = 2;
+    bench.progress.commit(GroupSequence(committed));
+    // The shard may have proposed before it had seen all 200; what was late is in the next groups, one at a time.
+    while bench.log.groups().iter().map(|group| group.events).sum::<u32>() < 201 {
+        committed += 1;
+        bench.log.wait_proposed(usize::try_from(committed).unwrap());
+        bench.progress.commit(GroupSequence(committed));
+    }
+    let granted = answers.len();
+    for (place, pending) in answers.into_iter().enumerate().skip(1) {
+        let view = reservation(answer(pending).await);
+        assert_eq!(view.id.sequence.0, place as u64, "grants are numbered in the order of submission");
+    }
+    assert_eq!(granted, 201);
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_ring_refuses_at_once_and_loses_nothing_that_was_admitted() {
+    let options = EngineOptions {
+        ring_slots: 64,
+        batch_commands_max: 1,
+        group_events_max: 1,
+        groups_in_flight_max: 1,
+        ..EngineOptions::default()
+    };
+    let bench = held(options);
+    let mut admitted = vec![bench.engine.try_submit(create("lamp", 10_000, 600)).unwrap()];
+    bench.log.wait_proposed(1);
+    // One group in flight, one event in the open group: from here on the ring only fills.
+    let refusal = (0..1_000).find_map(|user| match bench.engine.try_submit(reserve("lamp", &format!("u{user}"))) {
+        Ok(pending) => {
+            admitted.push(pending);
+            None
+        }
+        Err(refusal) => Some(refusal),
+    });
+    assert_eq!(refusal, Some(Refusal::RingFull { slots: 64 }));
+    let count = admitted.len();
+    assert!((65..=67).contains(&count), "{count} were admitted by a ring of 64 slots, one group in flight and one open");
+    for sequence in 1..=count {
+        bench.log.wait_proposed(sequence);
+        bench.progress.commit(GroupSequence(sequence as u64));
+    }
+    for pending in admitted {
+        answer(pending).await.unwrap();
+    }
+    assert_eq!(bench.engine.stock(&sku("lamp")).unwrap().view.reserved, count as u64 - 1);
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_log_makes_outcomes_unknown_and_refuses_what_follows() {
+    let bench = held(EngineOptions::default());
+    let pending = bench.engine.try_submit(create("lamp", 5, 600)).unwrap();
+    bench.log.wait_proposed(1);
+    bench.progress.fail();
+    assert_eq!(answer(pending).await, Err(Failure::Fault(Fault::OutcomeUnknown)));
+    assert_eq!(bench.engine.try_submit(reserve("lamp", "ann")).unwrap_err(), Refusal::Stopping);
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_answers_what_was_admitted_and_refuses_what_comes_after() {
+    let bench = instant(EngineOptions::default());
+    let mut admitted = vec![bench.engine.try_submit(create("lamp", 1_000, 600)).unwrap()];
+    for user in 0..500 {
+        admitted.push(bench.engine.try_submit(reserve("lamp", &format!("u{user}"))).unwrap());
+    }
+    bench.engine.stop().await;
+    for pending in admitted {
+        answer(pending).await.unwrap();
+    }
+    assert_eq!(bench.engine.try_submit(reserve("lamp", "late")).unwrap_err(), Refusal::Stopping);
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_does_not_take_its_command_back() {
+    let bench = instant(EngineOptions::default());
+    answer(bench.engine.try_submit(create("lamp", 5, 600)).unwrap()).await.unwrap();
+    drop(bench.engine.try_submit(reserve("lamp", "ann")).unwrap());
+    let second = reservation(answer(bench.engine.try_submit(reserve("lamp", "bob")).unwrap()).await);
+    assert_eq!(second.id.sequence.0, 2);
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_low_disk_refuses_commands_and_still_answers_reads() {
+    let bench = instant(EngineOptions::default());
+    answer(bench.engine.try_submit(create("lamp", 5, 600)).unwrap()).await.unwrap();
+    let id = reservation(answer(bench.engine.try_submit(reserve("lamp", "ann")).unwrap()).await).id;
+    bench.disk_low.store(true, Ordering::Release);
+    assert_eq!(bench.engine.try_submit(reserve("lamp", "bob")).unwrap_err(), Refusal::DiskLow);
+    assert_eq!(bench.engine.try_submit(confirm(id)).unwrap_err(), Refusal::DiskLow);
+    assert_eq!(reservation(answer(bench.engine.try_submit(read(id)).unwrap()).await).reserved, 1);
+    bench.disk_low.store(false, Ordering::Release);
+    assert_eq!(reservation(answer(bench.engine.try_submit(confirm(id)).unwrap()).await).confirmed, 1);
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_key_table_refuses_new_keys_and_still_knows_the_old_ones() {
+    let rules = tidegate_stock::Rules { idempotency_keys_max: 2, ..support::RULES };
+    let bench = support::bench(EngineOptions::default(), rules, |progress, log| {
+        Box::new(support::InstantLog(progress.clone(), log.clone()))
+    });
+    answer(bench.engine.try_submit(create("lamp", 50, 600)).unwrap()).await.unwrap();
+    for key in ["k1", "k2"] {
+        assert!(answer(bench.engine.try_submit(keyed(reserve("lamp", key), key)).unwrap()).await.is_ok());
+    }
+    let third = answer(bench.engine.try_submit(keyed(reserve("lamp", "k3"), "k3")).unwrap()).await;
+    assert_eq!(third, Err(Failure::Refusal(Refusal::KeysFull { keys_max: 2 })));
+    assert!(answer(bench.engine.try_submit(keyed(reserve("lamp", "k1"), "k1")).unwrap()).await.unwrap().replayed);
+    assert!(answer(bench.engine.try_submit(reserve("lamp", "k3")).unwrap()).await.is_ok(), "work without a key goes on");
+    // A day later the old keys are over and make room.
+    bench.clock.set(tidegate_stock::Timestamp::from_unix_ms(support::START.unix_ms() + 86_400_000));
+    answer(bench.engine.try_submit(reserve("lamp", "later")).unwrap()).await.unwrap();
+    assert!(answer(bench.engine.try_submit(keyed(reserve("lamp", "k3"), "k3")).unwrap()).await.is_ok());
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn time_in_the_log_never_runs_backwards() {
+    let bench = instant(EngineOptions::default());
+    answer(bench.engine.try_submit(create("lamp", 5, 600)).unwrap()).await.unwrap();
+    bench.clock.set(tidegate_stock::Timestamp::from_unix_ms(support::START.unix_ms() - 5_000));
+    answer(bench.engine.try_submit(reserve("lamp", "ann")).unwrap()).await.unwrap();
+    let times: Vec<u64> = bench.log.groups().iter().map(|group| group.time.unix_ms()).collect();
+    assert_eq!(times, [support::START.unix_ms(); 2]);
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_lapse_is_logged_with_the_clock_as_its_actor() {
+    let bench = instant(EngineOptions::default());
+    answer(bench.engine.try_submit(create("lamp", 5, 10)).unwrap()).await.unwrap();
+    let id = reservation(answer(bench.engine.try_submit(reserve("lamp", "ann")).unwrap()).await).id;
+    bench.clock.set(tidegate_stock::Timestamp::from_unix_ms(support::START.unix_ms() + 10_000));
+    let confirmed = answer(bench.engine.try_submit(confirm(id)).unwrap()).await;
+    assert_eq!(confirmed, Err(Failure::Rejection(Rejection::ReservationExpired)));
+    let last = bench.log.groups().pop().unwrap();
+    let entries: Vec<_> = last.entries().unwrap().map(Result::unwrap).collect();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].actor, tidegate_persistence::Actor::Clock);
+    assert_eq!(entries[0].event, Event::Expired { reservations: vec![id] });
+    bench.engine.stop().await;
+}

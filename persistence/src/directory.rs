@@ -1,0 +1,238 @@
+//! The data directory: its layout, its lock, and what opens and recovers it.
+//!
+//! ```text
+//! <directory>/lock           held while a process uses the directory
+//! <directory>/identity.json  whose it is
+//! <directory>/log/           the log's store
+//! <directory>/durable        up to where the log is durable
+//! ```
+//!
+//! Everything is refused that does not match; nothing is repaired.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidegate_stock::Timestamp;
+
+use crate::disk;
+use crate::group::PayloadError;
+use crate::identity::{self, Identity, IdentityExpectation};
+use crate::record::StreamId;
+use crate::recovery::{self, RecoveredGroup, RecoveredStream, RecoveryError, RecoveryProgress};
+use crate::sidecar::Sidecar;
+use crate::sled_store::{CACHE_BYTES_DEFAULT, Recovery, SledStore};
+use crate::store::{LogStore, StoreError};
+
+/// How a data directory is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryOptions {
+    /// What it must say of itself, and what it is given when it is made.
+    pub identity: IdentityExpectation,
+    /// The time now, noted when it is made.
+    pub now: Timestamp,
+    /// Memory for the store's page cache in bytes, roughly. Default: [`CACHE_BYTES_DEFAULT`].
+    pub cache_bytes: u64,
+}
+
+impl DirectoryOptions {
+    /// Options with every default, at `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self { identity: IdentityExpectation::default(), now, cache_bytes: CACHE_BYTES_DEFAULT }
+    }
+}
+
+/// Why a data directory was not opened. Nothing was changed in a directory that another process uses or that does not match.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("data directory {0} is in use by another process", .path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is no data directory, and none was to be made.
+    #[error("{0} is no data directory", .path.display())]
+    NotFound {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Its files are not what was written.
+    #[error("{0} is damaged: {what}", .place.display())]
+    Damaged {
+        /// The file or folder.
+        place: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// It belongs to something else, or to a newer version.
+    #[error("data directory has {field} {found} where {expected} was expected")]
+    IdentityMismatch {
+        /// The field of the identity.
+        field: &'static str,
+        /// What the directory says.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// The operating system failed.
+    #[error("{0}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// An open data directory, before anything is appended. Dropping it releases it.
+///
+/// Until it goes to [`crate::Wal::start`] it only reads, apart from what sled does to its own files when it opens.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    identity: Identity,
+    progress: Arc<RecoveryProgress>,
+    // In the order in which they must go: the store before the lock that keeps others from it.
+    sidecar: Sidecar,
+    store: SledStore,
+    lock: File,
+    recovery: Recovery,
+}
+
+/// What the log's thread takes over from a data directory.
+pub(crate) struct DirectoryParts {
+    pub(crate) path: PathBuf,
+    pub(crate) identity: Identity,
+    pub(crate) sidecar: Sidecar,
+    pub(crate) store: SledStore,
+    pub(crate) lock: File,
+}
+
+impl DataDirectory {
+    /// Opens the directory at `path`, and makes it where it is missing.
+    ///
+    /// At return its names and identity are durable. Waits for a directory that this process has just dropped, at most
+    /// [`crate::sled_store::LOCK_WAIT_MAX`]. May take long on a large log.
+    pub fn open(path: &Path, options: &DirectoryOptions) -> Result<Self, OpenError> {
+        disk::create_directory(path).map_err(|source| OpenError::io(path, source))?;
+        let lock = lock(path)?;
+        let log = path.join("log");
+        let identity = match Identity::read(path)? {
+            Some(identity) => identity,
+            None if log.exists() => {
+                return Err(OpenError::Damaged {
+                    place: path.join(identity::FILE_NAME),
+                    what: "it is missing beside a log".to_owned(),
+                });
+            }
+            None => {
+                let identity = Identity::generate(&options.identity, options.now)
+                    .map_err(|error| OpenError::io(path, io::Error::other(format!("no random bits: {error}"))))?;
+                identity.write(path)?;
+                identity
+            }
+        };
+        Self::open_locked(path, identity, options, lock)
+    }
+
+    /// Opens the directory at `path` and never makes one.
+    pub fn open_existing(path: &Path, options: &DirectoryOptions) -> Result<Self, OpenError> {
+        if !path.is_dir() {
+            return Err(OpenError::NotFound { path: path.to_owned() });
+        }
+        // A folder without an identity is left as it was found.
+        if Identity::read(path)?.is_none() {
+            return Err(OpenError::NotFound { path: path.to_owned() });
+        }
+        let lock = lock(path)?;
+        let identity = Identity::read(path)?.ok_or_else(|| OpenError::NotFound { path: path.to_owned() })?;
+        Self::open_locked(path, identity, options, lock)
+    }
+
+    fn open_locked(path: &Path, identity: Identity, options: &DirectoryOptions, lock: File) -> Result<Self, OpenError> {
+        identity.check(&options.identity)?;
+        let (log, durable) = (path.join("log"), path.join("durable"));
+        if durable.exists() && !log.join("db").exists() {
+            return Err(OpenError::Damaged { place: log, what: "its file db is missing".to_owned() });
+        }
+        let recovery = Recovery::begin();
+        let store = SledStore::open(&log, options.cache_bytes).map_err(|error| open_error(&log, error))?;
+        let sidecar = Sidecar::open(&durable).map_err(|source| OpenError::io(&durable, source))?;
+        disk::sync_directory(path).map_err(|source| OpenError::io(path, source))?;
+        let streams = store.streams().map_err(|error| open_error(&log, error))?;
+        // A stream that nobody replays would hide its losses.
+        if let Some(stream) = streams.iter().chain(sidecar.streams().keys()).find(|stream| stream.shard() >= identity.shards) {
+            let what = format!("it holds {stream}, and there are {} shards", identity.shards);
+            return Err(OpenError::Damaged { place: log, what });
+        }
+        Ok(Self { path: path.to_owned(), identity, progress: Arc::default(), sidecar, store, lock, recovery })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says of itself.
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The counters of its recovery.
+    pub fn progress(&self) -> Arc<RecoveryProgress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// The streams that hold anything, or are known to have held something durable. In order.
+    pub fn streams(&self) -> Result<Vec<StreamId>, OpenError> {
+        let mut streams = self.store.streams().map_err(|error| open_error(&self.path.join("log"), error))?;
+        streams.extend(self.sidecar.streams().keys());
+        streams.sort_unstable();
+        streams.dedup();
+        Ok(streams)
+    }
+
+    /// Replays `stream` and calls `visit` for each of its groups in order; checks everything, changes nothing.
+    ///
+    /// Different streams may be replayed on different threads at once. A payload error that `visit` returns is named as damage.
+    pub fn replay(
+        &self,
+        stream: StreamId,
+        mut visit: impl FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
+    ) -> Result<RecoveredStream, RecoveryError> {
+        let durable = self.sidecar.streams().get(&stream).copied();
+        recovery::replay(&self.store, stream, durable, &self.progress, &mut visit)
+    }
+
+    pub(crate) fn into_parts(self) -> DirectoryParts {
+        drop(self.recovery);
+        DirectoryParts { path: self.path, identity: self.identity, sidecar: self.sidecar, store: self.store, lock: self.lock }
+    }
+}
+
+fn open_error(place: &Path, error: StoreError) -> OpenError {
+    match error {
+        StoreError::Io(source) => OpenError::io(place, source),
+        StoreError::Damaged(what) => OpenError::Damaged { place: place.to_owned(), what },
+    }
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let name = path.join("lock");
+    let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&name);
+    let file = options.map_err(|source| OpenError::io(&name, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(OpenError::io(&name, source)),
+    }
+}

@@ -1,0 +1,360 @@
+//! Recovery: reads a stream from its first entry on, checks every claim that its records make, and hands out its groups.
+//!
+//! A log may end short in one way only: an unfinished group at its very end, beyond what was ever acknowledged, is what a crash in the
+//! middle of an append leaves, and is set aside. Everything else that does not fit is damage and is named with its place; nothing is
+//! ever repaired or skipped. Memory is bounded by one group's payload. Knows nothing of what events mean.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidegate_stock::Timestamp;
+
+use crate::group::{Entries, PayloadError, count_entries, decode_entries};
+use crate::record::{
+    ChainHash, GROUP_BYTES_MAX, GroupSequence, LogIndex, NodeId, RecordError, RecordHeader, RecordKey, RecordKind, StreamId, Term,
+    decode_value,
+};
+use crate::sidecar::Durable;
+use crate::store::{LogStore, StoreError};
+
+/// A group as the log holds it, whole and checked.
+#[derive(Debug, Clone, Copy)]
+pub struct RecoveredGroup<'a> {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its place in the stream.
+    pub index: LogIndex,
+    /// Its place among the groups of the stream.
+    pub sequence: GroupSequence,
+    /// The term it was decided in.
+    pub term: Term,
+    /// The node that decided it.
+    pub leader: NodeId,
+    /// When it was opened; none of its events is earlier.
+    pub time: Timestamp,
+    /// Its chain hash.
+    pub chain: ChainHash,
+    /// Its events' bytes.
+    pub payload: &'a [u8],
+}
+
+impl<'a> RecoveredGroup<'a> {
+    /// Its events in order. A payload error belongs back to the replay, which names it as damage.
+    pub fn entries(&self) -> Result<Entries<'a>, PayloadError> {
+        decode_entries(self.payload, self.time)
+    }
+}
+
+/// Where a stream ends, and what was read to get there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveredStream {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its last whole entry; 0 when it has none.
+    pub last_index: LogIndex,
+    /// Its last group; 0 when it has none.
+    pub last_sequence: GroupSequence,
+    /// The chain hash of its last group.
+    pub last_chain: ChainHash,
+    /// The time of its last entry.
+    pub last_time: Timestamp,
+    /// Groups read.
+    pub groups: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Bytes of the values read, without keys.
+    pub bytes: u64,
+    /// Parts of an unfinished group behind the last entry. It was never acknowledged; the log removes it before it appends.
+    pub discarded_tail_parts: u32,
+}
+
+impl RecoveredStream {
+    /// A stream that holds nothing yet.
+    pub const fn empty(stream: StreamId) -> Self {
+        Self {
+            stream,
+            last_index: LogIndex(0),
+            last_sequence: GroupSequence(0),
+            last_chain: ChainHash::GENESIS,
+            last_time: Timestamp::from_unix_ms(0),
+            groups: 0,
+            events: 0,
+            bytes: 0,
+            discarded_tail_parts: 0,
+        }
+    }
+}
+
+/// What a running recovery has read so far, over all streams. For readiness probes; any thread may look.
+#[derive(Debug, Default)]
+pub struct RecoveryProgress {
+    groups: AtomicU64,
+    events: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl RecoveryProgress {
+    /// Groups read so far.
+    pub fn groups(&self) -> u64 {
+        self.groups.load(Ordering::Relaxed)
+    }
+
+    /// Events read so far.
+    pub fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of values read so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What is wrong with a log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DamageKind {
+    /// A key has the wrong length.
+    #[error("key of {0} bytes")]
+    Key(usize),
+    /// A value is not what was written under its key.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Entries are missing before this one.
+    #[error("entry follows where {expected} was expected")]
+    Hole {
+        /// The index that was expected.
+        expected: LogIndex,
+    },
+    /// Parts of an entry are missing, or parts follow behind its last.
+    #[error("part follows where part {expected} was expected")]
+    Part {
+        /// The part that was expected.
+        expected: u16,
+    },
+    /// An unfinished group that is not the end of the stream.
+    #[error("entry is unfinished after {parts} parts, and entry {next} follows")]
+    Unfinished {
+        /// The parts that are there.
+        parts: u32,
+        /// The entry that follows.
+        next: LogIndex,
+    },
+    /// The parts of an entry contradict each other.
+    #[error("part differs from part 0 in its header")]
+    PartHeader,
+    /// A group's payload is over the bound.
+    #[error("payload is over {GROUP_BYTES_MAX} bytes")]
+    Oversized,
+    /// Groups are missing, or there twice.
+    #[error("group sequence is {found} where {expected} was expected")]
+    Sequence {
+        /// What the record says.
+        found: GroupSequence,
+        /// What was expected.
+        expected: GroupSequence,
+    },
+    /// The record does not continue what precedes it.
+    #[error("chain is broken: the record's predecessor is not the group before it")]
+    Chain,
+    /// The record is older than the one before it.
+    #[error("time runs backwards from {before} ms to {found} ms", before = .before.unix_ms(), found = .found.unix_ms())]
+    Time {
+        /// The time of the entry before.
+        before: Timestamp,
+        /// The time of this entry.
+        found: Timestamp,
+    },
+    /// The log ends before what was acknowledged as durable.
+    #[error("log ends here, but was durable up to {durable}: acknowledged groups are lost")]
+    EndsBelowDurable {
+        /// The highest durable entry that the sidecar knows.
+        durable: LogIndex,
+    },
+    /// The entry is not the one that was acknowledged as durable.
+    #[error("entry is not the one that was durable here")]
+    DurableDiffers,
+    /// The payload is unreadable although its checksum is right.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// The store itself cannot read on.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// Damage of a log, with its place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{stream} is damaged at entry {index}, part {part}: {what}")]
+pub struct Damage {
+    /// Which stream.
+    pub stream: StreamId,
+    /// Which entry.
+    pub index: LogIndex,
+    /// Which part of it.
+    pub part: u16,
+    /// What is wrong.
+    pub what: DamageKind,
+}
+
+/// Why a stream could not be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The log is not what was written.
+    #[error(transparent)]
+    Damage(#[from] Damage),
+    /// The operating system failed; the log may be whole.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+/// Replays `stream` from its first entry and calls `visit` for each of its groups in order.
+///
+/// `durable` is what the sidecar knows of the stream. Changes nothing in the store. Different streams may be replayed on different threads.
+pub fn replay(
+    store: &dyn LogStore,
+    stream: StreamId,
+    durable: Option<Durable>,
+    progress: &RecoveryProgress,
+    visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
+) -> Result<RecoveredStream, RecoveryError> {
+    let mut replay = Replay { durable, progress, visit, end: RecoveredStream::empty(stream), open: None, payload: Vec::new() };
+    let mut damage = None;
+    let from = RecordKey { stream, index: LogIndex(0), part: 0 };
+    let scanned = store.scan(from, &mut |key, value| match replay.value(key, value) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(found) => {
+            damage = Some(found);
+            ControlFlow::Break(())
+        }
+    });
+    if let Some(damage) = damage {
+        return Err(damage.into());
+    }
+    match scanned {
+        Ok(()) => Ok(replay.finish()?),
+        Err(StoreError::Damaged(what)) => Err(replay.damage_at_end(DamageKind::Store(what)).into()),
+        Err(error @ StoreError::Io(_)) => Err(RecoveryError::Store(error)),
+    }
+}
+
+/// An entry whose last part has not come yet.
+struct Open {
+    header: RecordHeader,
+    parts: u32,
+}
+
+struct Replay<'a> {
+    durable: Option<Durable>,
+    progress: &'a RecoveryProgress,
+    visit: &'a mut dyn FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
+    end: RecoveredStream,
+    open: Option<Open>,
+    payload: Vec<u8>,
+}
+
+impl Replay<'_> {
+    fn value(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damage> {
+        let Some(key) = RecordKey::decode(key) else { return Err(self.damage_at_end(DamageKind::Key(key.len()))) };
+        self.entry_part(key, value).map_err(|what| Damage { stream: key.stream, index: key.index, part: key.part, what })
+    }
+
+    fn entry_part(&mut self, key: RecordKey, value: &[u8]) -> Result<(), DamageKind> {
+        let expected = self.end.last_index.next();
+        let parts = self.open.as_ref().map_or(0, |open| open.parts);
+        if key.index != expected {
+            return Err(match parts {
+                _ if key.index == self.end.last_index => DamageKind::Part { expected: 0 },
+                0 => DamageKind::Hole { expected },
+                parts => DamageKind::Unfinished { parts, next: key.index },
+            });
+        }
+        if u32::from(key.part) != parts {
+            return Err(DamageKind::Part { expected: u16::try_from(parts).unwrap_or(u16::MAX) });
+        }
+        let (header, is_last, slice) = decode_value(key, value)?;
+        self.end.bytes += value.len() as u64;
+        self.progress.bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
+        match &self.open {
+            None => self.check(&header)?,
+            Some(open) if open.header != header => return Err(DamageKind::PartHeader),
+            Some(_) => {}
+        }
+        if is_last && parts == 0 {
+            return self.entry(key.index, &header, slice);
+        }
+        if self.payload.len() + slice.len() > GROUP_BYTES_MAX {
+            return Err(DamageKind::Oversized);
+        }
+        self.payload.extend_from_slice(slice);
+        if is_last {
+            self.open = None;
+            let payload = std::mem::take(&mut self.payload);
+            self.entry(key.index, &header, &payload)?;
+            self.payload = payload;
+            self.payload.clear();
+        } else {
+            self.open = Some(Open { header, parts: parts + 1 });
+        }
+        Ok(())
+    }
+
+    /// Checks that an entry continues what precedes it.
+    fn check(&self, header: &RecordHeader) -> Result<(), DamageKind> {
+        let expected = match header.kind {
+            RecordKind::Group => self.end.last_sequence.next(),
+            RecordKind::Blank | RecordKind::Membership => self.end.last_sequence,
+        };
+        if header.sequence != expected {
+            return Err(DamageKind::Sequence { found: header.sequence, expected });
+        }
+        if header.predecessor != self.end.last_chain {
+            return Err(DamageKind::Chain);
+        }
+        if header.time < self.end.last_time {
+            return Err(DamageKind::Time { before: self.end.last_time, found: header.time });
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, index: LogIndex, header: &RecordHeader, payload: &[u8]) -> Result<(), DamageKind> {
+        if header.kind == RecordKind::Group {
+            let events = u64::from(count_entries(payload)?);
+            let chain = header.chain(payload);
+            (self.visit)(&RecoveredGroup {
+                stream: self.end.stream,
+                index,
+                sequence: header.sequence,
+                term: header.term,
+                leader: header.leader,
+                time: header.time,
+                chain,
+                payload,
+            })?;
+            self.end.last_sequence = header.sequence;
+            self.end.last_chain = chain;
+            self.end.groups += 1;
+            self.end.events += events;
+            self.progress.groups.fetch_add(1, Ordering::Relaxed);
+            self.progress.events.fetch_add(events, Ordering::Relaxed);
+        }
+        self.end.last_index = index;
+        self.end.last_time = header.time;
+        match self.durable {
+            Some(durable) if durable.index == index && durable.chain != self.end.last_chain => Err(DamageKind::DurableDiffers),
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(mut self) -> Result<RecoveredStream, Damage> {
+        if let Some(durable) = self.durable.filter(|durable| durable.index > self.end.last_index) {
+            return Err(self.damage_at_end(DamageKind::EndsBelowDurable { durable: durable.index }));
+        }
+        self.end.discarded_tail_parts = self.open.map_or(0, |open| open.parts);
+        Ok(self.end)
+    }
+
+    /// Damage where the next value was expected.
+    fn damage_at_end(&self, what: DamageKind) -> Damage {
+        let part = self.open.as_ref().map_or(0, |open| u16::try_from(open.parts).unwrap_or(u16::MAX));
+        Damage { stream: self.end.stream, index: self.end.last_index.next(), part, what }
+    }
+}

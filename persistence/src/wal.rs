@@ -1,0 +1,309 @@
+//! The write-ahead log: one thread per node writes the groups of all shards and makes them durable together.
+//!
+//! The thread takes what has gathered, appends it, syncs once, and says which groups are committed. Nothing waits for a timer: while
+//! one sync runs, the next groups gather. A failed append or sync is never tried again: what the disk holds is then unknown, the
+//! listener is told once, and the thread takes nothing more. Knows nothing of shards' ledgers or of replies.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tidegate_stock::Timestamp;
+
+use crate::directory::DataDirectory;
+use crate::disk;
+use crate::group::Group;
+use crate::record::{GROUP_BYTES_MAX, GroupSequence, NodeId, StreamId, VALUE_OVERHEAD_BYTES};
+use crate::recovery::RecoveredStream;
+use crate::sidecar::Sidecar;
+use crate::sled_store::VALUE_BYTES_MAX;
+use crate::store::{LogStore, StoreError};
+use crate::wal_thread::{Disk, Log, Message, Tail};
+
+/// Default of [`WalOptions::disk_free_bytes_min`]: 512 MiB.
+pub const DISK_FREE_BYTES_MIN_DEFAULT: u64 = 512 * 1024 * 1024;
+
+/// Smallest [`WalOptions::value_bytes_max`].
+pub const VALUE_BYTES_MIN: usize = 512;
+
+// The largest group fits the 16 bits of a part even with the smallest values.
+const _: () = assert!(GROUP_BYTES_MAX / (VALUE_BYTES_MIN - VALUE_OVERHEAD_BYTES) < u16::MAX as usize);
+const _: () = assert!(VALUE_BYTES_MIN <= VALUE_BYTES_MAX);
+
+/// What a committed group survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// A loss of power.
+    #[default]
+    PowerLoss,
+    /// The end of the process, but not a loss of power.
+    ProcessCrash,
+    /// Nothing but an orderly stop.
+    None,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::PowerLoss => "power_loss",
+            Self::ProcessCrash => "process_crash",
+            Self::None => "none",
+        })
+    }
+}
+
+/// A text is no durability.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("durability is {0:?} where power_loss, process_crash or none is allowed")]
+pub struct DurabilityError(String);
+
+impl FromStr for Durability {
+    type Err = DurabilityError;
+
+    fn from_str(text: &str) -> Result<Self, DurabilityError> {
+        [Self::PowerLoss, Self::ProcessCrash, Self::None]
+            .into_iter()
+            .find(|durability| durability.to_string() == text)
+            .ok_or_else(|| DurabilityError(text.to_owned()))
+    }
+}
+
+/// Looks up the free bytes of the disk that holds the log.
+pub type FreeSpace = Arc<dyn Fn() -> io::Result<u64> + Send + Sync>;
+
+/// How the log is kept.
+#[derive(Clone, Default)]
+pub struct WalOptions {
+    /// What a committed group survives. Default: a loss of power.
+    pub durability: Durability,
+    /// Free bytes of the disk below which the listener hears [`WalListener::disk_low`]. Default: [`DISK_FREE_BYTES_MIN_DEFAULT`].
+    pub disk_free_bytes_min: Option<u64>,
+    /// Longest value in bytes, [`VALUE_BYTES_MIN`] to [`VALUE_BYTES_MAX`]. Default: [`VALUE_BYTES_MAX`].
+    pub value_bytes_max: Option<usize>,
+    /// Where the free space is looked up. Default: the file system of the data directory.
+    pub free_space: Option<FreeSpace>,
+}
+
+impl fmt::Debug for WalOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("WalOptions")
+            .field("durability", &self.durability)
+            .field("disk_free_bytes_min", &self.disk_free_bytes_min)
+            .field("value_bytes_max", &self.value_bytes_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the log stopped. What was not committed before has an unknown outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// The store failed to append or to sync.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sidecar could not be written.
+    #[error("the sidecar of durable positions failed: {0}")]
+    Sidecar(#[source] io::Error),
+    /// A group is for a stream that was not recovered.
+    #[error("{0} was not recovered before it was appended to")]
+    UnknownStream(StreamId),
+    /// A group does not follow the one before it.
+    #[error("group {found} of {stream} where {expected} was expected")]
+    Sequence {
+        /// The stream.
+        stream: StreamId,
+        /// The group that came.
+        found: GroupSequence,
+        /// The group that should have come.
+        expected: GroupSequence,
+    },
+    /// A group is older than the one before it.
+    #[error("group of {stream} at {found} ms after one at {before} ms", found = .found.unix_ms(), before = .before.unix_ms())]
+    Time {
+        /// The stream.
+        stream: StreamId,
+        /// The time of the group before.
+        before: Timestamp,
+        /// The time of the group that came.
+        found: Timestamp,
+    },
+    /// A group is too large.
+    #[error("group of {stream} has {bytes} bytes where {GROUP_BYTES_MAX} are allowed")]
+    Oversized {
+        /// The stream.
+        stream: StreamId,
+        /// Its payload.
+        bytes: usize,
+    },
+    /// An option is out of its bounds.
+    #[error("wal_value_bytes_max is {given} where {VALUE_BYTES_MIN} to {VALUE_BYTES_MAX} are allowed")]
+    ValueBytesMax {
+        /// What was given.
+        given: usize,
+    },
+    /// The log's thread could not be started.
+    #[error("the log's thread did not start: {0}")]
+    Thread(#[source] io::Error),
+    /// The log's thread panicked.
+    #[error("the log's thread panicked")]
+    Panicked,
+}
+
+/// What one sync made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SyncReport {
+    /// Groups.
+    pub groups: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Values they were split into.
+    pub values: u64,
+    /// Bytes of those values.
+    pub bytes: u64,
+    /// Time to hand them to the store.
+    pub append: Duration,
+    /// Time to make them durable.
+    pub sync: Duration,
+}
+
+/// Hears what becomes of groups. Called on the log's thread, so it must be quick and must not wait.
+pub trait WalListener: Send + Sync {
+    /// Every group of `stream` up to `sequence` is committed: it survives what the log's durability names.
+    fn committed(&self, stream: StreamId, sequence: GroupSequence);
+
+    /// A sync is done; the groups in it have been told as committed.
+    fn synced(&self, report: &SyncReport);
+
+    /// The disk's free space fell below its minimum, or rose to it again. Below it, new work should be refused; what is handed over is
+    /// still written.
+    fn disk_low(&self, is_low: bool);
+
+    /// The log has stopped and takes nothing more. Called at most once. The node must stop: groups not told as committed may be durable
+    /// or not.
+    fn failed(&self, error: &WalError);
+}
+
+/// Hands groups to the log. One per thread that does so.
+#[derive(Clone)]
+pub struct WalWriter(Sender<Message>);
+
+impl WalWriter {
+    /// Hands `group` over as the next of `stream`. Never blocks, so whoever calls bounds the groups in flight.
+    ///
+    /// The listener tells when it is committed. After the log has failed or stopped, the group goes nowhere.
+    pub fn append(&self, stream: StreamId, group: Group) {
+        // A send fails only once the thread is gone, which the listener has been told, or which stop() has returned.
+        drop(self.0.send(Message::Append(stream, group)));
+    }
+}
+
+impl fmt::Debug for WalWriter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("WalWriter(..)")
+    }
+}
+
+/// The running log. Dropping it stops it like [`Wal::stop`], and only logs an error.
+#[derive(Debug)]
+pub struct Wal {
+    writer: WalWriter,
+    thread: Option<JoinHandle<Result<(), WalError>>>,
+}
+
+impl Wal {
+    /// Starts the log of `directory`, whose streams end as `tails` says: one recovered stream for each that will be appended to.
+    ///
+    /// Before it returns, unfinished tails are removed, and with [`Durability::PowerLoss`] everything recovered survives a loss of
+    /// power, so that nothing is shown that could still vanish.
+    pub fn start(
+        directory: DataDirectory,
+        tails: impl IntoIterator<Item = RecoveredStream>,
+        mut options: WalOptions,
+        listener: Arc<dyn WalListener>,
+    ) -> Result<Self, WalError> {
+        let parts = directory.into_parts();
+        let path = parts.path;
+        options.free_space.get_or_insert_with(|| Arc::new(move || disk::free_bytes(&path)));
+        let store = Box::new(parts.store);
+        Self::start_thread(store, Some(parts.sidecar), Some(parts.lock), parts.identity.node, tails, options, listener)
+    }
+
+    /// Starts a log on any store, without a directory: no sidecar, and no look at the free space unless the options name one.
+    pub fn start_on(
+        store: Box<dyn LogStore>,
+        node: NodeId,
+        tails: impl IntoIterator<Item = RecoveredStream>,
+        options: WalOptions,
+        listener: Arc<dyn WalListener>,
+    ) -> Result<Self, WalError> {
+        Self::start_thread(store, None, None, node, tails, options, listener)
+    }
+
+    fn start_thread(
+        store: Box<dyn LogStore>,
+        sidecar: Option<Sidecar>,
+        lock: Option<File>,
+        node: NodeId,
+        tails: impl IntoIterator<Item = RecoveredStream>,
+        options: WalOptions,
+        listener: Arc<dyn WalListener>,
+    ) -> Result<Self, WalError> {
+        let value_bytes_max = options.value_bytes_max.unwrap_or(VALUE_BYTES_MAX);
+        if !(VALUE_BYTES_MIN..=VALUE_BYTES_MAX).contains(&value_bytes_max) {
+            return Err(WalError::ValueBytesMax { given: value_bytes_max });
+        }
+        let (sender, inbox) = mpsc::channel();
+        let mut log = Log {
+            store,
+            sidecar,
+            _lock: lock,
+            node,
+            durability: options.durability,
+            slice_bytes_max: value_bytes_max - VALUE_OVERHEAD_BYTES,
+            tails: tails.into_iter().map(|tail| (tail.stream, Tail::from(tail))).collect(),
+            value: Vec::new(),
+            disk: Disk {
+                free_space: options.free_space,
+                free_bytes_min: options.disk_free_bytes_min.unwrap_or(DISK_FREE_BYTES_MIN_DEFAULT),
+                is_low: false,
+                looked_at: None,
+            },
+            listener,
+        };
+        log.begin()?;
+        let thread = thread::Builder::new().name("wal".to_owned()).spawn(move || log.run(&inbox)).map_err(WalError::Thread)?;
+        Ok(Self { writer: WalWriter(sender), thread: Some(thread) })
+    }
+
+    /// A writer; any number may be used at once.
+    pub fn writer(&self) -> WalWriter {
+        self.writer.clone()
+    }
+
+    /// Writes and syncs what was handed over before, closes the store and releases the directory. Waits for the thread.
+    ///
+    /// Whatever the durability, everything committed survives a loss of power at return. An error that the listener was told of comes
+    /// back here too.
+    pub fn stop(mut self) -> Result<(), WalError> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), WalError> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        drop(self.writer.0.send(Message::Stop));
+        thread.join().unwrap_or(Err(WalError::Panicked))
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        if let Err(error) = self.join() {
+            tracing::error!(%error, "the log stopped with an error");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What sled really does, fact by fact: each is a reason for something in its door.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails, its helpers too")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tidegate_persistence::{LogIndex, LogStore, RecordKey, SledStore, StreamId, VALUE_BYTES_MAX};
+
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const fn key(stream: u16, index: u64, part: u16) -> RecordKey {
+    RecordKey { stream: StreamId(stream), index: LogIndex(index), part }
+}
+
+/// Bytes that no compression could make less of.
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..length).map(next).collect()
+}
+
+fn blobs(path: &Path) -> usize {
+    fs::read_dir(path.join("blobs")).unwrap().count()
+}
+
+/// Lets two pages merge that are as full as two pages can be that merge. Returns how many blobs there were at most.
+///
+/// The end of one stream is the neighbour of the beginning of the next. The next is compacted from its beginning, so that the page that
+/// both share belongs to the first alone; the first fills it; then the next is compacted further, and its page merges into the full one.
+fn merge_full_pages(path: &Path, value_bytes: usize) -> usize {
+    let db = sled::Config::new().path(path).flush_every_ms(None).open().unwrap();
+    let put = |key: RecordKey| drop(db.insert(key.encode(), noise(value_bytes, key.index.0)).unwrap());
+    let mut most = 0;
+    for compacted in 4..=10 {
+        for appended in 12..=18 {
+            (1..=30).for_each(|index| put(key(2, index, 0)));
+            put(key(1, 1, 0));
+            (1..=compacted).for_each(|index| drop(db.remove(key(2, index, 0).encode()).unwrap()));
+            (2..=appended).for_each(|index| put(key(1, index, 0)));
+            for removed in (compacted + 1..=30).map(|index| key(2, index, 0)).chain((1..=appended).map(|index| key(1, index, 0))) {
+                db.remove(removed.encode()).unwrap();
+                most = most.max(blobs(path));
+            }
+        }
+    }
+    most
+}
+
+#[test]
+fn values_of_48_kib_become_blobs_that_nobody_syncs() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = sled::Config::new().path(folder.path()).flush_every_ms(None).open().unwrap();
+    for index in 1..=64 {
+        db.insert(key(0, index, 0).encode(), noise(48 * 1024, index)).unwrap();
+    }
+    db.flush().unwrap();
+    assert!(blobs(folder.path()) > 0);
+}
+
+#[test]
+fn values_of_7_kib_become_a_blob_when_full_pages_merge_and_values_of_the_bound_do_not() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    assert!(merge_full_pages(folder.path(), 7 * 1024) > 0);
+    assert_eq!(merge_full_pages(other.path(), VALUE_BYTES_MAX), 0);
+}
+
+#[test]
+fn a_log_of_the_longest_values_never_makes_a_blob_not_even_when_it_is_compacted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+    let values = 1_500;
+    for index in 1..=values {
+        for stream in 0..3 {
+            store.append(key(stream, index, 0), &noise(VALUE_BYTES_MAX, index)).unwrap();
+        }
+        assert_eq!(blobs(folder.path()), 0, "index {index}");
+    }
+    store.sync().unwrap();
+    for stream in 0..3 {
+        assert_eq!(store.remove(key(stream, 1, 0), LogIndex(values * 9 / 10)).unwrap(), values * 9 / 10);
+        assert_eq!(blobs(folder.path()), 0, "stream {stream}");
+    }
+    // The pages that are left are rewritten as the store is opened again, written to, and collects its garbage.
+    drop(store);
+    let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+    for index in values + 1..=values + 200 {
+        for stream in 0..3 {
+            store.append(key(stream, index, 0), &noise(VALUE_BYTES_MAX, index)).unwrap();
+        }
+        store.sync().unwrap();
+    }
+    assert_eq!(blobs(folder.path()), 0);
+    let mut left = 0;
+    store
+        .scan(key(1, 0, 0), &mut |_, value| {
+            assert_eq!(value.len(), VALUE_BYTES_MAX);
+            left += 1;
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(left, values / 10 + 200);
+}
+
+#[test]
+fn space_of_removed_values_is_used_again_with_the_background_flusher_as_the_collector() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+    let on_disk = || fs::metadata(folder.path().join("db")).unwrap().blocks() * 512;
+    let values = 4_000;
+    for index in 1..=values {
+        store.append(key(0, index, 0), &noise(VALUE_BYTES_MAX, index)).unwrap();
+    }
+    store.sync().unwrap();
+    let full = on_disk();
+    assert!(full >= values * VALUE_BYTES_MAX as u64);
+    // Nine tenths go, and then the log writes three times as much as before while it keeps one tenth.
+    let kept = values / 10;
+    store.remove(key(0, 1, 0), LogIndex(values - kept)).unwrap();
+    for index in values + 1..=4 * values {
+        store.append(key(0, index, 0), &noise(VALUE_BYTES_MAX, index)).unwrap();
+        if index % 20 == 0 {
+            store.remove(key(0, 1, 0), LogIndex(index - kept)).unwrap();
+            store.sync().unwrap();
+        }
+        assert!(on_disk() < full * 3 / 2, "{} bytes after {index} values, {full} when all {values} were kept", on_disk());
+    }
+}
+
+/// The descriptors of this process that are open on the store's file.
+fn descriptors(path: &Path) -> Vec<PathBuf> {
+    let file = fs::canonicalize(path.join("db")).unwrap();
+    let mut descriptors: Vec<PathBuf> = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|descriptor| fs::read_link(descriptor).is_ok_and(|target| target == file))
+        .collect();
+    descriptors.sort();
+    descriptors
+}
+
+#[test]
+fn syncs_go_through_one_descriptor_that_is_never_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+    let opened = descriptors(folder.path());
+    // sled's own, and the one for syncs.
+    assert_eq!(opened.len(), 2);
+    for index in 1..=1_000 {
+        store.append(key(0, index, 0), &noise(VALUE_BYTES_MAX, index)).unwrap();
+        if index % 100 == 0 {
+            store.sync().unwrap();
+            assert_eq!(descriptors(folder.path()), opened);
+        }
+    }
+}
+
+#[test]
+fn a_store_that_is_dropped_can_be_opened_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 1..=100 {
+        let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+        assert_eq!(store.last_key(StreamId(0)).unwrap().map_or(0, |key| key.index.0), index - 1);
+        store.append(key(0, index, 0), b"value").unwrap();
+        store.sync().unwrap();
+    }
+}
+
+#[test]
+fn a_store_whose_file_stays_locked_is_waited_for_no_longer_than_the_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+    let started = Instant::now();
+    let error = SledStore::open(folder.path(), CACHE_BYTES).unwrap_err();
+    assert_eq!(error.to_string(), "log store failed: its file stayed locked for 10 s");
+    assert!(started.elapsed() >= tidegate_persistence::sled_store::LOCK_WAIT_MAX && started.elapsed() < PATIENCE);
+    drop(first);
+    SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+}
+
+#[test]
+fn opening_is_over_once_a_store_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(!tidegate_persistence::sled_store::opening());
+    let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+    assert!(!tidegate_persistence::sled_store::opening());
+    // Inside a scan, the visitor's panics are its own.
+    store.append(key(0, 1, 0), b"value").unwrap();
+    store
+        .scan(key(0, 1, 0), &mut |_, _| {
+            assert!(!tidegate_persistence::sled_store::opening());
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+}

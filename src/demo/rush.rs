@@ -1,0 +1,445 @@
+//! The rush itself: buyers arrive when the plan says, whatever became of those before them, and the node is killed under them.
+//!
+//! It owns the running of the script: arrivals, visits, kills and the measuring of answers. What the answers mean is for
+//! [`super::books`].
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::books::{Ask, Books, GrantNumber, Reserved};
+use super::plan::{Click, Ending, Plan, Visit};
+use super::progress::{Moment, Progress};
+use crate::child::{Node, NodeError, NodeOptions};
+use crate::client::{Client, Outcome, Patience, Persisted, Reservation, ReserveRequest, persist};
+
+/// Buyers who are in the shop at a time, those included who wait to pay or to come back. Further ones wait at its entrance, and their
+/// waiting counts.
+const VISITORS_MAX: u32 = 60_000;
+
+/// Arrivals handed over and not yet let in.
+const ARRIVALS_AHEAD_MAX: usize = 1_024;
+
+/// The pacer sleeps at least so long: a finer grain would cost more in waking than it adds to what is measured.
+const PACER_SLEEP_MIN: Duration = Duration::from_micros(200);
+
+/// Grants made within this time before a kill prove that it fell while grants were being made.
+const JUST_BEFORE: Duration = Duration::from_millis(100);
+
+/// Longest wait for such a moment once the time for a kill has come.
+const GRANTING_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Longest wait after a kill until every buyer who met it has an answer.
+const CATCH_UP_WAIT_MAX: Duration = Duration::from_mins(2);
+
+/// How often the killer looks at the rush.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// How often the progress is shown.
+const SHOW: Duration = Duration::from_millis(100);
+
+/// Largest latency that is measured, in microseconds; longer ones count as this.
+const LATENCY_US_MAX: u64 = 600_000_000;
+
+/// One kill, as it went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kill {
+    /// Just before the signal was sent.
+    pub(crate) killed_at: Instant,
+    /// Grants that buyers were told of in the last 100 ms before it.
+    pub(crate) grants_just_before: u32,
+    /// Just before the new process was executed.
+    pub(crate) executed_at: Option<Instant>,
+    /// `/readyz` was 200.
+    pub(crate) ready_at: Option<Instant>,
+    /// The first grant by the new process was answered.
+    pub(crate) first_grant_at: Option<Instant>,
+    /// Every buyer who had met the outage had an answer.
+    pub(crate) caught_up_at: Option<Instant>,
+}
+
+impl Kill {
+    /// Whether any of the time from `from` to `to` lies in the outage as buyers saw it.
+    fn touches(&self, from: Instant, to: Instant) -> bool {
+        to >= self.killed_at && self.caught_up_at.is_none_or(|end| from <= end)
+    }
+}
+
+/// Times from a buyer's scheduled arrival to the answer to the first reservation asked for, in microseconds.
+#[derive(Debug)]
+pub(crate) struct Latencies {
+    /// Of all buyers.
+    pub(crate) all: Histogram<u64>,
+    /// Of those who neither arrived nor waited in an outage.
+    pub(crate) calm: Histogram<u64>,
+}
+
+/// What a rush leaves behind.
+pub(crate) struct Rushed {
+    /// The node that runs now.
+    pub(crate) node: Node,
+    /// The buyers' books.
+    pub(crate) books: Books,
+    /// How it went.
+    pub(crate) measured: Measured,
+}
+
+/// A rush in numbers.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// The kills.
+    pub(crate) kills: Vec<Kill>,
+    /// The measured times.
+    pub(crate) latencies: Latencies,
+    /// From the opening to the last arrival.
+    pub(crate) arrivals_took: Duration,
+    /// From the opening to the end of the last visit.
+    pub(crate) visits_took: Duration,
+    /// Calls made, repeats included.
+    pub(crate) calls: u64,
+}
+
+struct Rush {
+    client: Client,
+    plan: Arc<Plan>,
+    opened_at: Instant,
+    books: Mutex<Books>,
+    kills: Mutex<Vec<Kill>>,
+    latencies: Mutex<Latencies>,
+    /// When buyers were told of the newest grants, within [`JUST_BEFORE`].
+    newest_grants: Mutex<VecDeque<Instant>>,
+    visitors: Arc<Semaphore>,
+    arrived: AtomicU32,
+    /// The node's life: 0 before the first kill.
+    life: AtomicU8,
+    /// Buyers who had no answer to a call and are asking again.
+    stranded: AtomicU32,
+    calls: AtomicU64,
+}
+
+/// Runs the rush that `plan` scripts against `node`, which the caller has made ready and opened the stocks of.
+///
+/// # Errors
+/// When the node ends by itself or cannot be started again.
+pub(crate) async fn run(
+    plan: &Arc<Plan>,
+    client: &Client,
+    mut node: Node,
+    options: &NodeOptions,
+    progress: &Progress,
+) -> Result<Rushed, NodeError> {
+    let histogram = || Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are in order");
+    let rush = Arc::new(Rush {
+        client: client.clone(),
+        plan: Arc::clone(plan),
+        opened_at: Instant::now(),
+        books: Mutex::new(Books::new(plan)),
+        kills: Mutex::default(),
+        latencies: Mutex::new(Latencies { all: histogram(), calm: histogram() }),
+        newest_grants: Mutex::default(),
+        visitors: Arc::new(Semaphore::new(VISITORS_MAX as usize)),
+        arrived: AtomicU32::new(0),
+        life: AtomicU8::new(0),
+        stranded: AtomicU32::new(0),
+        calls: AtomicU64::new(0),
+    });
+    let (sender, arrivals) = mpsc::channel(ARRIVALS_AHEAD_MAX);
+    let pacer = {
+        let (visits, opened_at) = (plan.visits(), rush.opened_at);
+        thread::Builder::new().name("pacer".into()).spawn(move || pace(visits, opened_at, &sender)).map_err(NodeError::Control)?
+    };
+    let story = async {
+        let (arrivals_took, killed) = tokio::join!(Arc::clone(&rush).let_in(arrivals), rush.kill_and_restart(&mut node, options));
+        killed?;
+        let everybody = rush.visitors.acquire_many(VISITORS_MAX).await;
+        drop(everybody.expect("the visitors' semaphore is never closed"));
+        Ok((arrivals_took, rush.opened_at.elapsed()))
+    };
+    let told: Result<(Duration, Duration), NodeError> = tokio::select! {
+        told = story => told,
+        () = rush.show(progress) => unreachable!("showing goes on until the story ends"),
+    };
+    let (arrivals_took, visits_took) = told?;
+    node.check_running()?;
+    pacer.join().map_err(|_| NodeError::Control(std::io::Error::other("the pacer panicked")))?;
+    let Ok(rush) = Arc::try_unwrap(rush).map_err(drop) else { unreachable!("every visit has ended and let go of the rush") };
+    let measured = Measured {
+        kills: rush.kills.into_inner(),
+        latencies: rush.latencies.into_inner(),
+        arrivals_took,
+        visits_took,
+        calls: rush.calls.into_inner(),
+    };
+    Ok(Rushed { node, books: rush.books.into_inner(), measured })
+}
+
+/// Sends each visit at its time. Runs on a thread of its own, because timers of the runtime are too coarse for arrivals.
+fn pace(visits: impl Iterator<Item = Visit>, opened_at: Instant, sender: &mpsc::Sender<Visit>) {
+    for visit in visits {
+        let due = opened_at + visit.arrives;
+        loop {
+            let wait = due.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                break;
+            }
+            thread::park_timeout(wait.max(PACER_SLEEP_MIN));
+        }
+        if sender.blocking_send(visit).is_err() {
+            return;
+        }
+    }
+}
+
+/// A buyer who has had no answer to a call.
+struct Stranded<'a>(&'a AtomicU32);
+
+impl<'a> Stranded<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Stranded<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Rush {
+    /// Lets buyers in as they arrive. Returns how long that took.
+    async fn let_in(self: Arc<Self>, mut arrivals: mpsc::Receiver<Visit>) -> Duration {
+        while let Some(visit) = arrivals.recv().await {
+            let place = Arc::clone(&self.visitors).acquire_owned().await.expect("the visitors' semaphore is never closed");
+            self.arrived.fetch_add(1, Ordering::Relaxed);
+            drop(tokio::spawn(Arc::clone(&self).visit(visit, place)));
+        }
+        self.opened_at.elapsed()
+    }
+
+    /// One buyer's visit, from the scheduled arrival to the last answer.
+    async fn visit(self: Arc<Self>, visit: Visit, place: OwnedSemaphorePermit) {
+        let ask = Ask { buyer: visit.buyer, attempt: 1, product: visit.product, units: visit.units };
+        let reserved = if visit.click == Click::Twice {
+            let (first, second) = tokio::join!(self.ask(&ask), Box::pin(self.ask(&ask)));
+            self.measure(&visit);
+            let mut answers = [first, second];
+            // A rejection leaves the key free, so one that was decided before the grant may arrive after it: it is booked before.
+            answers.sort_by_key(|(persisted, _)| matches!(persisted.outcome, Outcome::Accepted { .. }));
+            let [first, second] = answers.map(|(persisted, life)| self.book(&ask, &persisted, life));
+            if matches!(second, Reserved::Granted(_)) { second } else { first }
+        } else {
+            let (persisted, life) = self.ask(&ask).await;
+            self.measure(&visit);
+            self.book(&ask, &persisted, life)
+        };
+        match (reserved, visit.comes_back_after) {
+            (Reserved::Granted(grant), _) => self.after_grant(&visit, &ask, grant).await,
+            (Reserved::SoldOut, Some(after)) => self.come_back(&visit, after).await,
+            _ => {}
+        }
+        self.books.lock().buyer_done();
+        // In this order: when all places are free, nobody has a hand on the rush any more.
+        drop(self);
+        drop(place);
+    }
+
+    async fn after_grant(&self, visit: &Visit, ask: &Ask, grant: GrantNumber) {
+        match visit.click {
+            Click::Again(after) => {
+                let again = async {
+                    sleep(after).await;
+                    self.reserve(ask).await;
+                };
+                tokio::join!(self.end(visit.ending, grant), again);
+            }
+            Click::Greedy => {
+                // Should the first have lapsed by now, the second is granted, and lapses in turn.
+                self.reserve(&Ask { attempt: 2, ..*ask }).await;
+                self.end(visit.ending, grant).await;
+            }
+            Click::Once | Click::Twice => self.end(visit.ending, grant).await,
+        }
+    }
+
+    async fn come_back(&self, visit: &Visit, after: Duration) {
+        sleep(after).await;
+        let ask = Ask { buyer: visit.buyer, attempt: 3, product: visit.product, units: visit.units };
+        let reserved = self.reserve(&ask).await;
+        self.books.lock().came_back(reserved);
+        if let Reserved::Granted(grant) = reserved {
+            self.end(visit.ending, grant).await;
+        }
+    }
+
+    async fn end(&self, ending: Ending, grant: GrantNumber) {
+        let id = self.books.lock().grant(grant).id.clone();
+        match ending {
+            Ending::Pays(after) | Ending::PaysTooLate(after) => {
+                sleep(after).await;
+                let key = format!("pay-{}", grant.index());
+                let (persisted, _) = self.until_known(|| self.client.confirm(&id, Some(&key))).await;
+                self.books.lock().confirmed(grant, &persisted);
+            }
+            Ending::Cancels(after) => {
+                sleep(after).await;
+                let key = format!("cancel-{}", grant.index());
+                let (persisted, _) = self.until_known(|| self.client.release(&id, Some(&key))).await;
+                self.books.lock().released(grant, &persisted);
+            }
+            Ending::Lapses => {}
+        }
+    }
+
+    async fn reserve(&self, ask: &Ask) -> Reserved {
+        let (persisted, life) = self.ask(ask).await;
+        self.book(ask, &persisted, life)
+    }
+
+    /// Asks for a reservation until the answer is known. Also tells in which life of the node the last attempt was sent.
+    async fn ask(&self, ask: &Ask) -> (Persisted<Reservation>, u8) {
+        let (user, key) = (ask.user(), ask.key());
+        let sku = &self.plan.products[usize::from(ask.product)].sku;
+        let request = ReserveRequest { user: &user, quantity: ask.units, reference: None };
+        let (persisted, life) = self.until_known(|| self.client.reserve(sku, request, Some(&key))).await;
+        if matches!(persisted.outcome, Outcome::Accepted { replayed: false, .. }) {
+            self.note_grant(life);
+        }
+        (persisted, life)
+    }
+
+    fn book(&self, ask: &Ask, persisted: &Persisted<Reservation>, life: u8) -> Reserved {
+        self.books.lock().reserved(ask, persisted, life)
+    }
+
+    async fn until_known<T, F: Future<Output = Outcome<T>>>(&self, mut call: impl FnMut() -> F) -> (Persisted<T>, u8) {
+        let mut life = 0;
+        let mut attempts = 0;
+        let mut stranded = None;
+        let persisted = persist(Patience::default(), || {
+            life = self.life.load(Ordering::Relaxed);
+            attempts += 1;
+            if attempts == 2 {
+                stranded = Some(Stranded::new(&self.stranded));
+            }
+            call()
+        })
+        .await;
+        self.calls.fetch_add(attempts, Ordering::Relaxed);
+        drop(stranded);
+        (persisted, life)
+    }
+
+    fn measure(&self, visit: &Visit) {
+        let (scheduled, now) = (self.opened_at + visit.arrives, Instant::now());
+        let us = u64::try_from(now.saturating_duration_since(scheduled).as_micros()).unwrap_or(u64::MAX);
+        let calm = !self.kills.lock().iter().any(|kill| kill.touches(scheduled, now));
+        let mut latencies = self.latencies.lock();
+        latencies.all.saturating_record(us);
+        if calm {
+            latencies.calm.saturating_record(us);
+        }
+    }
+
+    fn note_grant(&self, life: u8) {
+        let now = Instant::now();
+        let mut newest = self.newest_grants.lock();
+        while newest.front().is_some_and(|at| now.duration_since(*at) > JUST_BEFORE) {
+            newest.pop_front();
+        }
+        newest.push_back(now);
+        drop(newest);
+        let mut kills = self.kills.lock();
+        if let Some(kill) = kills.last_mut().filter(|kill| kill.first_grant_at.is_none() && kill.executed_at.is_some())
+            && life == self.life.load(Ordering::Relaxed)
+        {
+            kill.first_grant_at = Some(now);
+        }
+    }
+
+    fn grants_just_before(&self, now: Instant) -> u32 {
+        let newest = self.newest_grants.lock();
+        let count = newest.iter().filter(|at| now.duration_since(**at) <= JUST_BEFORE).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Kills the node as often as planned, each time in the middle of grants, and starts it again.
+    async fn kill_and_restart(&self, node: &mut Node, options: &NodeOptions) -> Result<(), NodeError> {
+        for after in &self.plan.kill_after_arrivals {
+            while self.arrived.load(Ordering::Relaxed) < *after {
+                sleep(LOOK).await;
+                node.check_running()?;
+            }
+            let waiting_since = Instant::now();
+            while self.grants_just_before(Instant::now()) == 0 && waiting_since.elapsed() < GRANTING_WAIT_MAX {
+                sleep(LOOK).await;
+            }
+            let killed_at = Instant::now();
+            self.kills.lock().push(Kill {
+                killed_at,
+                grants_just_before: self.grants_just_before(killed_at),
+                executed_at: None,
+                ready_at: None,
+                first_grant_at: None,
+                caught_up_at: None,
+            });
+            node.kill().await?;
+            // What is sent from here on can only be answered by the new process.
+            self.life.fetch_add(1, Ordering::Relaxed);
+            self.mark(|kill| kill.executed_at = Some(Instant::now()));
+            *node = Node::start(options).await?;
+            let ready_at = node.wait_ready(&self.client).await?;
+            self.mark(|kill| kill.ready_at = Some(ready_at));
+            self.wait_caught_up(node).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the new process has granted something and nobody asks again any more.
+    async fn wait_caught_up(&self, node: &mut Node) -> Result<(), NodeError> {
+        let waiting_since = Instant::now();
+        while waiting_since.elapsed() < CATCH_UP_WAIT_MAX {
+            node.check_running()?;
+            let granted = self.kills.lock().last().is_some_and(|kill| kill.first_grant_at.is_some());
+            if self.stranded.load(Ordering::Relaxed) == 0 && (granted || waiting_since.elapsed() > GRANTING_WAIT_MAX) {
+                self.mark(|kill| kill.caught_up_at = Some(Instant::now()));
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    fn mark(&self, mark: impl FnOnce(&mut Kill)) {
+        if let Some(kill) = self.kills.lock().last_mut() {
+            mark(kill);
+        }
+    }
+
+    async fn show(&self, progress: &Progress) {
+        let mut ticks = interval(SHOW);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            ticks.tick().await;
+            let is_out = self.kills.lock().last().is_some_and(|kill| kill.ready_at.is_none());
+            let books = self.books.lock();
+            progress.rush(&Moment {
+                is_out,
+                kills: self.kills.lock().len(),
+                arrived: self.arrived.load(Ordering::Relaxed),
+                waiting: self.stranded.load(Ordering::Relaxed),
+                grants: books.grants().len(),
+                sold_out: books.tally().sold_out,
+                unknown: books.tally().unknown_answers(),
+            });
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! `tidegate replay`: a shop's real invoices through the door of a real node, and the proof that each unit was sold once.
+//!
+//! It owns the course of it: file, node, lines, report, offline check. How a line is read, asked for and told is its parts' business.
+
+mod drive;
+mod home;
+mod invoices;
+mod report;
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::interval;
+
+use self::home::Home;
+use self::invoices::{FILE_BYTES_MAX, FileError, Plan};
+use self::report::{FileFigures, Report, Verified};
+use crate::child::{self, Node, NodeError};
+use crate::client::{Client, ClientOptions, Patience};
+
+/// Products that are sold at the same time, unless `--concurrency` says otherwise.
+const CONCURRENCY_DEFAULT: u16 = 64;
+/// Most products that are sold at the same time: each needs a connection here and there.
+const CONCURRENCY_MAX: u16 = 1_024;
+
+/// Pause between two looks at whether a node of its own still runs.
+const NODE_LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+/// Options of `tidegate replay`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReplayOptions {
+    /// The shop's export: comma-separated, with the columns `InvoiceNo`, `StockCode`, `Quantity` and `CustomerID`
+    file: PathBuf,
+    /// A running node, as http://HOST:PORT [default: a node of its own, started for this and stopped after it]
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    target: Option<String>,
+    /// Where the node of its own keeps its data, which stays there [default: a temporary directory, removed when all went well]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print the report as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// How many products are sold at the same time
+    #[arg(long, value_name = "PRODUCTS", default_value_t = CONCURRENCY_DEFAULT, value_parser = clap::value_parser!(u16).range(1..=i64::from(CONCURRENCY_MAX)))]
+    concurrency: u16,
+}
+
+/// Why a replay did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplayError {
+    /// The file is not there, or cannot be read.
+    #[error("{} cannot be read: {source}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The file is larger than is held in memory.
+    #[error("{} has more than {FILE_BYTES_MAX} bytes; split it", .0.display())]
+    FileTooLarge(PathBuf),
+    /// The file is no export with the columns that are needed.
+    #[error("{}: {source}", file.display())]
+    Format {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        source: FileError,
+    },
+    /// The target is no address.
+    #[error("the target {target:?} is no http://HOST:PORT: {reason}")]
+    Target {
+        /// What was given.
+        target: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The node of its own failed; its log's end follows.
+    #[error("{source}\nits data is in {}; the end of its log:\n{log}", data_dir.display())]
+    Node {
+        /// What failed.
+        source: NodeError,
+        /// Where its data is.
+        data_dir: PathBuf,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The node of its own did not stop as it should.
+    #[error("the node ended with {status} after SIGTERM; its data is in {}; the end of its log:\n{log}", data_dir.display())]
+    NotStopped {
+        /// How it ended.
+        status: ExitStatus,
+        /// Where its data is.
+        data_dir: PathBuf,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// Something around the node failed: a directory, the offline check, the terminal.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A signal asked to stop.
+    #[error("interrupted before the end")]
+    Interrupted,
+    /// The report says what went wrong.
+    #[error("the replay failed: {failures} lines or stocks did not get what the file says{}{}",
+        if *damage { "; tidegate verify failed" } else { "" },
+        data_dir.as_ref().map(|dir| format!("; the node's data is in {}", dir.display())).unwrap_or_default())]
+    Failed {
+        /// How many.
+        failures: usize,
+        /// Whether the offline check failed.
+        damage: bool,
+        /// Where the data of a node of its own is.
+        data_dir: Option<PathBuf>,
+    },
+}
+
+/// Replays the file and prints the report on the standard output. Succeeds only when every sale line was granted and confirmed, every
+/// stock is sold out exactly, and (for a node of its own) the node stopped cleanly and `tidegate verify` reads the same from its log.
+/// Safe to repeat on the same node: every line has its own idempotency key, so a repeat changes nothing. A node of its own is killed
+/// when this is dropped.
+pub(crate) async fn run(options: ReplayOptions) -> Result<(), ReplayError> {
+    tokio::select! {
+        // A node of its own is dropped, and so killed, with the branch that loses.
+        signal = child::interrupted() => match signal {
+            Ok(()) => Err(ReplayError::Interrupted),
+            Err(source) => Err(ReplayError::Io { what: "signals cannot be awaited", source }),
+        },
+        result = replay(&options) => result,
+    }
+}
+
+async fn replay(options: &ReplayOptions) -> Result<(), ReplayError> {
+    let mut plan = read_plan(&options.file)?;
+    let file = FileFigures::take(&mut plan);
+    let mut home = None;
+    let (driven, verified) = if let Some(target) = &options.target {
+        (drive_plan(plan, resolve(target).await?, options).await, None)
+    } else {
+        let home = home.insert(Home::create(options.data_dir.as_deref())?);
+        let (driven, verified) = drive_own_node(plan, home, options).await?;
+        (driven, Some(verified))
+    };
+    let damage = verified.as_ref().is_some_and(|verified| !verified.ok);
+    let failures = driven.failures.len();
+    let complete = driven.stocks.len() == file.products && driven.answers.confirms == file.sales as u64;
+    let ok = failures == 0 && !damage && complete;
+    let report = Report { ok, file, answers: driven.answers, failures: driven.failures, stocks: driven.stocks, verified };
+    print(&report, options.json).map_err(|source| ReplayError::Io { what: "the report cannot be printed", source })?;
+    if ok {
+        return Ok(());
+    }
+    let data_dir = home.map(|mut home| {
+        home.keep();
+        home.data_dir().to_owned()
+    });
+    Err(ReplayError::Failed { failures, damage, data_dir })
+}
+
+fn read_plan(path: &Path) -> Result<Plan, ReplayError> {
+    let failed = |source| ReplayError::File { file: path.to_owned(), source };
+    let mut text = Vec::new();
+    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(ReplayError::FileTooLarge(path.to_owned()));
+    }
+    Plan::read(&text).map_err(|source| ReplayError::Format { file: path.to_owned(), source })
+}
+
+/// The first address of `http://HOST:PORT`; its IPv4 one where a name has both kinds.
+async fn resolve(target: &str) -> Result<SocketAddr, ReplayError> {
+    let failed = |reason: String| ReplayError::Target { target: target.to_owned(), reason };
+    let authority = target.strip_prefix("http://").ok_or_else(|| failed("it does not begin with http://".to_owned()))?;
+    let authority = authority.strip_suffix('/').unwrap_or(authority).to_owned();
+    let lookup = tokio::task::spawn_blocking(move || authority.to_socket_addrs().map(Iterator::collect::<Vec<_>>));
+    let mut addresses = lookup.await.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.first().copied().ok_or_else(|| failed("it has no address".to_owned()))
+}
+
+async fn drive_plan(plan: Plan, address: SocketAddr, options: &ReplayOptions) -> drive::Driven {
+    let lanes = usize::from(options.concurrency);
+    let client = Client::new(address, ClientOptions { connections_max: lanes, ..ClientOptions::default() });
+    let style = ProgressStyle::with_template("{msg:20} {wide_bar} {pos}/{len} {elapsed}").expect("the template is well-formed");
+    // Draws on the standard error, and only where that is a terminal.
+    let bar = ProgressBar::no_length().with_style(style);
+    drive::drive(client, Patience::default(), plan.products, lanes, bar).await
+}
+
+async fn drive_own_node(plan: Plan, home: &mut Home, options: &ReplayOptions) -> Result<(drive::Driven, Verified), ReplayError> {
+    let program = std::env::current_exe().map_err(|source| ReplayError::Io { what: "this program cannot be found", source })?;
+    let mut node = home.start(&program).await.map_err(|source| home.failure(source))?;
+    let probe = Client::new(node.address(), ClientOptions::default());
+    node.wait_ready(&probe).await.map_err(|source| home.failure(source))?;
+    let address = node.address();
+    let mut driven = tokio::select! {
+        // Nobody would bring it back: without this the lanes would ask a dead node until their patience ends.
+        error = end_of(&mut node) => return Err(home.failure(error)),
+        driven = drive_plan(plan, address, options) => driven,
+    };
+    let status = node.terminate().await.map_err(|source| home.failure(source))?;
+    if !status.success() {
+        home.keep();
+        return Err(ReplayError::NotStopped { status, data_dir: home.data_dir().to_owned(), log: home.log_tail() });
+    }
+    let (verified, differences) = home.verify(&program, &driven.stocks).await.map_err(|source| {
+        home.keep();
+        ReplayError::Io { what: "tidegate verify cannot be run", source }
+    })?;
+    driven.failures.extend(differences);
+    Ok((driven, verified))
+}
+
+/// Returns once the node has ended by itself, with how it did.
+async fn end_of(node: &mut Node) -> NodeError {
+    let mut look = interval(NODE_LOOK_PAUSE);
+    loop {
+        look.tick().await;
+        if let Err(error) = node.check_running() {
+            return error;
+        }
+    }
+}
+
+fn print(report: &Report, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, report)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    out.flush()
+}

@@ -1,0 +1,310 @@
+//! `tidegate verify`: reads a whole data directory offline and says whether what happened keeps what was promised.
+//!
+//! Three readers look at every event and share no code: the log's own checks (checksums, order, chain, durable position), the auditor
+//! with its plain books, and a fresh ledger as a node would build it. It owns the report, and never changes the log.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+use tidegate_config::Settings;
+use tidegate_engine::{Clock, Router, Sealing, ShardNumber, SystemClock, partition_of};
+use tidegate_persistence::{
+    DataDirectory, Entry, OpenError, PayloadError, RecoveredGroup, RecoveredStream, RecoveryError, StreamId,
+};
+use tidegate_stock::{AuditSummary, AuditedStock, Auditor, Event, Ledger, StockView};
+
+use crate::options::{directory_options, rules};
+use crate::parallel;
+
+/// What a good directory holds.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Report {
+    /// Every stock, by sku.
+    pub(crate) stocks: Vec<StockLine>,
+    /// Shards, and so logs.
+    pub(crate) shards: u16,
+    /// Groups in all logs.
+    pub(crate) groups: u64,
+    /// Events in them.
+    pub(crate) events: u64,
+    /// Reservations granted.
+    pub(crate) grants: u64,
+    /// Units granted.
+    pub(crate) granted_units: u64,
+    /// Units sold.
+    pub(crate) confirmed_units: u64,
+    /// Units that callers gave back.
+    pub(crate) released_units: u64,
+    /// Units that the clock took back.
+    pub(crate) expired_units: u64,
+    /// Parts of groups that were being written when a node died. They were never acknowledged, and a node drops them.
+    pub(crate) unfinished_parts: u64,
+    /// How long reading took.
+    pub(crate) elapsed_ms: u64,
+}
+
+/// One stock as the log leaves it.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct StockLine {
+    sku: String,
+    allotted: u64,
+    available: u64,
+    reserved: u64,
+    sold: u64,
+    grants: u64,
+}
+
+/// Where something was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Place {
+    /// The stream of the log; a shard's log has the shard's number.
+    stream: u16,
+    /// The entry of the stream, from 1.
+    index: u64,
+    /// The part of the entry, from 0; there when the entry cannot be read.
+    part: Option<u16>,
+    /// The group that the entry is; not there when the entry cannot be read.
+    group: Option<u64>,
+    /// The event of the group, from 1; not there when it is not about one.
+    event: Option<u64>,
+}
+
+/// Why a directory is not good, or why nobody can say.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VerifyError {
+    /// It could not be opened, or is damaged as a whole.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The operating system failed; the log may be good.
+    #[error("the log cannot be read")]
+    Unreadable(#[source] RecoveryError),
+    /// The log is damaged, or holds what must never happen.
+    #[error("{what} ({place})")]
+    Finding {
+        /// Where.
+        place: Place,
+        /// What.
+        what: String,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "stream {}, entry {}", self.stream, self.index)?;
+        if let Some(part) = self.part {
+            write!(formatter, ", part {part}")?;
+        }
+        if let Some(group) = self.group {
+            write!(formatter, ", group {group}")?;
+        }
+        if let Some(event) = self.event {
+            write!(formatter, ", event {event}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads everything in the directory at `path`, which no node may be using, and never makes one. `settings` say how long keys were
+/// remembered and how much memory the store may take.
+///
+/// # Errors
+/// On the first finding of the first stream that has any.
+pub(crate) fn verify(path: &Path, settings: &Settings) -> Result<Report, VerifyError> {
+    let started_at = Instant::now();
+    let mut options = directory_options(settings, SystemClock.now());
+    // Whatever number of shards is set for nodes: the directory's own counts here.
+    options.identity.shards = None;
+    let directory = DataDirectory::open_existing(path, &options)?;
+    let shards = directory.identity().shards;
+    let mut streams = directory.streams()?;
+    streams.extend((0..shards).map(|shard| ShardNumber(shard).stream()));
+    streams.sort_unstable();
+    streams.dedup();
+    let read = parallel::map(&streams, |stream| read_stream(&directory, *stream, settings));
+    let mut report = Report {
+        stocks: Vec::new(),
+        shards,
+        groups: 0,
+        events: 0,
+        grants: 0,
+        granted_units: 0,
+        confirmed_units: 0,
+        released_units: 0,
+        expired_units: 0,
+        unfinished_parts: 0,
+        elapsed_ms: 0,
+    };
+    for stream in read {
+        let (tail, summary) = stream?;
+        report.add(&tail, summary);
+    }
+    report.stocks.sort_unstable();
+    report.elapsed_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(report)
+}
+
+impl Report {
+    fn add(&mut self, tail: &RecoveredStream, summary: AuditSummary) {
+        self.groups += tail.groups;
+        self.events += tail.events;
+        self.unfinished_parts += u64::from(tail.discarded_tail_parts);
+        self.grants += summary.grants;
+        self.granted_units += summary.granted_units;
+        self.confirmed_units += summary.confirmed_units;
+        self.released_units += summary.released_units;
+        self.expired_units += summary.expired_units;
+        self.stocks.extend(summary.stocks.into_iter().map(|stock| StockLine {
+            sku: stock.sku.to_string(),
+            allotted: stock.allotted,
+            available: stock.available,
+            reserved: stock.reserved,
+            sold: stock.sold,
+            grants: stock.grants,
+        }));
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sku_width = self.stocks.iter().map(|stock| stock.sku.len()).max().unwrap_or(0).max("sku".len());
+        writeln!(
+            formatter,
+            "{:sku_width$} {:>13} {:>13} {:>13} {:>13} {:>13}",
+            "sku", "allotted", "available", "reserved", "sold", "grants"
+        )?;
+        for StockLine { sku, allotted, available, reserved, sold, grants } in &self.stocks {
+            writeln!(formatter, "{sku:sku_width$} {allotted:>13} {available:>13} {reserved:>13} {sold:>13} {grants:>13}")?;
+        }
+        writeln!(
+            formatter,
+            "\nunits: {} granted, {} sold, {} released, {} expired",
+            self.granted_units, self.confirmed_units, self.released_units, self.expired_units
+        )?;
+        if self.unfinished_parts > 0 {
+            writeln!(formatter, "unfinished: {} parts of groups that were never acknowledged", self.unfinished_parts)?;
+        }
+        write!(
+            formatter,
+            "good: {} stocks, {} grants, {} events in {} groups of {} shards, read in {} ms",
+            self.stocks.len(),
+            self.grants,
+            self.events,
+            self.groups,
+            self.shards,
+            self.elapsed_ms
+        )
+    }
+}
+
+/// Everything that looks at one stream.
+struct Reader {
+    stream: StreamId,
+    router: Router,
+    auditor: Auditor,
+    ledger: Ledger,
+    /// The first finding; nothing behind it is looked at by the books.
+    finding: Option<(Place, String)>,
+}
+
+fn read_stream(
+    directory: &DataDirectory,
+    stream: StreamId,
+    settings: &Settings,
+) -> Result<(RecoveredStream, AuditSummary), VerifyError> {
+    let rules = rules(&settings.rules);
+    let seed = Sealing::new(directory.identity().secret.bytes()).table_seed();
+    let mut reader = Reader {
+        stream,
+        router: Router::new(directory.identity().shards),
+        auditor: Auditor::new(rules.idempotency_seconds, seed),
+        ledger: Ledger::new(rules, seed),
+        finding: None,
+    };
+    let end = directory.replay(stream, |group| reader.group(group));
+    // A finding of the books is from before the place at which reading stopped.
+    if let Some((place, what)) = reader.finding {
+        return Err(VerifyError::Finding { place, what });
+    }
+    let tail = end.map_err(|error| match error {
+        RecoveryError::Damage(damage) => VerifyError::Finding {
+            place: Place { stream: damage.stream.0, index: damage.index.0, part: Some(damage.part), group: None, event: None },
+            what: format!("the log is damaged: {}", damage.what),
+        },
+        error @ RecoveryError::Store(_) => VerifyError::Unreadable(error),
+    })?;
+    let summary = reader.auditor.finish();
+    match compare(&summary, &reader.ledger) {
+        Some(what) => {
+            let place =
+                Place { stream: stream.0, index: tail.last_index.0, part: None, group: Some(tail.last_sequence.0), event: None };
+            Err(VerifyError::Finding { place, what })
+        }
+        None => Ok((tail, summary)),
+    }
+}
+
+impl Reader {
+    fn group(&mut self, group: &RecoveredGroup<'_>) -> Result<(), PayloadError> {
+        if self.finding.is_some() {
+            return Ok(());
+        }
+        let mut event = 0;
+        // The ledger asserts what it believes; here that is a finding like any other.
+        let looked_at = catch_unwind(AssertUnwindSafe(|| {
+            for entry in group.entries()? {
+                event += 1;
+                if let Some(what) = self.event(&entry?) {
+                    return Ok(Some(what));
+                }
+            }
+            Ok(None)
+        }));
+        let what = looked_at.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            Ok(Some(format!("the ledger does not take it: {}", text.unwrap_or("no message"))))
+        })?;
+        let place =
+            Place { stream: group.stream.0, index: group.index.0, part: None, group: Some(group.sequence.0), event: Some(event) };
+        self.finding = what.map(|what| (place, what));
+        self.ledger.forget_keys(group.time, usize::try_from(2 * event).unwrap_or(usize::MAX));
+        Ok(())
+    }
+
+    fn event(&mut self, entry: &Entry) -> Option<String> {
+        if let Event::StockCreated { stock, sku, .. } = &entry.event {
+            let partition = partition_of(sku);
+            if stock.partition != partition {
+                return Some(format!("{sku} is in partition {} and belongs to {}", stock.partition.0, partition.0));
+            }
+            if self.router.shard_of(partition).map(ShardNumber::stream) != Some(self.stream) {
+                return Some(format!("{sku} of partition {} is in another shard's log", partition.0));
+            }
+        }
+        if let Err(finding) = self.auditor.observe(&entry.event, entry.at) {
+            return Some(finding.to_string());
+        }
+        drop(self.ledger.apply(&entry.event, entry.at));
+        None
+    }
+}
+
+/// How the auditor's books and the ledger differ, if they do.
+fn compare(summary: &AuditSummary, ledger: &Ledger) -> Option<String> {
+    let (stocks, grants) = (ledger.stocks().count(), ledger.reservation_count() as u64);
+    if stocks != summary.stocks.len() || grants != summary.grants {
+        let (audited, granted) = (summary.stocks.len(), summary.grants);
+        return Some(format!("the ledger has {stocks} stocks and {grants} grants, the books {audited} and {granted}"));
+    }
+    summary.stocks.iter().find_map(|stock| match ledger.stock(stock.stock) {
+        Some(view) if is_same(stock, &view) => None,
+        view => Some(format!("the ledger and the books differ: {view:?}, {stock:?}")),
+    })
+}
+
+fn is_same(stock: &AuditedStock, view: &StockView) -> bool {
+    let audited = (&stock.sku, stock.allotted, stock.available, stock.reserved, stock.sold);
+    audited == (&view.sku, view.allotted, view.available, view.reserved, view.sold)
+}

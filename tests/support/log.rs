@@ -1,0 +1,82 @@
+//! Logs written without a node: what a test wants to find in a directory, promises kept or not.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tidegate_persistence::{
+    Actor, DataDirectory, DirectoryOptions, GroupBuilder, GroupSequence, IdentityExpectation, StreamId, SyncReport, Wal, WalError,
+    WalListener, WalOptions,
+};
+use tidegate_stock::{
+    Allotment, Event, GrantSequence, HoldSeconds, Partition, Quantity, Sku, StockId, StockNumber, StockTerms, Timestamp, UserId,
+};
+
+/// SipHash-2-4 of `book` with a key of zeros, modulo 1,024; worked out apart from the program.
+pub const BOOK_PARTITION: u16 = 304;
+
+/// Second 0 of every log here, in 2027.
+const START_MS: u64 = 1_800_000_000_000;
+
+struct Deaf;
+
+impl WalListener for Deaf {
+    fn committed(&self, _: StreamId, _: GroupSequence) {}
+    fn synced(&self, _: &SyncReport) {}
+    fn disk_low(&self, _: bool) {}
+    fn failed(&self, _: &WalError) {}
+}
+
+/// Makes a directory of `shards` shards whose log of shard `shard` holds `groups`: events, each with its second.
+pub fn write(path: &Path, shards: u16, shard: u16, groups: &[Vec<(u64, Event)>]) {
+    let identity = IdentityExpectation { shards: Some(shards), ..IdentityExpectation::default() };
+    let options = DirectoryOptions { identity, ..DirectoryOptions::new(at(0)) };
+    let directory = DataDirectory::open(path, &options).expect("a new directory can be made");
+    let stream = StreamId::log(shard);
+    let tail = directory.replay(stream, |_| Ok(())).expect("a new log is empty");
+    let wal = Wal::start(directory, [tail], WalOptions::default(), Arc::new(Deaf)).expect("a log can be started");
+    for (sequence, events) in (1..).map(GroupSequence).zip(groups) {
+        let mut builder = GroupBuilder::new(sequence, at(events[0].0));
+        for (second, event) in events {
+            builder.push(event, &Actor::Clock, at(*second));
+        }
+        wal.writer().append(stream, builder.finish());
+    }
+    wal.stop().expect("a log can be stopped");
+}
+
+/// The moment `second` seconds after the start.
+pub fn at(second: u64) -> Timestamp {
+    Timestamp::from_unix_ms(START_MS + second * 1_000)
+}
+
+/// The first stock of `partition`.
+pub fn stock(partition: u16) -> StockId {
+    StockId { partition: Partition(partition), number: StockNumber(1) }
+}
+
+/// `book` is opened in `partition` with `units`, a limit of one per user, and a hold of 600 s.
+pub fn created(partition: u16, units: u64) -> Event {
+    let hold = HoldSeconds::new(600).expect("within bounds");
+    let terms = StockTerms {
+        per_user_limit: Some(Quantity::ONE),
+        hold_seconds: hold,
+        hold_seconds_max: hold,
+        opens_at: None,
+        closes_at: None,
+    };
+    let (sku, quantity) = (Sku::new("book").expect("an identifier"), Allotment::new(units).expect("within bounds"));
+    Event::StockCreated { stock: stock(partition), sku, quantity, terms }
+}
+
+/// The `sequence`-th grant of `book`, in `second`.
+pub fn reserved(sequence: u64, user: &str, quantity: u64, second: u64) -> Event {
+    Event::Reserved {
+        stock: stock(BOOK_PARTITION),
+        sequence: GrantSequence(sequence),
+        user: UserId::new(user).expect("an identifier"),
+        quantity: Quantity::new(quantity).expect("within bounds"),
+        expires_at: at(second + 600),
+        reference: None,
+        idempotency: None,
+    }
+}
