@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +33,10 @@ const READY_STALL_MAX: Duration = Duration::from_mins(1);
 
 /// Longest wait for a node to end after it was asked to.
 const STOP_WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// Longest wait for a node to be gone that is dropped, and the pause between two looks.
+const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
+const DROP_POLL: Duration = Duration::from_millis(1);
 
 /// Ports to choose from: below those that Linux hands out to outgoing connections, so that no client's connection can take the
 /// node's port while the node is down.
@@ -183,6 +188,19 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// Returns once the process is gone, so that whoever comes next finds its directory and its port free.
+    fn drop(&mut self) {
+        if self.process.id().is_none() || self.process.start_kill().is_err() {
+            return;
+        }
+        let killed_at = Instant::now();
+        while matches!(self.process.try_wait(), Ok(None)) && killed_at.elapsed() < DROP_WAIT_MAX {
+            thread::park_timeout(DROP_POLL);
+        }
+    }
+}
+
 /// The address of the line that tells it; the last line when there is none such.
 async fn listening_address(lines: &mut Lines<BufReader<ChildStdout>>, log: &File) -> Result<SocketAddr, String> {
     while let Ok(Some(line)) = lines.next_line().await {
@@ -296,6 +314,16 @@ read_forever"#;
     async fn a_killed_node_has_no_last_word() {
         let (_directory, options) = stand_in(WAITS);
         Node::start(&options).await.unwrap().kill().await.unwrap();
+        assert!(!log_tail(&options.log, 100).contains("bye"));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_node_is_gone() {
+        let (_directory, options) = stand_in(WAITS);
+        let node = Node::start(&options).await.unwrap();
+        let process = Pid::from_raw(i32::try_from(node.process.id().unwrap()).unwrap()).unwrap();
+        drop(node);
+        assert_eq!(rustix::process::test_kill_process(process), Err(rustix::io::Errno::SRCH));
         assert!(!log_tail(&options.log, 100).contains("bye"));
     }
 

@@ -46,8 +46,8 @@ enum Command {
     /// Reads a whole data directory offline and checks everything that was promised about it.
     ///
     /// Re-reads every entry of every shard's log: checksums, order, the chain, the position that was durable; and of every event that no
-    /// unit was sold twice, no user got more than the limit, nothing was granted outside its window or kept after its time, and that all
-    /// units add up, with books that share no code with the node's own. No node may be using the directory. Nothing is repaired.
+    /// unit was given twice, no user got more than the limit, nothing was granted outside its window or sold after its hold was over, and that
+    /// all units add up, with books that share no code with the node's own. No node may be using the directory. Nothing is repaired.
     #[command(after_help = EXIT_CODES)]
     Verify(VerifyArguments),
     /// Runs a whole flash sale on this machine and proves that nothing was oversold, lost or invented.
@@ -89,7 +89,7 @@ struct ServeArguments {
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
 
-    /// How many shards a new directory gets; an existing one keeps its own [setting: `node.shards`, default: half the cores]
+    /// How many shards a new directory gets; an existing one must have as many [setting: `node.shards`, default: what the directory has, half the cores for a new one]
     #[arg(long, value_name = "NUMBER")]
     shards: Option<String>,
 

@@ -1,20 +1,22 @@
 //! One node put together: the data directory, the ledgers recovered from it, the write-ahead log and the engine on top, and their
 //! orderly end. Knows no door: who submits commands is not its concern.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tidegate_config::{Count, Settings};
 use tidegate_engine::{
     Clock, Engine, EngineMetrics, EngineParts, LocalCommits, LocalLog, OptionError, Sealing, ShardNumber, ShardStart, SystemClock,
 };
-use tidegate_persistence::{DataDirectory, OpenError, PARTITIONS, RecoveredStream, RecoveryError, StreamId, Wal, WalError};
+use tidegate_persistence::{
+    DataDirectory, OpenError, PARTITIONS, RecoveredStream, RecoveryError, RecoveryProgress, StreamId, Wal, WalError,
+};
 use tidegate_stock::{Ledger, Rules};
 
 use crate::options::{directory_options, engine_options, rules, wal_options};
 use crate::parallel;
 
-/// Why a node did not start. Nothing was admitted, and nothing of the log was changed.
+/// Why a node did not start. Nothing was admitted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     /// The data directory was not opened.
@@ -47,12 +49,12 @@ pub(crate) struct Recovered {
     pub(crate) groups: u64,
     /// Events in them.
     pub(crate) events: u64,
-    /// How long that took, without opening the directory.
+    /// How long everything took, from opening the directory to taking commands.
     pub(crate) elapsed: Duration,
 }
 
 /// Opens the data directory of `settings`, and makes it if it is missing. May take long on a large log.
-pub(crate) fn open_directory(settings: &Settings) -> Result<DataDirectory, OpenError> {
+fn open_directory(settings: &Settings) -> Result<DataDirectory, OpenError> {
     let mut options = directory_options(settings, SystemClock.now());
     match DataDirectory::open_existing(&settings.node.data_dir, &options) {
         Err(OpenError::NotFound { .. }) => {}
@@ -70,29 +72,26 @@ fn shards_by_cores(cores: usize) -> u16 {
 }
 
 impl Node {
-    /// Recovers what `directory` holds and starts the machine on it. Returns when every shard takes commands. Waits for the disk.
+    /// Opens the data directory of `settings`, recovers what it holds and starts the machine on it. Returns when every shard takes
+    /// commands. Waits for the disk, and may take long on a large log: once reading has begun, `progress` counts how much was read.
     ///
     /// `on_log_failure` is called at most once, on the log's thread, if the log fails while the node runs: stop the node then.
     pub(crate) fn start(
-        directory: DataDirectory,
         settings: &Settings,
         metrics: Arc<EngineMetrics>,
+        progress: &OnceLock<Arc<RecoveryProgress>>,
         on_log_failure: impl Fn(&WalError) + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let started_at = Instant::now();
+        let directory = open_directory(settings)?;
+        progress.get_or_init(|| directory.progress());
         let sealing = Sealing::new(directory.identity().secret.bytes());
         let rules = rules(&settings.rules);
         let shards = recover(&directory, rules, sealing.table_seed())?;
-        let recovered = Recovered {
-            shards: shards.len(),
-            groups: shards.iter().map(|shard| shard.tail.groups).sum(),
-            events: shards.iter().map(|shard| shard.tail.events).sum(),
-            elapsed: started_at.elapsed(),
-        };
         let tails: Vec<RecoveredStream> = shards.iter().map(|shard| shard.tail).collect();
         let positions = tails.iter().map(|tail| (tail.stream, tail.last_sequence));
         let commits = Arc::new(LocalCommits::new(positions, Arc::clone(&metrics), on_log_failure));
-        let wal = Wal::start(directory, tails, wal_options(&settings.log), commits.clone())?;
+        let wal = Wal::start(directory, tails.iter().copied(), wal_options(&settings.log), commits.clone())?;
         let shards = shards
             .into_iter()
             .map(|shard| ShardStart {
@@ -110,6 +109,12 @@ impl Node {
             disk_low: commits.disk_low_flag(),
             shards,
         })?;
+        let recovered = Recovered {
+            shards: tails.len(),
+            groups: tails.iter().map(|tail| tail.groups).sum(),
+            events: tails.iter().map(|tail| tail.events).sum(),
+            elapsed: started_at.elapsed(),
+        };
         Ok(Self { engine, wal, recovered })
     }
 

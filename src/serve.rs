@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking};
 use tokio::time::interval;
 
-use crate::node::{Node, StartError, open_directory};
+use crate::node::{Node, StartError};
 use crate::options::http_options;
 use crate::parallel;
 
@@ -92,7 +92,7 @@ async fn serve(listener: TcpListener, settings: Settings) -> Result<(), ServeErr
     let directory = settings.node.data_dir.clone();
     let mut starting = spawn_blocking({
         let (recovery, log_failed) = (Arc::clone(&recovery), Arc::clone(&log_failed));
-        move || start_node(&settings, &recovery, metrics, log_failed)
+        move || Node::start(&settings, metrics, &recovery, move |_| log_failed.notify_one())
     });
     let node = tokio::select! {
         node = &mut starting => never_panics(node)?,
@@ -128,18 +128,6 @@ async fn serve(listener: TcpListener, settings: Settings) -> Result<(), ServeErr
     node.stop().await.map_err(ServeError::Log)?;
     tracing::info!("stopped");
     end.and(closed)
-}
-
-/// Opens the data directory and starts the node on it. As soon as it reads, `recovery` counts how much.
-fn start_node(
-    settings: &Settings,
-    recovery: &OnceLock<Arc<RecoveryProgress>>,
-    metrics: Arc<EngineMetrics>,
-    log_failed: Arc<Notify>,
-) -> Result<Node, StartError> {
-    let directory = open_directory(settings)?;
-    recovery.get_or_init(|| directory.progress());
-    Node::start(directory, settings, metrics, move |_| log_failed.notify_one())
 }
 
 /// Has the door say how far the recovery is, for as long as this is polled.

@@ -9,6 +9,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{get, post};
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tower::Service;
 use tracing::Instrument;
@@ -69,6 +70,9 @@ where
         tracing::error!(?request_id, route = route.path(), cause, "a request failed inside");
     }
     response.headers_mut().insert(X_REQUEST_ID, request_id);
+    if door.is_stopping() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     exchange.enter(Phase::Writing);
     Ok(response)
 }

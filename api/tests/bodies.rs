@@ -1,5 +1,7 @@
 //! What a body may be, and what each wrong one is told.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use support::*;

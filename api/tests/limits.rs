@@ -1,7 +1,10 @@
 //! Sizes, waits and shapes on the wire: what is bounded, and how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use support::*;
@@ -22,6 +25,9 @@ const PATIENT: HttpOptions = HttpOptions {
     answer_seconds_max: 600,
     connections_max: 1_000,
 };
+
+/// More pages of metrics than the network holds for a client that does not read.
+const ANSWERS_UNTAKEN: usize = 2_000;
 
 async fn node_within(options: HttpOptions) -> (Node, Machine) {
     let (node, machine) = node_with(options, EngineOptions::default()).await;
@@ -108,16 +114,14 @@ async fn an_answer_that_takes_too_long_is_timeout_and_may_have_happened() {
 async fn an_answer_that_nobody_takes_closes_the_connection() {
     let (node, _machine) = node_within(HttpOptions { idle_seconds_max: 1, ..PATIENT }).await;
     let mut client = node.client().await;
-    // Far more than the network holds for a client that does not read.
-    const CALLS: usize = 2_000;
-    client.send(request("GET", "/metrics", &[], "").repeat(CALLS)).await;
+    client.send(request("GET", "/metrics", &[], "").repeat(ANSWERS_UNTAKEN)).await;
     let is_closed = async || String::from_utf8(node.get("/metrics").await.body).unwrap().contains("tidegate_http_connections 1\n");
     timeout(PATIENCE, async { while !is_closed().await {} }).await.expect("the connection should be closed");
     let mut taken = Vec::new();
     // However the connection ended, what was under way is cut.
     let _ = client.stream.read_to_end(&mut taken).await;
     let answers = taken.windows(5).filter(|window| window == b"# EOF").count();
-    assert!((1..CALLS).contains(&answers), "{answers}");
+    assert!((1..ANSWERS_UNTAKEN).contains(&answers), "{answers}");
 }
 
 #[tokio::test]
@@ -136,7 +140,7 @@ async fn chunked(node: &Node, body: &str, chunk: usize) -> Reply {
     let mut client = node.client().await;
     let mut message = format!("POST {RESERVE} HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n");
     for chunk in body.as_bytes().chunks(chunk) {
-        message += &format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap());
+        write!(message, "{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap()).unwrap();
     }
     client.send(message + "0\r\n\r\n").await;
     client.reply().await
@@ -179,7 +183,7 @@ async fn a_client_that_waits_for_a_go_ahead_gets_it() {
 #[tokio::test]
 async fn what_is_no_request_is_an_invalid_request_and_closes_the_connection() {
     let (node, _machine) = node_within(PATIENT).await;
-    let many = (0..101).map(|number| format!("x-{number}: y\r\n")).collect::<String>();
+    let many = "x: y\r\n".repeat(101);
     for (bytes, about) in [
         ("HELLO\r\n\r\n".to_owned(), "not that of an HTTP/1.1 request"),
         ("GET /livez HTTP/1.1\r\nno colon\r\n\r\n".to_owned(), "not that of an HTTP/1.1 request"),

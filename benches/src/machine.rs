@@ -25,6 +25,8 @@ pub struct Machine {
     pub kernel: String,
     /// Kind of the file system that holds the data directories.
     pub file_system: String,
+    /// Processes that ran or wanted to in the minute before the benches: others' work takes turns with what is measured.
+    pub load_before: f64,
 }
 
 impl Machine {
@@ -42,6 +44,7 @@ impl Machine {
             memory_mib: memory.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             file_system: file_system_kind(&read("/proc/self/mounts"), directory),
+            load_before: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
         }
     }
 

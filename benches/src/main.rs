@@ -73,6 +73,9 @@ struct Options {
     /// Print JSON instead of a table.
     #[arg(long, global = true)]
     json: bool,
+    /// How often each figure is measured, which is then the median. Default: 3 to 6, by bench.
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: Option<u16>,
     /// Where data directories are made. Default: the system's folder for temporary files.
     #[arg(long, global = true, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -136,25 +139,28 @@ fn or_own<T: Clone>(named: &[T], own: &mut Vec<T>) {
 
 fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> {
     let directory = options.directory.clone();
+    let runs = |own: usize| options.runs.map_or(own, usize::from);
     Ok(match bench {
-        Bench::Rules => rules::run(if options.tiny { RulesParameters::TINY } else { RulesParameters::FULL })?,
+        Bench::Rules => {
+            let parameters = if options.tiny { RulesParameters::TINY } else { RulesParameters::FULL };
+            rules::run(RulesParameters { runs: runs(parameters.runs), ..parameters })?
+        }
         Bench::Groups { group_events } => {
             let mut parameters = if options.tiny { GroupsParameters::tiny(directory) } else { GroupsParameters::full(directory) };
+            parameters.runs = runs(parameters.runs);
             or_own(group_events, &mut parameters.group_events);
             groups::run(&parameters)?
         }
         Bench::Engine { logs, in_flight } => {
             let mut parameters = if options.tiny { EngineParameters::tiny(directory) } else { EngineParameters::full(directory) };
+            parameters.runs = runs(parameters.runs);
             or_own(logs, &mut parameters.logs);
             or_own(in_flight, &mut parameters.in_flight);
             engine::run(&parameters)?.into_iter().map(|(figure, _)| figure).collect()
         }
         Bench::Recovery => {
-            vec![recovery::run(&if options.tiny {
-                RecoveryParameters::tiny(directory)
-            } else {
-                RecoveryParameters::full(directory)
-            })?]
+            let parameters = if options.tiny { RecoveryParameters::tiny(directory) } else { RecoveryParameters::full(directory) };
+            vec![recovery::run(&RecoveryParameters { runs: runs(parameters.runs), ..parameters })?]
         }
         Bench::Http { connections } => {
             let (tidegate, bench) = programs(options)?;
@@ -163,6 +169,7 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
             } else {
                 HttpParameters::full(tidegate, bench, directory)
             };
+            parameters.runs = runs(parameters.runs);
             or_own(connections, &mut parameters.connections);
             http::run(&parameters)?.into_iter().map(|(figure, _)| figure).collect()
         }

@@ -28,14 +28,11 @@ impl Report {
 const HEADINGS: [&str; 8] = ["what", "durability", "events a group", "rate", "spread", "p50 / p99 / p99.9", "beside", "more"];
 
 impl fmt::Display for Report {
-    /// One line for the machine, then one markdown table.
+    /// Two lines for the machine, then one markdown table.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { processor, cores, memory_mib, kernel, file_system } = &self.machine;
-        writeln!(
-            formatter,
-            "{processor}, {cores} cores, {memory_mib} MiB, Linux {kernel}, data on {file_system}, seed {:#x}\n",
-            self.seed
-        )?;
+        let Machine { processor, cores, memory_mib, kernel, file_system, load_before } = &self.machine;
+        writeln!(formatter, "{processor}, {cores} cores, {memory_mib} MiB, Linux {kernel}, data on {file_system}")?;
+        writeln!(formatter, "load before: {load_before:.2}, seed: {:#x}\n", self.seed)?;
         let rows: Vec<[String; 8]> = self.figures.iter().map(row).collect();
         let width = |column: usize| {
             let cells = rows.iter().map(|row| row[column].chars().count());

@@ -37,6 +37,12 @@ fn every_setting_of_the_shipped_file_has_a_comment_above_it() {
 }
 
 #[test]
+fn the_shipped_file_fits_the_help_that_shows_it() {
+    let text = std::fs::read_to_string(shipped()).unwrap();
+    assert_eq!(text.lines().find(|line| line.len() > 100), None, "help is wrapped at 100 characters");
+}
+
+#[test]
 fn every_field_is_documented_with_its_default() {
     let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/settings.rs")).unwrap();
     for key in Settings::keys() {

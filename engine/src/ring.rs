@@ -1,4 +1,4 @@
-//! The ring in front of a shard. The door of disruptor and thread_local.
+//! The ring in front of a shard. The door of disruptor and `thread_local`.
 //!
 //! Many threads publish, one actor polls. Each publishing thread has a producer of its own, made at its first use: cloning a producer
 //! takes a lock, publishing takes none. A full ring refuses at once; nothing here ever spins or waits for a slot.

@@ -33,7 +33,7 @@ pub struct DirectoryOptions {
     pub identity: IdentityExpectation,
     /// The time now, noted when it is made.
     pub now: Timestamp,
-    /// Memory for the store's page cache in bytes, roughly. Default: [`CACHE_BYTES_DEFAULT`].
+    /// Memory for the store's page cache in bytes, at least 256, roughly. Default: [`CACHE_BYTES_DEFAULT`].
     pub cache_bytes: u64,
 }
 

@@ -44,6 +44,12 @@ const FLUSH_EVERY_MS: u64 = 500;
 /// Values read from sled at a time, between two runs of a scan's visitor.
 const SCAN_VALUES: usize = 64;
 
+/// How often a scan reads a value beyond once.
+///
+/// sled looks for something to evict only at every 64th access to one of the 256 shards of its cache. A scan accesses a page about once, so
+/// it would keep about 16,000 pages, a gigabyte, whatever the cache's capacity. A page of 8 values that is accessed 64 times is evicted.
+const SCAN_ACCESSES: usize = 8;
+
 /// sled's segment; a message of more than a quarter of it, less 20 bytes, becomes a blob.
 const SEGMENT_BYTES: usize = 512 * 1024;
 const BLOB_THRESHOLD_BYTES: usize = SEGMENT_BYTES / 4 - 20;
@@ -199,7 +205,11 @@ impl LogStore for SledStore {
             // The visitor runs outside: its panics are its own.
             contain(|| {
                 for value in values.by_ref().take(SCAN_VALUES) {
-                    read.push(value?);
+                    let (key, value) = value?;
+                    for _ in 0..SCAN_ACCESSES {
+                        self.db().contains_key(&key)?;
+                    }
+                    read.push((key, value));
                 }
                 Ok(())
             })?;

@@ -6,12 +6,14 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::panic;
 use std::path::Path;
+use std::sync::Once;
 
 use common::{STREAM, Started, group, open, payloads, start};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidegate_persistence::{DamageKind, OpenError, RecoveryError, WalOptions};
+use tidegate_persistence::{DamageKind, OpenError, RecoveryError, WalOptions, sled_store};
 
 /// Events of each group, over and over: from one value to several parts.
 const EVENTS: [u64; 5] = [1, 30, 5, 400, 100];
@@ -23,6 +25,16 @@ struct Log {
 }
 
 fn write_log(groups: u64) -> Log {
+    // As the process' own hook does, let pass what is contained, so that everything else is seen.
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !sled_store::opening() {
+                previous(panic);
+            }
+        }));
+    });
     let folder = tempfile::tempdir().unwrap();
     let running = tempfile::tempdir().unwrap();
     let Started { wal, writer, ear, .. } = start(running.path(), WalOptions::default());
@@ -84,7 +96,7 @@ impl Log {
         };
         match payloads(&directory) {
             Err(RecoveryError::Damage(damage)) if matches!(damage.what, DamageKind::EndsBelowDurable { .. }) => {
-                outcomes.found_by_sidecar += 1
+                outcomes.found_by_sidecar += 1;
             }
             Err(RecoveryError::Damage(_)) => outcomes.found_by_records += 1,
             Err(RecoveryError::Store(other)) => panic!("{what:?}: {other}"),
@@ -125,7 +137,7 @@ fn a_flipped_bit_in_the_store_never_takes_an_acknowledged_group_silently() {
     for _ in 0..400 {
         let (offset, bit) = (random.random_range(0..log.length("log/db")), random.random_range(0..8));
         log.check(&mut outcomes, &(seed, offset, bit), |folder| {
-            edit(&folder.join("log/db"), offset, 1, |byte| byte[0] ^= 1 << bit)
+            edit(&folder.join("log/db"), offset, 1, |byte| byte[0] ^= 1 << bit);
         });
     }
     println!("seed {seed}, {} bytes: {outcomes:?}", log.length("log/db"));
@@ -154,6 +166,8 @@ fn a_zeroed_sector_or_a_cut_file_never_takes_an_acknowledged_group_silently() {
 #[test]
 fn damage_in_the_small_files_never_takes_an_acknowledged_group_silently() {
     let log = write_log(60);
+    // sled writes its snapshot when it opens a log.
+    drop(open(log.folder.path()).unwrap());
     for file in ["identity.json".to_owned(), "durable".to_owned(), "log/conf".to_owned(), log.snapshot()] {
         let length = log.length(&file);
         let seed = 2_026;
@@ -161,7 +175,7 @@ fn damage_in_the_small_files_never_takes_an_acknowledged_group_silently() {
         for _ in 0..40 {
             let (offset, bit) = (random.random_range(0..length), random.random_range(0..8));
             log.check(&mut outcomes, &(&file, seed, offset, bit), |folder| {
-                edit(&folder.join(&file), offset, 1, |byte| byte[0] ^= 1 << bit)
+                edit(&folder.join(&file), offset, 1, |byte| byte[0] ^= 1 << bit);
             });
         }
         log.check(&mut outcomes, &file, |folder| fs::remove_file(folder.join(&file)).unwrap());

@@ -15,9 +15,12 @@ use tidegate_persistence::{
 const ALL: std::ops::Range<usize> = 0..usize::MAX;
 
 /// The end of the stream and the sequences handed out; or the place of the damage and its kind.
-fn recover(store: &MemoryStore, durable: Option<Durable>) -> Result<(RecoveredStream, Vec<u64>), (u64, u16, DamageKind)> {
+fn recover(
+    store: &MemoryStore,
+    durable: impl Into<Option<Durable>>,
+) -> Result<(RecoveredStream, Vec<u64>), (u64, u16, DamageKind)> {
     let mut handed_out = Vec::new();
-    let end = replay(store, STREAM, durable, &RecoveryProgress::default(), &mut |recovered| {
+    let end = replay(store, STREAM, durable.into(), &RecoveryProgress::default(), &mut |recovered| {
         assert_eq!(recovered.payload, group(recovered.sequence.0, recovered.entries()?.count() as u64).payload);
         handed_out.push(recovered.sequence.0);
         Ok(())
@@ -32,12 +35,12 @@ fn recover(store: &MemoryStore, durable: Option<Durable>) -> Result<(RecoveredSt
     }
 }
 
-fn damage(store: &MemoryStore, durable: Option<Durable>) -> (u64, u16, DamageKind) {
+fn damage(store: &MemoryStore, durable: impl Into<Option<Durable>>) -> (u64, u16, DamageKind) {
     recover(store, durable).expect_err("the log is damaged")
 }
 
-fn durable(index: u64, chain: ChainHash) -> Option<Durable> {
-    Some(Durable { index: LogIndex(index), chain })
+const fn durable(index: u64, chain: ChainHash) -> Durable {
+    Durable { index: LogIndex(index), chain }
 }
 
 const fn key(index: u64, part: u16) -> RecordKey {
@@ -67,12 +70,12 @@ fn every_group_is_handed_out_in_order_with_its_parts_joined() {
     put_groups(&store, StreamId::log(1), 5, 6, 1, ChainHash::GENESIS);
     let progress = RecoveryProgress::default();
     let mut handed_out = Vec::new();
-    let end = replay(&store, STREAM, durable(3, ChainHash::GENESIS), &progress, &mut |_| Ok(()));
+    let end = replay(&store, STREAM, Some(durable(3, ChainHash::GENESIS)), &progress, &mut |_| Ok(()));
     assert!(
         matches!(end, Err(RecoveryError::Damage(damage)) if damage.what == DamageKind::DurableDiffers && damage.index == LogIndex(3))
     );
     let progress = RecoveryProgress::default();
-    let end = replay(&store, STREAM, durable(4, chain), &progress, &mut |recovered| {
+    let end = replay(&store, STREAM, Some(durable(4, chain)), &progress, &mut |recovered| {
         assert_eq!(
             (recovered.stream, recovered.index.0, recovered.time),
             (STREAM, recovered.sequence.0, common::at(recovered.sequence.0))

@@ -12,7 +12,7 @@ use tidegate_persistence::{LogIndex, LogStore, RecordKey, SledStore, StreamId, V
 const CACHE_BYTES: u64 = 4 << 20;
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const fn key(stream: u16, index: u64, part: u16) -> RecordKey {
     RecordKey { stream: StreamId(stream), index: LogIndex(index), part }

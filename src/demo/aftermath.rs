@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::books::Books;
 use super::checks::Verified;
@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How much longer than a hold the last one may take to lapse before the wait for it is given up.
 const SETTLE_GRACE: Duration = Duration::from_secs(15);
+
+/// Longest wait for the verification of the log.
+const VERIFY_WAIT_MAX: Duration = Duration::from_mins(10);
 
 /// Waits until no stock has a reserved unit, and returns the stocks then. Gives up [`SETTLE_GRACE`] after the last hold's end, and
 /// returns them as they are.
@@ -86,8 +89,9 @@ pub(crate) async fn verify(program: &Path, data_dir: &Path) -> Result<Verified, 
         report: Verified,
     }
     let arguments = [OsStr::new("verify"), data_dir.as_os_str(), OsStr::new("--json")];
-    let (status, stdout, stderr) =
-        run_to_end(program, &arguments).await.map_err(|error| format!("it could not be run: {error}"))?;
+    let ended = timeout(VERIFY_WAIT_MAX, run_to_end(program, &arguments)).await;
+    let ended = ended.map_err(|_| format!("it has not ended within {} s", VERIFY_WAIT_MAX.as_secs()))?;
+    let (status, stdout, stderr) = ended.map_err(|error| format!("it could not be run: {error}"))?;
     if status.code() != Some(0) {
         return Err(format!("{status}: {} {}", stdout.trim(), stderr.trim()));
     }

@@ -7,8 +7,11 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Where in the arrivals the last product is meant to sell out, as a fraction of them.
+/// Where in the arrivals the last product is meant to sell out, as a fraction of them; earlier where units are too scarce for that.
 const LAST_SOLD_OUT_AT: f64 = 0.75;
+
+/// How early the first product sells out, at the least, as a fraction of the time the last one takes.
+const FIRST_OF_LAST_MIN: f64 = 0.004;
 
 /// Longest hold of the sale, in seconds. Short sales hold for a quarter of their length.
 const HOLD_SECONDS_MAX: u32 = 5;
@@ -212,18 +215,17 @@ fn mean_units(index: u16) -> f64 {
 }
 
 /// When each product is to sell out, as fractions of all arrivals, and when the last one is: in geometric steps up to
-/// [`LAST_SOLD_OUT_AT`], so that together they take `units`. Too few or too many units for that move everything.
+/// [`LAST_SOLD_OUT_AT`], so that together they take `units`. Where even the steepest steps take more, or none less, all is moved.
 fn stagger(demand: &[f64], units: f64) -> (Vec<f64>, f64) {
-    let steps = |ratio: f64| -> Vec<f64> {
-        (0..demand.len()).rev().map(|step| LAST_SOLD_OUT_AT * ratio.powi(i32::try_from(step).unwrap_or(i32::MAX))).collect()
-    };
+    let steps = i32::try_from(demand.len()).unwrap_or(i32::MAX) - 1;
+    let fractions = |ratio: f64| -> Vec<f64> { (0..=steps).rev().map(|step| LAST_SOLD_OUT_AT * ratio.powi(step)).collect() };
     let taken = |fractions: &[f64]| -> f64 { demand.iter().zip(fractions).map(|(demand, at)| demand * at).sum() };
-    let (mut low, mut high) = (0.0, 1.0);
+    let (mut low, mut high) = (FIRST_OF_LAST_MIN.powf(1.0 / f64::from(steps.max(1))), 1.0);
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);
-        if taken(&steps(middle)) < units { low = middle } else { high = middle }
+        if taken(&fractions(middle)) < units { low = middle } else { high = middle }
     }
-    let fractions = steps(low);
+    let fractions = fractions(low);
     let scale = units / taken(&fractions);
     let fractions: Vec<f64> = fractions.iter().map(|at| at * scale).collect();
     let last = fractions.last().copied().unwrap_or(LAST_SOLD_OUT_AT).min(1.0);

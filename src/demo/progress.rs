@@ -72,6 +72,12 @@ impl Progress {
         }
     }
 
+    /// Something happened that is worth a line of its own.
+    pub(crate) fn event(&self, text: &str) {
+        self.bar.println(text);
+        self.line(text);
+    }
+
     /// The demo is over: the display makes room.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();

@@ -133,7 +133,7 @@ impl Report {
                 with_outage: latency_line(&measured.latencies.all),
             },
             arrivals_per_second: f64::from(shape.buyers) / measured.arrivals_took.as_secs_f64(),
-            calls_per_second: per_second(measured.calls, measured.visits_took),
+            calls_per_second: per_second(measured.calls_meanwhile, measured.arrivals_took),
             latest_return_ms: latest_return_ms(books, evidence),
             kills: measured.kills.iter().map(kill_line).collect(),
             rush_seconds: measured.visits_took.as_secs_f64(),
@@ -316,7 +316,7 @@ impl Report {
         }
         writeln!(
             formatter,
-            "rate                       {:.0} arrivals/s, {:.0} calls/s over {:.1} s",
+            "rate                       {:.0} arrivals/s and {:.0} calls/s while buyers arrived; the last left after {:.1} s",
             self.arrivals_per_second, self.calls_per_second, self.rush_seconds
         )?;
         let latest = self.latest_return_ms.map_or_else(|| "none lapsed".to_owned(), |ms| format!("{ms} ms after the hold's end"));

@@ -37,6 +37,12 @@ const JUST_BEFORE: Duration = Duration::from_millis(100);
 /// Longest wait for such a moment once the time for a kill has come.
 const GRANTING_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Calls under way that a kill should hit, so that there are unknown answers to resolve.
+const CALLS_HIT_WISHED: u32 = 16;
+
+/// Longest wait for so many.
+const CALLS_HIT_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// Longest wait after a kill until every buyer who met it has an answer.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_mins(2);
 
@@ -101,10 +107,10 @@ pub(crate) struct Measured {
     pub(crate) latencies: Latencies,
     /// From the opening to the last arrival.
     pub(crate) arrivals_took: Duration,
+    /// Calls that were answered in that time, or not admitted.
+    pub(crate) calls_meanwhile: u64,
     /// From the opening to the end of the last visit.
     pub(crate) visits_took: Duration,
-    /// Calls made, repeats included.
-    pub(crate) calls: u64,
 }
 
 struct Rush {
@@ -122,6 +128,8 @@ struct Rush {
     life: AtomicU8,
     /// Buyers who had no answer to a call and are asking again.
     stranded: AtomicU32,
+    /// Calls without an answer so far.
+    under_way: AtomicU32,
     calls: AtomicU64,
 }
 
@@ -149,6 +157,7 @@ pub(crate) async fn run(
         arrived: AtomicU32::new(0),
         life: AtomicU8::new(0),
         stranded: AtomicU32::new(0),
+        under_way: AtomicU32::new(0),
         calls: AtomicU64::new(0),
     });
     let (sender, arrivals) = mpsc::channel(ARRIVALS_AHEAD_MAX);
@@ -157,17 +166,18 @@ pub(crate) async fn run(
         thread::Builder::new().name("pacer".into()).spawn(move || pace(visits, opened_at, &sender)).map_err(NodeError::Control)?
     };
     let story = async {
-        let (arrivals_took, killed) = tokio::join!(Arc::clone(&rush).let_in(arrivals), rush.kill_and_restart(&mut node, options));
+        let (arrivals, killed) =
+            tokio::join!(Arc::clone(&rush).let_in(arrivals), rush.kill_and_restart(&mut node, options, progress));
         killed?;
         let everybody = rush.visitors.acquire_many(VISITORS_MAX).await;
         drop(everybody.expect("the visitors' semaphore is never closed"));
-        Ok((arrivals_took, rush.opened_at.elapsed()))
+        Ok((arrivals, rush.opened_at.elapsed()))
     };
-    let told: Result<(Duration, Duration), NodeError> = tokio::select! {
+    let told: Result<_, NodeError> = tokio::select! {
         told = story => told,
         () = rush.show(progress) => unreachable!("showing goes on until the story ends"),
     };
-    let (arrivals_took, visits_took) = told?;
+    let ((arrivals_took, calls_meanwhile), visits_took) = told?;
     node.check_running()?;
     pacer.join().map_err(|_| NodeError::Control(std::io::Error::other("the pacer panicked")))?;
     let Ok(rush) = Arc::try_unwrap(rush).map_err(drop) else { unreachable!("every visit has ended and let go of the rush") };
@@ -176,7 +186,7 @@ pub(crate) async fn run(
         latencies: rush.latencies.into_inner(),
         arrivals_took,
         visits_took,
-        calls: rush.calls.into_inner(),
+        calls_meanwhile,
     };
     Ok(Rushed { node, books: rush.books.into_inner(), measured })
 }
@@ -198,31 +208,31 @@ fn pace(visits: impl Iterator<Item = Visit>, opened_at: Instant, sender: &mpsc::
     }
 }
 
-/// A buyer who has had no answer to a call.
-struct Stranded<'a>(&'a AtomicU32);
+/// Someone or something, counted for as long as it is there.
+struct Counted<'a>(&'a AtomicU32);
 
-impl<'a> Stranded<'a> {
+impl<'a> Counted<'a> {
     fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Stranded<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Rush {
-    /// Lets buyers in as they arrive. Returns how long that took.
-    async fn let_in(self: Arc<Self>, mut arrivals: mpsc::Receiver<Visit>) -> Duration {
+    /// Lets buyers in as they arrive. Returns how long that took, and how many calls were answered meanwhile.
+    async fn let_in(self: Arc<Self>, mut arrivals: mpsc::Receiver<Visit>) -> (Duration, u64) {
         while let Some(visit) = arrivals.recv().await {
             let place = Arc::clone(&self.visitors).acquire_owned().await.expect("the visitors' semaphore is never closed");
             self.arrived.fetch_add(1, Ordering::Relaxed);
             drop(tokio::spawn(Arc::clone(&self).visit(visit, place)));
         }
-        self.opened_at.elapsed()
+        (self.opened_at.elapsed(), self.calls.load(Ordering::Relaxed))
     }
 
     /// One buyer's visit, from the scheduled arrival to the last answer.
@@ -328,9 +338,13 @@ impl Rush {
             life = self.life.load(Ordering::Relaxed);
             attempts += 1;
             if attempts == 2 {
-                stranded = Some(Stranded::new(&self.stranded));
+                stranded = Some(Counted::new(&self.stranded));
             }
-            call()
+            let call = call();
+            async {
+                let _under_way = Counted::new(&self.under_way);
+                call.await
+            }
         })
         .await;
         self.calls.fetch_add(attempts, Ordering::Relaxed);
@@ -372,14 +386,20 @@ impl Rush {
     }
 
     /// Kills the node as often as planned, each time in the middle of grants, and starts it again.
-    async fn kill_and_restart(&self, node: &mut Node, options: &NodeOptions) -> Result<(), NodeError> {
+    async fn kill_and_restart(&self, node: &mut Node, options: &NodeOptions, progress: &Progress) -> Result<(), NodeError> {
         for after in &self.plan.kill_after_arrivals {
             while self.arrived.load(Ordering::Relaxed) < *after {
                 sleep(LOOK).await;
                 node.check_running()?;
             }
             let waiting_since = Instant::now();
-            while self.grants_just_before(Instant::now()) == 0 && waiting_since.elapsed() < GRANTING_WAIT_MAX {
+            loop {
+                let hits_calls = self.under_way.load(Ordering::Relaxed) >= CALLS_HIT_WISHED;
+                let is_granting = self.grants_just_before(Instant::now()) > 0;
+                let waited = waiting_since.elapsed();
+                if is_granting && (hits_calls || waited > CALLS_HIT_WAIT_MAX) || waited > GRANTING_WAIT_MAX {
+                    break;
+                }
                 sleep(LOOK).await;
             }
             let killed_at = Instant::now();
@@ -392,12 +412,15 @@ impl Rush {
                 caught_up_at: None,
             });
             node.kill().await?;
+            let (arrived, calls) = (self.arrived.load(Ordering::Relaxed), self.under_way.load(Ordering::Relaxed));
+            progress.event(&format!("the node was killed (SIGKILL) after {arrived} arrivals, with {calls} calls under way"));
             // What is sent from here on can only be answered by the new process.
             self.life.fetch_add(1, Ordering::Relaxed);
             self.mark(|kill| kill.executed_at = Some(Instant::now()));
             *node = Node::start(options).await?;
             let ready_at = node.wait_ready(&self.client).await?;
             self.mark(|kill| kill.ready_at = Some(ready_at));
+            progress.event("the node is up again on the same directory, and ready");
             self.wait_caught_up(node).await?;
         }
         Ok(())

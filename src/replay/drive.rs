@@ -312,8 +312,15 @@ mod tests {
             let Grant { sku, user, quantity, paid, .. } = &self.grants[number];
             let sequence = if sku == "UNORDERED" { 1 } else { number + 1 };
             let user = if sku == "CONFUSED" { "somebody" } else { user };
+            let sold = if !paid {
+                0
+            } else if sku == "HALF" {
+                quantity / 2
+            } else {
+                *quantity
+            };
             json!({"id": number.to_string(), "sku": sku, "user": user, "quantity": quantity, "sequence": sequence,
-                "reserved": if *paid { 0 } else { *quantity }, "confirmed": if *paid { *quantity } else { 0 }, "released": 0,
+                "reserved": if *paid { 0 } else { *quantity }, "confirmed": sold, "released": 0,
                 "state": if *paid { "confirmed" } else { "reserved" }, "reserved_at": "2026-01-01T00:00:00.000Z",
                 "expires_at": "2026-01-01T00:10:00.000Z", "resolved_at": null})
         }
@@ -428,6 +435,8 @@ mod tests {
             failures(&unordered),
             ["line 3, product UNORDERED: its grant has the place 1, the grant of the line before it 1"]
         );
+        let (half, _) = driven(&["7,HALF,2,1"], 1).await;
+        assert_eq!(failures(&half), ["line 2, product HALF: reservation 0 was confirmed and has 1 of 2 units sold"]);
         let (forgets, _) = driven(&["7,FORGETS,2,1"], 1).await;
         assert_eq!(
             failures(&forgets),

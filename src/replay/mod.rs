@@ -45,7 +45,7 @@ pub(crate) struct ReplayOptions {
     /// Print the report as JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// How many products are sold at the same time
+    /// How many products are sold at the same time, 1 to 1024
     #[arg(long, value_name = "PRODUCTS", default_value_t = CONCURRENCY_DEFAULT, value_parser = clap::value_parser!(u16).range(1..=i64::from(CONCURRENCY_MAX)))]
     concurrency: u16,
 }

@@ -14,8 +14,8 @@ use tidegate_stock::{
 /// SipHash-2-4 of `book` with a key of zeros, modulo 1,024; worked out apart from the program.
 pub const BOOK_PARTITION: u16 = 304;
 
-/// Second 0 of every log here, in 2027.
-const START_MS: u64 = 1_800_000_000_000;
+/// Second 0 of every log here: the year 2100, so that no wall clock has a hold of it lapse. A node's time is never below its log's.
+const START_MS: u64 = 4_102_444_800_000;
 
 struct Deaf;
 

@@ -202,7 +202,7 @@ pub struct Reply {
 }
 
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
-    let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields = headers.iter().fold(String::new(), |fields, (name, value)| fields + name + ": " + value + "\r\n");
     format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n{fields}\r\n{body}", body.len())
 }
 

@@ -1,6 +1,7 @@
 //! An engine over a log that commits when the test says so, on a clock that moves when the test says so.
 
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 use std::future::Future;
 use std::pin::pin;

@@ -17,7 +17,7 @@ use tidegate_stock::{Event, GrantSequence, Partition, Quantity, StockId, StockNu
 pub const STREAM: StreamId = StreamId::log(0);
 
 /// Longer than anything here takes; a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 pub const fn at(milliseconds: u64) -> Timestamp {
     Timestamp::from_unix_ms(1_800_000_000_000 + milliseconds)

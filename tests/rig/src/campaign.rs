@@ -14,7 +14,7 @@ use crate::plan::{Moment, Plan, Planner};
 use crate::protocol::Line;
 use crate::report::Tally;
 use crate::session::{Heard, Session};
-use crate::site::Site;
+use crate::site::{Cut, Site};
 
 /// Longest silence of a process before it counts as stuck.
 const SILENCE_MAX: Duration = Duration::from_mins(2);
@@ -41,7 +41,9 @@ pub(crate) struct Campaign {
 /// What a campaign saw.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(crate) tallies: BTreeMap<Moment, Tally>,
+    pub(crate) moments: BTreeMap<Moment, Tally>,
+    /// Empty where no power was cut.
+    pub(crate) cuts: BTreeMap<Cut, Tally>,
     pub(crate) directories: u64,
     pub(crate) findings: u64,
 }
@@ -49,7 +51,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Groups that were acknowledged and are gone.
     pub(crate) fn lost_groups(&self) -> u64 {
-        self.tallies.values().map(|tally| tally.lost_groups).sum()
+        self.moments.values().map(|tally| tally.lost_groups).sum()
     }
 }
 
@@ -82,11 +84,12 @@ impl Campaign {
             let durability = self.durabilities[number as usize % self.durabilities.len()];
             let crash = self.crash(&mut site, &logs, &mut directory, plan, durability, number)?;
             println!(
-                "{:>4}  directory {:>2}.{:<2}  {:<12} {:>3} groups + {:>6} us, {durability}: {} groups acknowledged, {} there, {:.0} ms",
+                "{:>4}  directory {:>2}.{:<2}  {:<12} {:<11} {:>3} groups + {:>6} us, {durability}: {} groups acknowledged, {} there, {:.0} ms",
                 number + 1,
                 directory.number,
                 directory.crashes,
                 plan.moment.name(),
+                if site.has_power() { plan.cut.name() } else { "kill" },
                 plan.groups,
                 plan.delay.as_micros(),
                 crash.acknowledged,
@@ -98,7 +101,10 @@ impl Campaign {
                 println!("      FOUND: {finding}");
             }
             outcome.findings += crash.findings.len() as u64;
-            outcome.tallies.entry(plan.moment).or_default().add(&crash);
+            outcome.moments.entry(plan.moment).or_default().add(&crash);
+            if site.has_power() {
+                outcome.cuts.entry(plan.cut).or_default().add(&crash);
+            }
         }
         outcome.directories = directory.number;
         Ok(outcome)
@@ -117,7 +123,8 @@ impl Campaign {
         let acknowledged_before = directory.books.acknowledged();
         let mut findings = write_and_crash(site, &log, directory, plan, durability)?;
         let was_open = directory.books.is_created();
-        let evidence = self.evidence.as_ref().map(|evidence| evidence.join(format!("crash-{}", number + 1)));
+        let name = format!("{}-{}", if site.has_power() { "cut" } else { "kill" }, number + 1);
+        let evidence = self.evidence.as_ref().filter(|_| !self.is_lossy).map(|evidence| evidence.join(name));
         site.restore(evidence.as_deref())?;
 
         let acknowledged = directory.books.acknowledged();
@@ -186,7 +193,7 @@ fn write_and_crash(
         "--durability",
         &durability.to_string(),
     ];
-    let switch = site.switch()?;
+    let switch = site.switch(plan.cut)?;
     let writer = Session::start(&arguments.map(str::to_owned), log)?;
     let mut findings = Vec::new();
     let mut silence = Instant::now() + SILENCE_MAX;
@@ -220,7 +227,9 @@ fn write_and_crash(
             }
         }
     }
-    site.cut(switch)?;
+    if let Some(switch) = switch {
+        switch.cut()?;
+    }
     for line in writer.kill()? {
         // An acknowledgement that was on its way is one. That the log fails without power is as it should be.
         findings.extend(directory.books.hear(&line).err());

@@ -5,6 +5,8 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::site::Cut;
+
 /// Powers of two, in microseconds, between which the delay lies after the writer has said that it opens the directory.
 const OPENING_DELAY_LOG2: (u32, u32) = (5, 18);
 /// The same, after the acknowledgement that is waited for: within the next groups' appends and syncs.
@@ -45,6 +47,8 @@ impl Moment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) moment: Moment,
+    /// What is lost, where power is cut.
+    pub(crate) cut: Cut,
     /// Groups acknowledged to the writer to wait for first; none while the directory is being opened.
     pub(crate) groups: u64,
     /// Then the writer goes on for so long.
@@ -83,24 +87,26 @@ impl Planner {
             self.left =
                 if self.random.random_bool(0.4) { self.random.random_range(0..=1) } else { self.random.random_range(6..=11) };
             return if self.random.random_bool(0.6) {
-                Plan { moment: Moment::Creating, groups: 0, delay: self.delay(OPENING_DELAY_LOG2) }
+                self.plan(Moment::Creating, 0)
             } else {
                 let groups = self.random.random_range(1..=FIRST_GROUPS_MAX);
-                Plan { moment: Moment::FirstGroups, groups, delay: self.delay(RUNNING_DELAY_LOG2) }
+                self.plan(Moment::FirstGroups, groups)
             };
         }
         self.left -= 1;
-        if self.random.random_bool(0.2) {
-            Plan { moment: Moment::Recovering, groups: 0, delay: self.delay(OPENING_DELAY_LOG2) }
-        } else {
-            self.writing()
-        }
+        if self.random.random_bool(0.2) { self.plan(Moment::Recovering, 0) } else { self.writing() }
     }
 
     fn writing(&mut self) -> Plan {
         let most = 1 << self.random.random_range(0..=GROUPS_LOG2);
         let groups = self.random.random_range(most / 2 + 1..=most);
-        Plan { moment: Moment::Writing, groups, delay: self.delay(RUNNING_DELAY_LOG2) }
+        self.plan(Moment::Writing, groups)
+    }
+
+    fn plan(&mut self, moment: Moment, groups: u64) -> Plan {
+        let cut = Cut::ALL[self.random.random_range(0..Cut::ALL.len())];
+        let delay = self.delay(if groups == 0 { OPENING_DELAY_LOG2 } else { RUNNING_DELAY_LOG2 });
+        Plan { moment, cut, groups, delay }
     }
 
     fn delay(&mut self, (from, to): (u32, u32)) -> Duration {
@@ -124,6 +130,9 @@ mod tests {
             assert!(plans[0].is_fresh(), "there is no directory to begin with");
             for moment in Moment::ALL {
                 assert!(plans.iter().any(|plan| plan.moment == moment), "seed {seed} never crashes while {}", moment.name());
+            }
+            for cut in Cut::ALL {
+                assert!(plans.iter().any(|plan| plan.cut == cut), "seed {seed} never loses {}", cut.name());
             }
         }
         assert_eq!(plans(1), plans(1));

@@ -51,7 +51,7 @@ impl Tally {
 
     fn print(&self, name: &str) {
         println!(
-            "{name:<14}{:>8}{:>12}{:>14}{:>12}{:>14}{:>12}{:>12.0}{:>8}{:>10}",
+            "{name:<18}{:>8}{:>12}{:>14}{:>12}{:>14}{:>12}{:>12.0}{:>8}{:>10}",
             self.crashes,
             self.before_open,
             self.acknowledged,
@@ -69,7 +69,7 @@ impl Tally {
 pub(crate) fn print(title: &str, seed: u64, outcome: &Outcome, took: Duration) {
     println!("\n{title}, seed {seed}: {} directories in {:.0} s", outcome.directories, took.as_secs_f64());
     println!(
-        "{:<14}{:>8}{:>12}{:>14}{:>12}{:>14}{:>12}{:>12}{:>8}{:>10}",
+        "{:<18}{:>8}{:>12}{:>14}{:>12}{:>14}{:>12}{:>12}{:>8}{:>10}",
         "crashed while",
         "crashes",
         "never open",
@@ -83,10 +83,13 @@ pub(crate) fn print(title: &str, seed: u64, outcome: &Outcome, took: Duration) {
     );
     let mut total = Tally::default();
     for moment in Moment::ALL {
-        if let Some(tally) = outcome.tallies.get(&moment) {
+        if let Some(tally) = outcome.moments.get(&moment) {
             tally.print(moment.name());
             total.sum(tally);
         }
+    }
+    for (cut, tally) in &outcome.cuts {
+        tally.print(&format!("lost {}", cut.name()));
     }
     total.print("all");
 }
