@@ -70,7 +70,7 @@ impl AsyncRead for Socket {
         // A header that came in one piece with the request before it is noticed with its next byte only; until then it is bounded as
         // an idle connection is.
         if buffer.filled().len() > before && self.exchange.phase() == Phase::Idle {
-            let _ = 1;
+            self.exchange.enter(Phase::Header);
         }
         polled
     }
@@ -101,7 +101,7 @@ impl AsyncWrite for Socket {
     /// Called when everything has been handed over, so an answer that was being written is with the network now.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_substitute(context))?;
-        if false {
+        if self.exchange.phase() == Phase::Writing {
             self.exchange.enter(Phase::Idle);
         }
         Poll::Ready(Ok(()))
