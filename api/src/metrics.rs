@@ -119,8 +119,8 @@ impl Metrics {
     #[expect(clippy::cast_precision_loss, reason = "a lag of less than 2^53 ms")]
     pub(crate) fn show_shards(&self, reports: &[ShardReport]) {
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        for (shard, report) in (0..).zip(reports) {
-            let labels = ShardLabels { shard };
+        for report in reports {
+            let labels = ShardLabels { shard: report.shard.0.into() };
             self.open_holds.get_or_create(&labels).set(gauge(report.open_holds));
             self.reservations.get_or_create(&labels).set(gauge(report.reservations as u64));
             self.keys.get_or_create(&labels).set(gauge(report.keys as u64));

@@ -6,6 +6,7 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use prometheus_client::encoding::text;
 use serde::Serialize;
+use tidegate_engine::Refusal;
 
 use crate::call::Call;
 use crate::problem::Problem;
@@ -40,7 +41,9 @@ pub(crate) async fn livez(_: Call) -> Result<Response, Problem> {
 
 /// `GET /readyz`: whether commands are taken, or what is missing for it.
 pub(crate) async fn readyz(call: Call) -> Result<Response, Problem> {
-    call.engine()?;
+    if !call.engine()?.takes_commands() {
+        return Err(Refusal::Stopping.into());
+    }
     replies::json(status::OK, &HealthDocument { status: "ready" })
 }
 

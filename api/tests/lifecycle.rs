@@ -248,5 +248,7 @@ async fn an_engine_that_has_stopped_is_stopping() {
     let (node, machine) = open_node().await;
     machine.engine.stop().await;
     node.post(RESERVE, r#"{"user":"u"}"#).await.expect_problem(503, "stopping", "stopping");
+    node.get("/readyz").await.expect_problem(503, "stopping", "stopping");
+    assert_eq!(node.get("/livez").await.status, 200);
     assert_eq!(node.get("/metrics").await.status, 200);
 }

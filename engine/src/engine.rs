@@ -138,7 +138,7 @@ impl Engine {
             let (sender, receiver) = ring(parts.options.ring_slots, Arc::clone(shard.progress.wake()));
             rings.push(sender);
             actors.push(ShardActor::new(ShardParts {
-                stream: number.stream(),
+                number,
                 ledger: shard.ledger,
                 idempotency_keys_max: parts.idempotency_keys_max,
                 ring: receiver,
@@ -208,6 +208,11 @@ impl Engine {
         self.inner.published.len()
     }
 
+    /// Whether commands are taken at all: not any more once the engine is stopping, or the log has failed.
+    pub fn takes_commands(&self) -> bool {
+        !self.inner.stopping.load(Ordering::Acquire) && !self.inner.progress.iter().any(|progress| progress.has_failed())
+    }
+
     /// The engine's wall time.
     pub fn now(&self) -> Timestamp {
         self.inner.clock.now()
@@ -256,7 +261,7 @@ impl Engine {
 
     fn admit(&self, command: &Command) -> Result<(), Refusal> {
         // After its log has failed a node only stops.
-        if self.inner.stopping.load(Ordering::Acquire) || self.inner.progress.iter().any(|progress| progress.has_failed()) {
+        if !self.takes_commands() {
             return Err(Refusal::Stopping);
         }
         if self.inner.disk_low.load(Ordering::Acquire) && !matches!(command, Command::ReadReservation { .. }) {

@@ -24,6 +24,7 @@ use crate::metrics::{EngineMetrics, answer_name, command_name, rejection_name};
 use crate::options::EngineOptions;
 use crate::published::{Published, terms_version};
 use crate::ring::RingReceiver;
+use crate::router::ShardNumber;
 
 /// Looks for work, with the processor's pause between them, before the shard parks.
 const SPINS_BEFORE_PARKING: u32 = 64;
@@ -46,7 +47,7 @@ pub(crate) struct Work {
 
 /// What a shard is made of.
 pub(crate) struct ShardParts {
-    pub(crate) stream: StreamId,
+    pub(crate) number: ShardNumber,
     pub(crate) ledger: Ledger,
     pub(crate) idempotency_keys_max: usize,
     pub(crate) ring: RingReceiver<Work>,
@@ -105,7 +106,7 @@ impl ShardActor {
     pub(crate) fn new(parts: ShardParts) -> Self {
         let proposed = parts.progress.committed();
         for view in parts.ledger.stocks() {
-            parts.published.publish(view, parts.stream, proposed);
+            parts.published.publish(view, parts.number.stream(), proposed);
         }
         Self { parts, open: None, proposed, in_flight: VecDeque::new(), waiting: VecDeque::new(), stopping: None }
     }
@@ -127,7 +128,7 @@ impl ShardActor {
         while let Some(group) = self.in_flight.pop_front_if(|group| group.sequence <= committed) {
             self.parts.metrics.observe_commit(group.proposed_at.elapsed().as_secs_f64());
             for view in group.views {
-                self.parts.published.publish(view, self.parts.stream, group.sequence);
+                self.parts.published.publish(view, self.parts.number.stream(), group.sequence);
             }
             settled = true;
         }
@@ -162,7 +163,7 @@ impl ShardActor {
             waiting: &mut self.waiting,
             metrics: &self.parts.metrics,
             idempotency_keys_max: self.parts.idempotency_keys_max,
-            stream: self.parts.stream,
+            stream: self.parts.number.stream(),
             proposed: self.proposed,
             now,
         };
@@ -413,6 +414,8 @@ impl Handler<Stop> for ShardActor {
 /// What a shard says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardReport {
+    /// Which shard.
+    pub shard: ShardNumber,
     /// The newest group that was decided and proposed.
     pub proposed: GroupSequence,
     /// The newest group that is committed.
@@ -440,6 +443,7 @@ impl Handler<Inspect> for ShardActor {
     fn handle(&mut self, _: Inspect, _: &mut Self::Context) -> Self::Result {
         let now = self.parts.clock.now();
         MessageResult(ShardReport {
+            shard: self.parts.number,
             proposed: self.proposed,
             committed: self.parts.progress.committed(),
             open_holds: self.parts.ledger.open_holds(),

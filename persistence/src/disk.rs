@@ -5,10 +5,27 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use rustix::io::Errno;
+
 /// Free bytes that this process may use on the file system that holds `path`.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let status = rustix::fs::statvfs(path)?;
     Ok(status.f_bavail.saturating_mul(status.f_frsize))
+}
+
+/// Has every write to `file` survive a loss of power before it returns, or no longer. The file itself keeps this. Says `false`, and
+/// changes nothing, where its file system cannot.
+pub(crate) fn set_write_through(file: &File, is_on: bool) -> io::Result<bool> {
+    let set = ioctl_getflags(file).and_then(|flags| {
+        let wanted = if is_on { flags | IFlags::SYNC } else { flags - IFlags::SYNC };
+        if wanted == flags { Ok(()) } else { ioctl_setflags(file, wanted) }
+    });
+    match set {
+        Ok(()) => Ok(true),
+        Err(Errno::NOTTY | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Makes the names in folder `path` durable.

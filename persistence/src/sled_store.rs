@@ -3,6 +3,9 @@
 //! - `flush()` does not survive a loss of power on Linux: it asks for `sync_file_range`. So a sync is `flush()` and then `fdatasync` of
 //!   sled's file, through a descriptor of our own that is opened before sled writes its first byte and never again: a failed write-back
 //!   is reported to descriptors that were open when it failed.
+//! - For the same reason its own idea of what is stable is wrong: it writes that into segment headers, and overwrites old segments once
+//!   what replaces them is "stable". If a loss of power then keeps the later writes and not the earlier ones, it cannot open, and all that
+//!   was ever synced is gone. A sync of ours comes too late for that, so its file is made to write through ([`SledStore::set_write_through`]).
 //! - A leaf page over about 128 KiB becomes a blob file that sled never syncs. A page holds up to 17 values, and up to 20 after a merge
 //!   with its neighbour, so a value is at most [`VALUE_BYTES_MAX`].
 //! - A damaged file can make it panic while it opens or reads. Such panics are caught here and reported as damage; [`opening`] tells the
@@ -132,6 +135,9 @@ impl SledStore {
         disk::create_directory(&path.join("blobs"))?;
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join("db"))?;
         wait_for_lock(&file)?;
+        if !disk::set_write_through(&file, true)? {
+            tracing::warn!(path = %path.display(), "this file system cannot write through: a loss of power may damage the log");
+        }
         let recovery = Recovery::begin();
         let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(Some(FLUSH_EVERY_MS));
         let db = contain(|| config.open())?;
@@ -141,6 +147,12 @@ impl SledStore {
         File::open(path.join("conf"))?.sync_all()?;
         disk::sync_directory(path)?;
         Ok(store)
+    }
+
+    /// Has sled's every write survive a loss of power before sled goes on, which is so from the start, or no longer. Without it the store
+    /// may not open after a loss of power, synced or not. Has no effect on file systems that cannot do it.
+    pub fn set_write_through(&self, is_on: bool) -> Result<(), StoreError> {
+        disk::set_write_through(&self.file, is_on).map(drop).map_err(StoreError::Io)
     }
 
     fn db(&self) -> &sled::Db {

@@ -229,6 +229,7 @@ impl Wal {
         let parts = directory.into_parts();
         let path = parts.path;
         options.free_space.get_or_insert_with(|| Arc::new(move || disk::free_bytes(&path)));
+        parts.store.set_write_through(options.durability == Durability::PowerLoss)?;
         let store = Box::new(parts.store);
         Self::start_thread(store, Some(parts.sidecar), Some(parts.lock), parts.identity.node, tails, options, listener)
     }

@@ -302,7 +302,7 @@ impl Report {
             );
             figure(name, calls.unknown_answers, words)?;
         }
-        figure("not admitted", answers.refused, "while the node was away; tried again".into())?;
+        figure("not admitted", answers.refused, "refused or unreachable, mostly while the node was away; tried again".into())?;
         writeln!(formatter)
     }
 
