@@ -12,8 +12,8 @@ use serde::Serialize;
 use tidegate_config::{CONFIG_VARIABLE, SHIPPED_FILE, Settings, SettingsError};
 use tokio::runtime::Builder;
 
-use crate::demo::{self, DemoOptions};
-use crate::replay::{self, ReplayOptions};
+use crate::demo::{self, DemoError, DemoOptions};
+use crate::replay::{self, ReplayError, ReplayOptions};
 use crate::verify::{Place, Report, VerifyError, verify};
 use crate::{logging, serve};
 
@@ -132,8 +132,16 @@ pub(crate) fn run() -> ExitCode {
     result.unwrap_or_else(|error| {
         // Nothing is left to be done when the standard error is closed.
         let _ = writeln!(io::stderr(), "error: {}", with_sources(&*error));
-        ExitCode::from(if error.is::<SettingsError>() || error.is::<logging::FilterError>() { 2 } else { 1 })
+        ExitCode::from(if is_usage(&*error) { 2 } else { 1 })
     })
+}
+
+/// Whether what was asked for was wrong, and not what came of it.
+fn is_usage(error: &(dyn Error + 'static)) -> bool {
+    error.is::<SettingsError>()
+        || error.is::<logging::FilterError>()
+        || matches!(error.downcast_ref(), Some(DemoError::Plan(_)))
+        || matches!(error.downcast_ref(), Some(ReplayError::Target { .. }))
 }
 
 fn serve(arguments: &ServeArguments) -> Result<ExitCode, Box<dyn Error>> {

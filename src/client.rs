@@ -232,6 +232,10 @@ struct Inner {
 
 type Connection = SendRequest<Full<Bytes>>;
 
+/// A request until it is sent. It is borrowed through the calls, because thousands of their futures wait at a time and each would
+/// carry a copy of it.
+struct Unsent(Option<Request<Full<Bytes>>>);
+
 impl Client {
     /// A client of the node at `address`. Connects when the first call is made.
     pub(crate) fn new(address: SocketAddr, options: ClientOptions) -> Self {
@@ -242,38 +246,37 @@ impl Client {
 
     /// `PUT /v1/stocks/{sku}`: opens a stock, or finds it there already with the same settings.
     pub(crate) async fn put_stock(&self, sku: &str, settings: &StockSettings) -> Outcome<Stock> {
-        self.call(Method::PUT, format!("/v1/stocks/{sku}"), None, json(settings)).await
+        self.call(&mut self.request(Method::PUT, &format!("/v1/stocks/{sku}"), None, json(settings))).await
     }
 
     /// `GET /v1/stocks/{sku}`.
     pub(crate) async fn get_stock(&self, sku: &str) -> Outcome<Stock> {
-        self.call(Method::GET, format!("/v1/stocks/{sku}"), None, Bytes::new()).await
+        self.call(&mut self.request(Method::GET, &format!("/v1/stocks/{sku}"), None, Bytes::new())).await
     }
 
     /// `POST /v1/stocks/{sku}/reservations`.
     pub(crate) async fn reserve(&self, sku: &str, request: ReserveRequest<'_>, key: Option<&str>) -> Outcome<Reservation> {
-        self.call(Method::POST, format!("/v1/stocks/{sku}/reservations"), key, json(&request)).await
+        self.call(&mut self.request(Method::POST, &format!("/v1/stocks/{sku}/reservations"), key, json(&request))).await
     }
 
     /// `GET /v1/reservations/{id}`.
     pub(crate) async fn get_reservation(&self, id: &str) -> Outcome<Reservation> {
-        self.call(Method::GET, format!("/v1/reservations/{id}"), None, Bytes::new()).await
+        self.call(&mut self.request(Method::GET, &format!("/v1/reservations/{id}"), None, Bytes::new())).await
     }
 
     /// `POST /v1/reservations/{id}/confirm`: all that is held.
     pub(crate) async fn confirm(&self, id: &str, key: Option<&str>) -> Outcome<Reservation> {
-        self.call(Method::POST, format!("/v1/reservations/{id}/confirm"), key, Bytes::new()).await
+        self.call(&mut self.request(Method::POST, &format!("/v1/reservations/{id}/confirm"), key, Bytes::new())).await
     }
 
     /// `POST /v1/reservations/{id}/release`: all that is held.
     pub(crate) async fn release(&self, id: &str, key: Option<&str>) -> Outcome<Reservation> {
-        self.call(Method::POST, format!("/v1/reservations/{id}/release"), key, Bytes::new()).await
+        self.call(&mut self.request(Method::POST, &format!("/v1/reservations/{id}/release"), key, Bytes::new())).await
     }
 
     /// `GET /readyz`. Always asks the node.
     pub(crate) async fn readyz(&self) -> Readiness {
-        let request = self.request(Method::GET, "/readyz", None, Bytes::new());
-        match self.exchange(request).await {
+        match self.exchange(&mut self.request(Method::GET, "/readyz", None, Bytes::new())).await {
             Ok((200, _, _)) => {
                 *self.inner.unavailable.lock() = None;
                 Readiness::Ready
@@ -283,11 +286,10 @@ impl Client {
         }
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: String, key: Option<&str>, body: Bytes) -> Outcome<T> {
+    async fn call<T: DeserializeOwned>(&self, request: &mut Unsent) -> Outcome<T> {
         if let Some(refused) = self.inner.known_unavailable() {
             return Outcome::Refused(refused);
         }
-        let request = self.request(method, &path, key, body);
         let outcome = match self.exchange(request).await {
             Ok((status, replayed, body)) => read_answer(status, replayed, &body),
             Err(Failed::NotSent) => Outcome::Refused(Refused::Unreachable),
@@ -301,7 +303,7 @@ impl Client {
         outcome
     }
 
-    fn request(&self, method: Method, path: &str, key: Option<&str>, body: Bytes) -> Request<Full<Bytes>> {
+    fn request(&self, method: Method, path: &str, key: Option<&str>, body: Bytes) -> Unsent {
         let mut request = Request::builder().method(method).uri(path).header(HOST, self.inner.host.clone());
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
@@ -309,11 +311,11 @@ impl Client {
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        request.body(Full::new(body)).expect("paths and keys are made of the identifier alphabet")
+        Unsent(Some(request.body(Full::new(body)).expect("paths and keys are made of the identifier alphabet")))
     }
 
-    /// One request and its whole answer: status, whether it is a repeat, body.
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(u16, bool, Bytes), Failed> {
+    /// One request, which is taken, and its whole answer: status, whether it is a repeat, body.
+    async fn exchange(&self, request: &mut Unsent) -> Result<(u16, bool, Bytes), Failed> {
         let inner = &*self.inner;
         let _slot = inner.slots.acquire().await.expect("the slots are never closed");
         let exchange = async {
@@ -345,12 +347,12 @@ enum Failed {
 
 impl Inner {
     /// Sends on an idle connection, or on a new one when there is none that still lives.
-    async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Connection), Failed> {
+    async fn send(&self, request: &mut Unsent) -> Result<(Response<Incoming>, Connection), Failed> {
         loop {
             let idle = self.idle.lock().pop();
             let (mut connection, is_new) = match idle {
                 Some(connection) => (connection, false),
-                None => (self.connect().await.ok_or(Failed::NotSent)?, true),
+                None => (Box::pin(self.connect()).await.ok_or(Failed::NotSent)?, true),
             };
             if connection.ready().await.is_err() {
                 if is_new {
@@ -358,11 +360,12 @@ impl Inner {
                 }
                 continue;
             }
-            match connection.try_send_request(request).await {
+            let Some(unsent) = request.0.take() else { return Err(Failed::NotSent) };
+            match connection.try_send_request(unsent).await {
                 Ok(response) => return Ok((response, connection)),
                 Err(mut failed) => match failed.take_message() {
                     // It comes back unsent: an idle connection had been closed by the node. Every turn uses one up.
-                    Some(unsent) if !is_new => request = unsent,
+                    Some(unsent) if !is_new => request.0 = Some(unsent),
                     Some(_) => return Err(Failed::NotSent),
                     None => return Err(Failed::Unknown(UnknownCause::ConnectionLost(failed.into_error().to_string()))),
                 },

@@ -44,6 +44,7 @@ pub(crate) fn directory_options(settings: &Settings, now: Timestamp) -> Director
     DirectoryOptions {
         identity: IdentityExpectation { shards, ..IdentityExpectation::default() },
         cache_bytes: settings.log.cache_bytes,
+        idempotency_seconds: Some(rules(&settings.rules).idempotency_seconds),
         ..DirectoryOptions::new(now)
     }
 }
@@ -91,7 +92,11 @@ mod tests {
         assert_eq!(engine_options(&settings.engine), EngineOptions::default());
         assert_eq!(http_options(&settings.http), HttpOptions::default());
         let now = Timestamp::from_unix_ms(1);
-        assert_eq!(directory_options(&settings, now), DirectoryOptions::new(now));
+        let remembered = Some(86_400);
+        assert_eq!(
+            directory_options(&settings, now),
+            DirectoryOptions { idempotency_seconds: remembered, ..DirectoryOptions::new(now) }
+        );
         let wal = wal_options(&settings.log);
         assert_eq!(wal.durability, WalOptions::default().durability);
         assert_eq!(wal.disk_free_bytes_min, Some(tidegate_persistence::wal::DISK_FREE_BYTES_MIN_DEFAULT));

@@ -115,8 +115,9 @@ impl fmt::Display for Place {
 pub(crate) fn verify(path: &Path, settings: &Settings) -> Result<Report, VerifyError> {
     let started_at = Instant::now();
     let mut options = directory_options(settings, SystemClock.now());
-    // Whatever number of shards is set for nodes: the directory's own counts here.
+    // Whatever is set for nodes: what the directory says of itself counts here, and nothing will be appended.
     options.identity.shards = None;
+    options.idempotency_seconds = None;
     let directory = DataDirectory::open_existing(path, &options)?;
     let shards = directory.identity().shards;
     let mut streams = directory.streams()?;
@@ -219,7 +220,7 @@ fn read_stream(
     let mut reader = Reader {
         stream,
         router: Router::new(directory.identity().shards),
-        auditor: Auditor::new(rules.idempotency_seconds, seed),
+        auditor: Auditor::new(directory.identity().idempotency_seconds_min, seed),
         ledger: Ledger::new(rules, seed),
         finding: None,
     };

@@ -80,6 +80,6 @@ fn a_directory_in_use_and_impossible_sales_are_refused() {
     std::fs::write(directory.path().join("mine"), "x").unwrap();
     run(&["demo", "--data-dir", directory.path().to_str().unwrap()]).expect(1, &["is not empty"]);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
-    run(&["demo", "--buyers", "0"]).expect(1, &["buyers is 0 where at least 1 is needed"]);
-    run(&["demo", "--units", "3"]).expect(1, &["units is 3 where 8 products need at least one each"]);
+    run(&["demo", "--buyers", "0"]).expect(2, &["buyers is 0 where at least 1 is needed"]);
+    run(&["demo", "--units", "3"]).expect(2, &["units is 3 where 8 products need at least one each"]);
 }

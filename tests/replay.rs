@@ -255,6 +255,6 @@ fn a_file_that_is_no_export_is_refused_with_what_is_missing() {
     replay(&home.path().join("nowhere.csv"), &[]).expect(1, &["nowhere.csv"]);
     std::fs::write(&file, format!("{HEADER}7,A,x,5,d,1,1,UK\n")).unwrap();
     for target in ["127.0.0.1:80", "https://127.0.0.1:80", "http://127.0.0.1", "http://127.0.0.1:x"] {
-        replay(&file, &["--target", target]).expect(1, &["is no http://HOST:PORT", target]);
+        replay(&file, &["--target", target]).expect(2, &["is no http://HOST:PORT", target]);
     }
 }

@@ -1,11 +1,12 @@
 //! `tidegate verify` on logs that a node would never write: each breaks one promise, and is named with its place.
 
 use tempfile::TempDir;
+use tidegate_persistence::{DataDirectory, DirectoryOptions};
 use tidegate_stock::{Event, Fingerprint, GrantSequence, Idempotency, Quantity, ReservationId};
 
 mod support;
 
-use support::log::{BOOK_PARTITION, created, reserved, stock, write};
+use support::log::{BOOK_PARTITION, at, created, reserved, stock, write};
 use support::run;
 
 fn confirmed(sequence: u64) -> Event {
@@ -119,6 +120,13 @@ fn how_long_a_key_was_remembered_decides_whether_it_was_used_twice() {
         Event::Reserved { stock, sequence, user, quantity, expires_at, reference, idempotency }
     };
     let groups = [vec![(0, created(BOOK_PARTITION, 2)), (1, keyed(1, "a", 1))], vec![(100, keyed(2, "b", 100))]];
-    check(&groups, &[], 1, &["a key of book", "entry 2, group 2, event 1"]);
-    check(&groups, &["--set", "rules.idempotency_seconds=60"], 0, &[]);
+    let folder = TempDir::new().unwrap();
+    write(folder.path(), 1, 0, &groups);
+    let path = folder.path().to_str().unwrap();
+    run(&["verify", path]).expect(1, &["a key of book", "entry 2, group 2, event 1"]);
+    run(&["verify", path, "--set", "rules.idempotency_seconds=60"]).expect(1, &["a key of book"]);
+    // Only that a node really remembered keys for less makes the second use right; what is set for the reader does not.
+    let shorter = DirectoryOptions { idempotency_seconds: Some(60), ..DirectoryOptions::new(at(0)) };
+    drop(DataDirectory::open(folder.path(), &shorter).unwrap());
+    run(&["verify", path]).expect(0, &[]);
 }

@@ -112,8 +112,8 @@ pub(crate) fn stock(body: &[u8]) -> Result<StockBody, Problem> {
         Some(number) => self::hold_seconds("hold_seconds_max", number)?,
         None => hold_seconds.default_max(),
     };
-    let opens_at = opens_at.map(|moment| since_epoch("opens_at", moment)).transpose()?;
-    let closes_at = closes_at.map(|moment| since_epoch("closes_at", moment)).transpose()?;
+    let opens_at = opens_at.map(|moment| in_range("opens_at", moment)).transpose()?;
+    let closes_at = closes_at.map(|moment| in_range("closes_at", moment)).transpose()?;
     let terms = StockTerms { per_user_limit, hold_seconds, hold_seconds_max, opens_at, closes_at };
     terms.check().map_err(contradiction)?;
     Ok(StockBody { quantity, terms })
@@ -191,15 +191,15 @@ fn whole_within(name: &str, number: Number, min: u32, max: u32) -> String {
 fn moment(name: &str, text: &str) -> Result<Option<Timestamp>, Problem> {
     match time::parse(text) {
         Ok(moment) => Ok(Some(moment)),
-        Err(TimeError::BeforeEpoch) => Ok(None),
+        Err(TimeError::OutOfRange) => Ok(None),
         Err(TimeError::Malformed) => {
             Err(Problem::invalid_request(format!("`{name}` is not a time as in 2025-11-28T09:00:00.000Z (RFC 3339): {text:?}")))
         }
     }
 }
 
-fn since_epoch(name: &str, moment: Option<Timestamp>) -> Result<Timestamp, Problem> {
-    moment.ok_or_else(|| Problem::new(Code::OutOfRange, format!("{name} is before 1970")))
+fn in_range(name: &str, moment: Option<Timestamp>) -> Result<Timestamp, Problem> {
+    moment.ok_or_else(|| Problem::new(Code::OutOfRange, format!("{name} is before 1970 or after 9999")))
 }
 
 fn contradiction(error: TermsError) -> Problem {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, RawPathParams, Request};
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, IF_NONE_MATCH};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use http_body_util::BodyExt;
 use tidegate_engine::{Answer, Engine, Submission};
 use tidegate_stock::{Command, IdempotencyKey, ReservationId, Sku};
@@ -94,13 +94,14 @@ impl Call {
         Ok(Some(key))
     }
 
-    /// Whether the caller says that it has what is tagged `etag`.
-    pub(crate) fn has_tagged(&self, etag: &HeaderValue) -> bool {
-        let lists = self.headers.get_all(IF_NONE_MATCH);
-        lists.iter().filter_map(|list| list.to_str().ok()).flat_map(|list| list.split(',')).map(str::trim).any(|tag| {
-            // Tags are compared weakly, as RFC 9110 has it for this header.
-            tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes()
-        })
+    /// Whether the caller names `media_type` among those that it accepts.
+    pub(crate) fn accepts(&self, media_type: &str) -> bool {
+        let lists = self.headers.get_all(ACCEPT);
+        lists
+            .iter()
+            .filter_map(|list| list.to_str().ok())
+            .flat_map(|list| list.split([',', ';']))
+            .any(|named| named.trim() == media_type)
     }
 
     /// Reads the body, which is JSON or empty.
@@ -138,6 +139,15 @@ impl Call {
     }
 
     fn check_content_type(&self) -> Result<(), Problem> {
+        if let Some(coding) =
+            self.headers.get(CONTENT_ENCODING).filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+        {
+            let given = String::from_utf8_lossy(coding.as_bytes());
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                format!("the body is encoded as {given:?} where no encoding is known"),
+            ));
+        }
         let Some(value) = self.headers.get(CONTENT_TYPE) else { return Ok(()) };
         if value.to_str().is_ok_and(is_json) {
             return Ok(());

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Serialize, Serializer};
 use tidegate_engine::{Answer, Content, Engine, Position, StockAnswer};
@@ -14,6 +14,7 @@ use crate::status;
 use crate::time::Shown;
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Room for a stock or a reservation with identifiers of common length, so that writing one seldom has to grow.
@@ -79,9 +80,9 @@ pub(crate) fn answer(engine: &Engine, answer: &Answer) -> Result<Response, Probl
     Ok(response)
 }
 
-/// A stock's tag. It changes with settings and life, not with sales. It is written as a strong one, because a client that changes
-/// settings on condition of it (`if-match`) may send no other.
-pub(crate) fn etag(stock: &StockAnswer) -> HeaderValue {
+/// A stock's tag. It changes with settings and life, not with sales, so it is no reason to answer that nothing was modified. It is
+/// written as a strong one, because a client that changes settings on condition of it (`if-match`) may send no other.
+fn etag(stock: &StockAnswer) -> HeaderValue {
     HeaderValue::try_from(format!("\"{:016x}\"", stock.version)).expect("hexadecimal digits in quotes make a header")
 }
 
@@ -110,14 +111,6 @@ pub(crate) fn stock(status: StatusCode, stock: &StockAnswer) -> Result<Response,
     let mut response = json(status, &document)?;
     response.headers_mut().insert(ETAG, etag(stock));
     Ok(response)
-}
-
-/// That the client has the stock with this tag.
-pub(crate) fn stock_not_modified(etag: HeaderValue) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status::NOT_MODIFIED;
-    response.headers_mut().insert(ETAG, etag);
-    response
 }
 
 fn reservation(status: StatusCode, id: &str, view: &ReservationView) -> Result<Response, Problem> {
@@ -152,6 +145,9 @@ pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Result<Resp
     serde_json::to_writer(&mut bytes, document).map_err(|error| Problem::internal(&error))?;
     let mut response = Response::new(Body::from(Bytes::from(bytes)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, APPLICATION_JSON);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, APPLICATION_JSON);
+    // Everything shown is of this moment: a copy that a cache keeps would be a lie about stock.
+    headers.insert(CACHE_CONTROL, NO_STORE);
     Ok(response)
 }

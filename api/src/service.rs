@@ -14,8 +14,10 @@ use crate::replies;
 use crate::status::{self, Code};
 use crate::time::Shown;
 
-/// The text format that [`text::encode`] writes.
-const METRICS_TEXT: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+/// The text format that [`text::encode`] writes, for who asks for it.
+const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+/// The older format, in which the same lines read the same.
+const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 #[derive(Serialize)]
 struct TimeDocument {
@@ -56,7 +58,9 @@ pub(crate) async fn metrics(call: Call) -> Result<Response, Problem> {
     let mut shown = String::new();
     text::encode(&mut shown, door.registry()).map_err(|_| Problem::internal(&"a metric could not be written"))?;
     let mut response = Response::new(Body::from(shown));
-    response.headers_mut().insert(CONTENT_TYPE, METRICS_TEXT);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, if call.accepts("application/openmetrics-text") { OPEN_METRICS } else { METRICS_TEXT });
     Ok(response)
 }
 

@@ -8,8 +8,6 @@ use tidegate_stock::Rejection;
 pub(crate) const OK: StatusCode = StatusCode::OK;
 /// Something is there that was not, now or when the call was made first.
 pub(crate) const CREATED: StatusCode = StatusCode::CREATED;
-/// The client has what it asks for.
-pub(crate) const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;
 
 macro_rules! codes {
     ($($variant:ident $name:literal $status:ident $title:literal)*) => {

@@ -26,9 +26,5 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
     let engine = call.engine()?;
     let sku = call.sku()?;
     let stock = engine.stock(&sku).ok_or_else(|| Problem::new(Code::UnknownSku, "there is no stock of this sku"))?;
-    let etag = replies::etag(&stock);
-    if call.has_tagged(&etag) {
-        return Ok(replies::stock_not_modified(etag));
-    }
     replies::stock(status::OK, &stock)
 }

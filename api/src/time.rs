@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use jiff::SignedDuration;
 use jiff::civil::DateTime;
-use jiff::tz::Offset;
 use serde::{Serialize, Serializer};
 use tidegate_stock::Timestamp;
+
+/// Where time begins. Moments are counted on the calendar of UTC, which reaches to the end of the year 9999 as RFC 3339 does.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 /// A moment as it is shown: `2025-11-28T09:00:00.000Z`. One past the year 9999 is shown as that year's end.
 #[derive(Debug, Clone, Copy)]
@@ -13,8 +16,9 @@ pub(crate) struct Shown(pub(crate) Timestamp);
 
 impl fmt::Display for Shown {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = i64::try_from(self.0.unix_ms()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        write!(formatter, "{:.3}", moment.unwrap_or(jiff::Timestamp::MAX))
+        let since_epoch = i64::try_from(self.0.unix_ms()).map(SignedDuration::from_millis).ok();
+        let moment = since_epoch.and_then(|duration| EPOCH.checked_add(duration).ok());
+        write!(formatter, "{:.3}Z", moment.unwrap_or(DateTime::MAX))
     }
 }
 
@@ -29,18 +33,20 @@ impl Serialize for Shown {
 pub(crate) enum TimeError {
     /// The text is not RFC 3339.
     Malformed,
-    /// The moment is before 1970 in UTC.
-    BeforeEpoch,
+    /// The moment is before 1970 or after 9999 in UTC.
+    OutOfRange,
 }
 
 /// Reads an RFC 3339 date-time with any offset. What is finer than a millisecond is cut off; a leap second is the second before it.
 pub(crate) fn parse(text: &str) -> Result<Timestamp, TimeError> {
-    let moment = parse_moment(text).ok_or(TimeError::Malformed)?;
-    let milliseconds = moment.as_millisecond();
-    u64::try_from(milliseconds).map(Timestamp::from_unix_ms).map_err(|_| TimeError::BeforeEpoch)
+    let (civil, offset_seconds) = parse_moment(text).ok_or(TimeError::Malformed)?;
+    let moment = civil.checked_sub(SignedDuration::from_secs(offset_seconds.into())).map_err(|_| TimeError::OutOfRange)?;
+    let since_epoch = moment.duration_since(EPOCH).as_millis();
+    u64::try_from(since_epoch).map(Timestamp::from_unix_ms).map_err(|_| TimeError::OutOfRange)
 }
 
-fn parse_moment(text: &str) -> Option<jiff::Timestamp> {
+/// The date and time as written, and how many seconds they are ahead of UTC.
+fn parse_moment(text: &str) -> Option<(DateTime, i32)> {
     // The standard's own form is fixed up to the second, so places are enough to read it; jiff's parser allows more than RFC 3339.
     let mut reader = Reader(text.as_bytes());
     let year = reader.digits(4)?;
@@ -55,7 +61,7 @@ fn parse_moment(text: &str) -> Option<jiff::Timestamp> {
     reader.one_of(b":")?;
     let second = reader.digits(2)?;
     let millisecond = if reader.one_of(b".").is_some() { reader.fraction()? } else { 0 };
-    let offset = reader.offset_seconds()?;
+    let offset_seconds = reader.offset_seconds()?;
     if !reader.0.is_empty() || second > 60 {
         return None;
     }
@@ -69,7 +75,7 @@ fn parse_moment(text: &str) -> Option<jiff::Timestamp> {
         narrow(second.min(59))?,
         millisecond * 1_000_000,
     );
-    Offset::from_seconds(offset).ok()?.to_timestamp(civil.ok()?).ok()
+    Some((civil.ok()?, offset_seconds))
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -136,6 +142,7 @@ mod tests {
         check("1970-01-01T00:00:00Z", Ok(0));
         check("2024-02-29T00:00:00Z", Ok(1_709_164_800_000));
         check("2016-12-31T23:59:60Z", Ok(1_483_228_799_000));
+        check("9999-12-31T23:59:59Z", Ok(253_402_300_799_000));
     }
 
     #[test]
@@ -162,9 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_before_1970_is_told_apart_from_nonsense() {
-        check("1969-12-31T23:59:59.999Z", Err(TimeError::BeforeEpoch));
-        check("1970-01-01T00:00:00+00:01", Err(TimeError::BeforeEpoch));
+    fn a_moment_before_1970_or_after_9999_is_told_apart_from_nonsense() {
+        check("1969-12-31T23:59:59.999Z", Err(TimeError::OutOfRange));
+        check("1970-01-01T00:00:00+00:01", Err(TimeError::OutOfRange));
+        check("9999-12-31T23:59:59-00:01", Err(TimeError::OutOfRange));
     }
 
     #[test]
@@ -172,6 +180,7 @@ mod tests {
         let shown = |ms| Shown(Timestamp::from_unix_ms(ms)).to_string();
         assert_eq!(shown(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(shown(1_764_320_400_007), "2025-11-28T09:00:00.007Z");
-        assert_eq!(&shown(u64::MAX)[..4], "9999");
+        assert_eq!(shown(253_402_300_799_000), "9999-12-31T23:59:59.000Z");
+        assert_eq!(shown(u64::MAX), "9999-12-31T23:59:59.999Z");
     }
 }

@@ -205,6 +205,8 @@ async fn a_body_of_another_type_is_unsupported() {
     {
         reserve(bad).await.expect_problem(415, "unsupported_media_type", "application/json");
     }
+    let encoded = node.ask("POST", RESERVE, &[("content-encoding", "gzip")], r#"{"user":"u"}"#).await;
+    encoded.expect_problem(415, "unsupported_media_type", "gzip");
     // Without a body there is nothing whose type could be wrong.
     let path = node.post(RESERVE, r#"{"user":"u"}"#).await.header("location").unwrap().to_owned();
     let reply = node.ask("POST", &format!("{path}/confirm"), &[("content-type", "text/plain")], "").await;

@@ -116,7 +116,7 @@ async fn metrics_count_requests_by_route_and_show_the_shards() {
     let mut client = node.client().await;
     let reply = client.ask("GET", "/metrics", &[], "").await;
     assert_eq!(reply.status, 200);
-    assert_eq!(reply.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let text = String::from_utf8(reply.body).unwrap();
     for line in [
         r#"tidegate_http_requests_total{route="/v1/stocks/{sku}",status="2xx"} 1"#,
@@ -133,6 +133,8 @@ async fn metrics_count_requests_by_route_and_show_the_shards() {
         assert!(text.lines().any(|given| given == line), "{line} is not in:\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
+    let open_metrics = client.ask("GET", "/metrics", &[("accept", "application/openmetrics-text; version=1.0.0")], "").await;
+    assert_eq!(open_metrics.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
 
     machine.log.hold();
     let mut waiting = node.client().await;

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,10 @@ const CONTROL_WAIT_MAX: Duration = Duration::from_secs(20);
 pub struct Server {
     child: Child,
     address: SocketAddr,
-    /// The node's data and output; the floor has none.
-    _directory: Option<TempDir>,
+    /// Kept open, so that the server can go on to print.
+    output: Option<BufReader<ChildStdout>>,
+    /// The node's data and errors; the floor has none.
+    data: Option<TempDir>,
 }
 
 impl Drop for Server {
@@ -44,40 +46,42 @@ impl Drop for Server {
 impl Server {
     /// Starts the floor: `bench` is this package's own program.
     pub fn floor(bench: &Path, answer: FixedAnswer) -> Result<Self, BenchError> {
-        let mut child = Command::new(bench)
-            .args(["serve-fixed", "--status", &answer.status.to_string(), "--body-bytes", &answer.body_bytes.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(BenchError::io(bench.display().to_string()))?;
-        let mut line = String::new();
-        let read = child.stdout.take().map(|output| BufReader::new(output).read_line(&mut line));
-        let address = line.trim().parse().map_err(|_| BenchError::Wrong(format!("the floor said {line:?} instead of its address")));
-        let mut server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), _directory: None };
-        read.transpose().map_err(BenchError::io("the floor's address"))?;
-        server.address = address?;
-        Ok(server)
+        let mut command = Command::new(bench);
+        command.args(["serve-fixed", "--status", &answer.status.to_string(), "--body-bytes", &answer.body_bytes.to_string()]);
+        Self::start(command)
     }
 
     /// Starts a node with its default settings (durability included) on a new data directory in `parent`, and waits until it is ready.
     pub fn node(tidegate: &Path, parent: Option<&PathBuf>) -> Result<Self, BenchError> {
         let directory = temporary_directory(parent)?;
-        let output_path = directory.path().join("output");
-        let output = File::create(&output_path).map_err(BenchError::io("the node's output"))?;
-        let errors = output.try_clone().map_err(BenchError::io("the node's output"))?;
-        let address = free_address()?;
-        let child = Command::new(tidegate)
-            .arg("serve")
-            .args(["--listen", &address.to_string()])
-            .arg("--data-dir")
-            .arg(directory.path().join("data"))
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .map_err(BenchError::io(tidegate.display().to_string()))?;
-        let mut server = Self { child, address, _directory: Some(directory) };
-        server.wait_ready(&output_path)?;
+        let errors_path = directory.path().join("errors");
+        let errors = File::create(&errors_path).map_err(BenchError::io("the node's errors"))?;
+        let mut command = Command::new(tidegate);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.path().join("data")).stderr(errors);
+        match Self::start(command).and_then(|mut server| server.wait_ready().map(|()| server)) {
+            Ok(mut server) => {
+                server.data = Some(directory);
+                Ok(server)
+            }
+            Err(error) => {
+                let said = std::fs::read_to_string(&errors_path).unwrap_or_default();
+                Err(BenchError::Wrong(format!("{error}; it said:\n{said}")))
+            }
+        }
+    }
+
+    /// Starts a program that says where it listens in the first line that it prints.
+    fn start(mut command: Command) -> Result<Self, BenchError> {
+        let program = command.get_program().display().to_string();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(BenchError::io(program))?;
+        let output = child.stdout.take().map(BufReader::new);
+        let mut server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), output, data: None };
+        let mut line = String::new();
+        if let Some(output) = &mut server.output {
+            output.read_line(&mut line).map_err(BenchError::io("a server's address"))?;
+        }
+        let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
+        server.address = address.ok_or_else(|| BenchError::Wrong(format!("a server said {line:?} instead of its address")))?;
         Ok(server)
     }
 
@@ -123,28 +127,23 @@ impl Server {
         named.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
     }
 
-    fn wait_ready(&mut self, output: &Path) -> Result<(), BenchError> {
+    fn wait_ready(&mut self) -> Result<(), BenchError> {
         let deadline = Instant::now() + READY_WAIT_MAX;
         loop {
             if matches!(self.ask("GET", "/readyz", ""), Ok((200, _))) {
                 return Ok(());
             }
             let ended = self.child.try_wait().map_err(BenchError::io("the node's process"))?;
-            if ended.is_some() || Instant::now() >= deadline {
-                let said = std::fs::read_to_string(output).unwrap_or_default();
-                let how = ended.map_or_else(|| "is not ready".to_owned(), |status| format!("ended with {status}"));
-                return Err(BenchError::Wrong(format!("the node {how}; it said:\n{said}")));
+            if let Some(status) = ended {
+                return Err(BenchError::Wrong(format!("the node ended with {status}")));
             }
-            // A socket that is not there yet gives no event to wait for.
+            if Instant::now() >= deadline {
+                return Err(BenchError::Wrong(format!("the node is not ready after {} s", READY_WAIT_MAX.as_secs())));
+            }
+            // Readiness is an answer, not an event to wait for.
             thread::park_timeout(READY_LOOK);
         }
     }
-}
-
-/// A port that nobody listens on at the moment.
-fn free_address() -> Result<SocketAddr, BenchError> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    listener.map_err(BenchError::io("a free port"))
 }
 
 fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> std::io::Result<String> {

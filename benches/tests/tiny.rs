@@ -125,3 +125,9 @@ fn a_report_is_one_table_and_the_same_as_json() {
     let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
     assert_eq!(json["figures"].as_array().unwrap().len(), report.figures.len());
 }
+
+#[test]
+fn a_program_that_is_no_node_is_an_error_with_what_it_said() {
+    let error = Server::node(&bench_program(), None).unwrap_err().to_string();
+    assert!(error.contains("instead of its address") && error.contains("unrecognized subcommand"), "{error}");
+}

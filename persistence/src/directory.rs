@@ -35,12 +35,14 @@ pub struct DirectoryOptions {
     pub now: Timestamp,
     /// Memory for the store's page cache in bytes, at least 256, roughly. Default: [`CACHE_BYTES_DEFAULT`].
     pub cache_bytes: u64,
+    /// How long keys will be remembered in what is appended, in seconds; `None` where nothing will be. The identity keeps the shortest.
+    pub idempotency_seconds: Option<u32>,
 }
 
 impl DirectoryOptions {
     /// Options with every default, at `now`.
     pub fn new(now: Timestamp) -> Self {
-        Self { identity: IdentityExpectation::default(), now, cache_bytes: CACHE_BYTES_DEFAULT }
+        Self { identity: IdentityExpectation::default(), now, cache_bytes: CACHE_BYTES_DEFAULT, idempotency_seconds: None }
     }
 }
 
@@ -158,7 +160,7 @@ impl DataDirectory {
         Self::open_locked(path, identity, options, lock)
     }
 
-    fn open_locked(path: &Path, identity: Identity, options: &DirectoryOptions, lock: File) -> Result<Self, OpenError> {
+    fn open_locked(path: &Path, mut identity: Identity, options: &DirectoryOptions, lock: File) -> Result<Self, OpenError> {
         identity.check(&options.identity)?;
         let (log, durable) = (path.join("log"), path.join("durable"));
         if durable.exists() && !log.join("db").exists() {
@@ -173,6 +175,9 @@ impl DataDirectory {
         if let Some(stream) = streams.iter().chain(sidecar.streams().keys()).find(|stream| stream.shard() >= identity.shards) {
             let what = format!("it holds {stream}, and there are {} shards", identity.shards);
             return Err(OpenError::Damaged { place: log, what });
+        }
+        if let Some(seconds) = options.idempotency_seconds {
+            identity.note_idempotency_seconds(path, seconds)?;
         }
         Ok(Self { path: path.to_owned(), identity, progress: Arc::default(), sidecar, store, lock, recovery })
     }

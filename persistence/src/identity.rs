@@ -1,6 +1,6 @@
 //! Who a data directory belongs to, and what must never change about it.
 //!
-//! The identity is one JSON file with a checksum, written once, whole and durable, readable by this user only: it holds the secret that
+//! The identity is one JSON file with a checksum, always written whole and durable, readable by this user only: it holds the secret that
 //! keys reservation ids and fingerprints. This file knows nothing of the log.
 
 use std::fmt::{self, Write};
@@ -52,6 +52,9 @@ pub struct Identity {
     pub shards: u16,
     /// When the directory was made.
     pub created_at: Timestamp,
+    /// The shortest time for which idempotency keys were ever remembered here, in seconds: what whoever audits the log may count on.
+    /// The only field that changes, and it only falls.
+    pub idempotency_seconds_min: u32,
     /// Keys reservation ids, fingerprints and the seeds of tables.
     pub secret: Secret,
 }
@@ -78,6 +81,7 @@ struct Fields {
     partition_count: u16,
     shard_count: u16,
     created_at_unix_ms: u64,
+    idempotency_seconds_min: u32,
     secret: String,
     checksum: String,
 }
@@ -89,7 +93,7 @@ struct Version {
 }
 
 impl Identity {
-    /// A new identity that meets `expectation`.
+    /// A new identity that meets `expectation`, in which no key has been remembered yet.
     pub(crate) fn generate(expectation: &IdentityExpectation, now: Timestamp) -> Result<Self, getrandom::Error> {
         let mut random = [0; 48];
         getrandom::fill(&mut random)?;
@@ -99,6 +103,7 @@ impl Identity {
             node: expectation.node.unwrap_or(NodeId(1)),
             shards: expectation.shards.unwrap_or(1),
             created_at: now,
+            idempotency_seconds_min: u32::MAX,
             secret: Secret(secret.try_into().expect("48 - 16 bytes are 32")),
         })
     }
@@ -135,6 +140,7 @@ impl Identity {
             node: NodeId(fields.node_id),
             shards: fields.shard_count,
             created_at: Timestamp::from_unix_ms(fields.created_at_unix_ms),
+            idempotency_seconds_min: fields.idempotency_seconds_min,
             secret: Secret(secret),
         }))
     }
@@ -153,6 +159,15 @@ impl Identity {
         Ok(())
     }
 
+    /// Notes in `directory` that keys are remembered for `seconds`, if that is shorter than ever before. Durable at return.
+    pub(crate) fn note_idempotency_seconds(&mut self, directory: &Path, seconds: u32) -> Result<(), OpenError> {
+        if seconds >= self.idempotency_seconds_min {
+            return Ok(());
+        }
+        self.idempotency_seconds_min = seconds;
+        self.write(directory)
+    }
+
     fn fields(&self) -> Fields {
         let mut fields = Fields {
             format_version: DIRECTORY_FORMAT,
@@ -162,6 +177,7 @@ impl Identity {
             partition_count: PARTITIONS,
             shard_count: self.shards,
             created_at_unix_ms: self.created_at.unix_ms(),
+            idempotency_seconds_min: self.idempotency_seconds_min,
             secret: to_hex(&self.secret.0),
             checksum: String::new(),
         };
@@ -174,7 +190,7 @@ impl Fields {
     /// crc32c over the values of all other fields, each followed by a line feed.
     fn checksum(&self) -> String {
         let text = format!(
-            "{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n",
+            "{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n",
             self.format_version,
             self.cluster_id,
             self.node_id,
@@ -182,6 +198,7 @@ impl Fields {
             self.partition_count,
             self.shard_count,
             self.created_at_unix_ms,
+            self.idempotency_seconds_min,
             self.secret
         );
         format!("{:08x}", crc32c::crc32c(text.as_bytes()))

@@ -102,6 +102,7 @@ fn edit_identity(path: &Path, field: &str, value: serde_json::Value, reseal: boo
             "partition_count",
             "shard_count",
             "created_at_unix_ms",
+            "idempotency_seconds_min",
             "secret",
         ];
         let text: String = fields.map(|field| format!("{}\n", identity[field].to_string().trim_matches('"'))).concat();
@@ -299,4 +300,18 @@ fn streams_are_replayed_on_several_threads_at_once() {
         }
     });
     assert_eq!((directory.progress().groups(), directory.progress().events()), (900, 900));
+}
+
+#[test]
+fn the_shortest_time_that_keys_were_ever_remembered_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let remembered = |seconds| {
+        let options = DirectoryOptions { idempotency_seconds: seconds, ..options() };
+        DataDirectory::open(folder.path(), &options).unwrap().identity().idempotency_seconds_min
+    };
+    assert_eq!(remembered(None), u32::MAX);
+    assert_eq!(remembered(Some(600)), 600);
+    assert_eq!(remembered(Some(86_400)), 600, "what was forgotten early stays forgotten");
+    assert_eq!(remembered(Some(60)), 60);
+    assert_eq!(remembered(None), 60);
 }

@@ -345,7 +345,7 @@ pub(crate) mod tests {
 
     /// A plan with two products, of limits 1 and 2.
     pub(crate) fn plan() -> Plan {
-        Plan::new(SaleShape { buyers: 10, units: 10, products: 2, rate: 10, kills: 1, seed: 1 }).unwrap()
+        Plan::new(SaleShape { buyers: 10, units: 100, products: 2, rate: 10, kills: 1, seed: 1 }).unwrap()
     }
 
     pub(crate) fn ask(buyer: u32, attempt: u8) -> Ask {

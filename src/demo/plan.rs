@@ -19,6 +19,9 @@ const HOLD_SECONDS_MAX: u32 = 5;
 /// Most kills in one sale.
 pub(crate) const KILLS_MAX: u8 = 5;
 
+/// Units that are needed for each life of the node, so that there are grants before and after every kill.
+const UNITS_PER_LIFE_MIN: u32 = 50;
+
 /// The shape of a sale.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SaleShape {
@@ -53,6 +56,14 @@ pub(crate) enum PlanError {
     /// More kills than a sale takes.
     #[error("kills is {0} where at most {KILLS_MAX} are possible")]
     Kills(u8),
+    /// Some life of the node would see no grant.
+    #[error("units is {units} where {kills} kills need at least {UNITS_PER_LIFE_MIN} before the first and after each")]
+    UnitsBelowKills {
+        /// Units given.
+        units: u32,
+        /// Kills to spread them around.
+        kills: u8,
+    },
 }
 
 /// A product on sale.
@@ -138,6 +149,9 @@ impl Plan {
         }
         if shape.kills > KILLS_MAX {
             return Err(PlanError::Kills(shape.kills));
+        }
+        if shape.kills > 0 && shape.units < UNITS_PER_LIFE_MIN * (u32::from(shape.kills) + 1) {
+            return Err(PlanError::UnitsBelowKills { units: shape.units, kills: shape.kills });
         }
         let harmonic: f64 = (1..=shape.products).map(|rank| 1.0 / f64::from(rank)).sum();
         let wanted: Vec<f64> = (0..shape.products).map(|index| 1.0 / f64::from(index + 1) / harmonic).collect();
@@ -270,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_sale_and_another_seed_another() {
-        let visits = |seed| Plan::new(SaleShape { buyers: 500, units: 50, seed, ..DEFAULT }).unwrap().visits().collect::<Vec<_>>();
+        let visits = |seed| Plan::new(SaleShape { buyers: 500, units: 100, seed, ..DEFAULT }).unwrap().visits().collect::<Vec<_>>();
         assert_eq!(visits(7), visits(7));
         assert_ne!(visits(7), visits(8));
     }
@@ -288,7 +302,7 @@ mod tests {
     #[test]
     fn the_units_are_shared_out_to_the_last_whatever_the_shape() {
         for (buyers, units, products) in [(200_000, 20_000, 8), (4_000, 500, 3), (1_000, 8, 8), (100, 5_000, 7), (10, 10, 1)] {
-            let plan = Plan::new(SaleShape { buyers, units, products, ..DEFAULT }).unwrap();
+            let plan = Plan::new(SaleShape { buyers, units, products, kills: 0, ..DEFAULT }).unwrap();
             assert_eq!(plan.products.len(), usize::from(products));
             assert_eq!(plan.products.iter().map(|product| product.units).sum::<u64>(), u64::from(units), "{units} over {products}");
             assert!(plan.products.iter().all(|product| product.units >= 1));
@@ -366,5 +380,7 @@ mod tests {
         assert_eq!(error(SaleShape { rate: 0, ..DEFAULT }), PlanError::Zero("rate"));
         assert_eq!(error(SaleShape { units: 7, ..DEFAULT }), PlanError::UnitsBelowProducts { units: 7, products: 8 });
         assert_eq!(error(SaleShape { kills: 6, ..DEFAULT }), PlanError::Kills(6));
+        assert_eq!(error(SaleShape { kills: 2, units: 149, ..DEFAULT }), PlanError::UnitsBelowKills { units: 149, kills: 2 });
+        assert!(Plan::new(SaleShape { kills: 2, units: 150, ..DEFAULT }).is_ok());
     }
 }

@@ -40,8 +40,8 @@ const GRANTING_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Calls under way that a kill should hit, so that there are unknown answers to resolve.
 const CALLS_HIT_WISHED: u32 = 16;
 
-/// Longest wait for so many.
-const CALLS_HIT_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a kill waits for so many, as a part of all arrivals: one in 20 may come meanwhile.
+const CALLS_HIT_WAIT_PART: u32 = 20;
 
 /// Longest wait after a kill until every buyer who met it has an answer.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_mins(2);
@@ -235,11 +235,12 @@ impl Rush {
         (self.opened_at.elapsed(), self.calls.load(Ordering::Relaxed))
     }
 
-    /// One buyer's visit, from the scheduled arrival to the last answer.
+    /// One buyer's visit, from the scheduled arrival to the last answer. Most buyers ask once and leave: the rest is boxed, so that
+    /// those do not carry its room.
     async fn visit(self: Arc<Self>, visit: Visit, place: OwnedSemaphorePermit) {
         let ask = Ask { buyer: visit.buyer, attempt: 1, product: visit.product, units: visit.units };
         let reserved = if visit.click == Click::Twice {
-            let (first, second) = tokio::join!(self.ask(&ask), Box::pin(self.ask(&ask)));
+            let (first, second) = tokio::join!(Box::pin(self.ask(&ask)), Box::pin(self.ask(&ask)));
             self.measure(&visit);
             let mut answers = [first, second];
             // A rejection leaves the key free, so one that was decided before the grant may arrive after it: it is booked before.
@@ -252,8 +253,8 @@ impl Rush {
             self.book(&ask, &persisted, life)
         };
         match (reserved, visit.comes_back_after) {
-            (Reserved::Granted(grant), _) => self.after_grant(&visit, &ask, grant).await,
-            (Reserved::SoldOut, Some(after)) => self.come_back(&visit, after).await,
+            (Reserved::Granted(grant), _) => Box::pin(self.after_grant(&visit, &ask, grant)).await,
+            (Reserved::SoldOut, Some(after)) => Box::pin(self.come_back(&visit, after)).await,
             _ => {}
         }
         self.books.lock().buyer_done();
@@ -396,8 +397,8 @@ impl Rush {
             loop {
                 let hits_calls = self.under_way.load(Ordering::Relaxed) >= CALLS_HIT_WISHED;
                 let is_granting = self.grants_just_before(Instant::now()) > 0;
-                let waited = waiting_since.elapsed();
-                if is_granting && (hits_calls || waited > CALLS_HIT_WAIT_MAX) || waited > GRANTING_WAIT_MAX {
+                let is_late = self.arrived.load(Ordering::Relaxed) >= after + self.plan.shape.buyers / CALLS_HIT_WAIT_PART;
+                if is_granting && (hits_calls || is_late) || waiting_since.elapsed() > GRANTING_WAIT_MAX {
                     break;
                 }
                 sleep(LOOK).await;

@@ -29,7 +29,7 @@ impl WalListener for Deaf {
 /// Makes a directory of `shards` shards whose log of shard `shard` holds `groups`: events, each with its second.
 pub fn write(path: &Path, shards: u16, shard: u16, groups: &[Vec<(u64, Event)>]) {
     let identity = IdentityExpectation { shards: Some(shards), ..IdentityExpectation::default() };
-    let options = DirectoryOptions { identity, ..DirectoryOptions::new(at(0)) };
+    let options = DirectoryOptions { identity, idempotency_seconds: Some(86_400), ..DirectoryOptions::new(at(0)) };
     let directory = DataDirectory::open(path, &options).expect("a new directory can be made");
     let stream = StreamId::log(shard);
     let tail = directory.replay(stream, |_| Ok(())).expect("a new log is empty");
