@@ -175,7 +175,6 @@ impl Engine {
     /// A [`Refusal`], when the command was not admitted; it then changed nothing.
     pub fn try_submit(&self, submission: Submission) -> Result<Pending, Refusal> {
         let inner = &*self.inner;
-        self.admit(&submission.command).inspect_err(|refusal| inner.metrics.count_refusal(*refusal))?;
         let Submission { command, key, actor } = submission;
         let shard = match &command {
             Command::CreateStock { partition, .. } => inner.router.shard_of(*partition),
@@ -187,6 +186,7 @@ impl Engine {
         let Some(shard) = shard else {
             return Ok(Pending { reply: PendingReply::Known(Some(Rejection::UnknownReservation)) });
         };
+        self.admit(&command, shard).inspect_err(|refusal| inner.metrics.count_refusal(*refusal))?;
         let idempotency = key.map(|key| inner.sealing.fingerprint(&key, &command));
         let (reply, receiver) = oneshot::channel();
         let work = Work { request: Request { command, idempotency }, actor, reply };
@@ -239,10 +239,14 @@ impl Engine {
         reports
     }
 
-    /// Refuses further commands, has every admitted one decided, committed and answered, then ends the engine's threads. A second
-    /// call returns at once.
+    /// Refuses further commands, has every admitted one decided, committed and answered, then ends the engine's threads, for which it
+    /// blocks for a moment. A second call returns at once.
+    ///
+    /// Whoever submits at this very moment may be admitted and get no answer; so stop the doors first.
     pub async fn stop(&self) {
-        self.inner.stopping.store(true, Ordering::Release);
+        if self.inner.stopping.swap(true, Ordering::AcqRel) {
+            return;
+        }
         for shard in &self.inner.shards {
             let (stopped, waiting) = oneshot::channel();
             if shard.send(Stop(stopped)).await.is_ok() {
@@ -259,9 +263,9 @@ impl Engine {
         }
     }
 
-    fn admit(&self, command: &Command) -> Result<(), Refusal> {
+    fn admit(&self, command: &Command, shard: ShardNumber) -> Result<(), Refusal> {
         // After its log has failed a node only stops.
-        if !self.takes_commands() {
+        if self.inner.stopping.load(Ordering::Acquire) || self.inner.progress[usize::from(shard.0)].has_failed() {
             return Err(Refusal::Stopping);
         }
         if self.inner.disk_low.load(Ordering::Acquire) && !matches!(command, Command::ReadReservation { .. }) {

@@ -5,7 +5,8 @@ use crate::ring::RING_SLOTS_MIN;
 /// Limits of one engine. Free per process: they change neither the log's format nor any decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Slots of each shard's ring: commands that may wait there. A power of two, at least 64. Default 32,768.
+    /// Slots of each shard's ring: commands that may wait there, and likewise (within one batch) answers that may wait for their commit.
+    /// A power of two, at least 64. Default 32,768.
     pub ring_slots: usize,
     /// Most commands decided in one batch, with one time stamp. At least 1. Default 1,024.
     pub batch_commands_max: usize,

@@ -1,7 +1,7 @@
 //! The published views: committed counters of every stock, readable from any thread without asking the owner.
 //!
 //! A view is written by the stock's shard alone, after its group is committed and before the group's replies leave; so whoever has
-//! an answer finds it here too. Writing never waits for a reader.
+//! an answer finds it here too. Writing the counters of a stock never waits for a reader; only showing a new stock takes a lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;

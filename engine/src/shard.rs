@@ -35,8 +35,8 @@ const TURNS_PER_POLL: u32 = 8;
 /// Longest sleep until the next lapse, so that a step of the wall clock is noticed.
 const LAPSE_SLEEP_MAX: Duration = Duration::from_millis(250);
 
-/// Idempotency keys dropped per turn at most, so that a turn's length stays bounded.
-const KEYS_FORGOTTEN_PER_TURN: usize = 256;
+/// Idempotency keys dropped in a turn without work at most, so that its length stays bounded.
+const KEYS_FORGOTTEN_IDLE: usize = 256;
 
 /// A command on its way through the ring.
 pub(crate) struct Work {
@@ -69,6 +69,8 @@ pub(crate) struct ShardActor {
     in_flight: VecDeque<InFlight>,
     /// Replies that wait for the head they observed, oldest first.
     waiting: VecDeque<Waiting>,
+    /// The latest time that any batch was stamped with.
+    newest: Timestamp,
     stopping: Option<oneshot::Sender<()>>,
 }
 
@@ -108,7 +110,8 @@ impl ShardActor {
         for view in parts.ledger.stocks() {
             parts.published.publish(view, parts.number.stream(), proposed);
         }
-        Self { parts, open: None, proposed, in_flight: VecDeque::new(), waiting: VecDeque::new(), stopping: None }
+        let newest = parts.ledger.last_applied();
+        Self { parts, open: None, proposed, in_flight: VecDeque::new(), waiting: VecDeque::new(), newest, stopping: None }
     }
 
     fn turn(&mut self) -> Turn {
@@ -117,7 +120,8 @@ impl ShardActor {
         self.propose_if_room();
         let taken = if self.may_take() { self.take_batch() } else { 0 };
         self.propose_if_room();
-        self.parts.ledger.forget_keys(self.committed_time(), KEYS_FORGOTTEN_PER_TURN);
+        // Faster than keys can come in, so that those whose time is over never gather.
+        self.parts.ledger.forget_keys(self.committed_time(), KEYS_FORGOTTEN_IDLE.max(2 * taken));
         if settled || taken > 0 { Turn::Worked } else { Turn::Idle }
     }
 
@@ -140,12 +144,13 @@ impl ShardActor {
         settled
     }
 
-    /// Whether another batch may be decided: the open group can still grow.
+    /// Whether another batch may be decided: the open group can still grow, and so may the replies that wait. Without the second bound
+    /// rejections, which make no group grow, would gather here instead of filling the ring.
     fn may_take(&self) -> bool {
         let options = &self.parts.options;
-        self.open
-            .as_ref()
-            .is_none_or(|open| open.builder.events() < options.group_events_max && open.builder.bytes() < options.group_bytes_max)
+        let can_grow =
+            |open: &OpenGroup| open.builder.events() < options.group_events_max && open.builder.bytes() < options.group_bytes_max;
+        self.waiting.len() < options.ring_slots && self.open.as_ref().is_none_or(can_grow)
     }
 
     fn has_room_in_flight(&self) -> bool {
@@ -154,7 +159,9 @@ impl ShardActor {
 
     /// Lapses what is due (one event of it), then decides a batch from the ring, all with one time. Returns how much there was to do.
     fn take_batch(&mut self) -> usize {
-        let now = self.parts.clock.now().max(self.parts.ledger.last_applied());
+        // A clock that steps back is waited for: answers that wrote nothing count as much as events.
+        let now = self.parts.clock.now().max(self.newest);
+        self.newest = now;
         let lapsed = self.lapse(now);
         let limit = self.parts.options.batch_commands_max;
         let mut batch = Batch {
@@ -335,7 +342,8 @@ impl ActorFuture<ShardActor> for ShardLoop {
     ) -> Poll<()> {
         for _ in 0..TURNS_PER_POLL {
             if shard.parts.progress.has_failed() {
-                // Every waiting caller learns that its outcome is unknown, and no later one is decided.
+                // What was committed before is answered. Every other caller learns that its outcome is unknown, and none is decided.
+                shard.settle();
                 shard.waiting.clear();
                 shard.parts.ring.drain(usize::MAX, drop);
                 context.stop();

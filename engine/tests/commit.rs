@@ -4,10 +4,13 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
-use support::{answer, confirm, create, held, instant, is_ready, keyed, read, reservation, reserve, sku};
+use support::{
+    InstantLog, PATIENCE, RULES, START, answer, bench, confirm, create, held, instant, is_ready, keyed, read, reservation, reserve,
+    sku,
+};
 use tidegate_engine::{EngineOptions, Failure, Fault, Refusal};
 use tidegate_persistence::GroupSequence;
-use tidegate_stock::{Event, Rejection, StockState};
+use tidegate_stock::{Command, Event, Rejection, Rules, StockState, Timestamp};
 
 #[tokio::test]
 async fn an_answer_and_its_view_appear_only_when_the_group_is_committed() {
@@ -178,10 +181,8 @@ async fn a_low_disk_refuses_commands_and_still_answers_reads() {
 
 #[tokio::test]
 async fn a_full_key_table_refuses_new_keys_and_still_knows_the_old_ones() {
-    let rules = tidegate_stock::Rules { idempotency_keys_max: 2, ..support::RULES };
-    let bench = support::bench(EngineOptions::default(), rules, |progress, log| {
-        Box::new(support::InstantLog(progress.clone(), log.clone()))
-    });
+    let rules = Rules { idempotency_keys_max: 2, ..RULES };
+    let bench = bench(EngineOptions::default(), rules, |progress, log| Box::new(InstantLog(progress.clone(), log.clone())));
     answer(bench.engine.try_submit(create("lamp", 50, 600)).unwrap()).await.unwrap();
     for key in ["k1", "k2"] {
         assert!(answer(bench.engine.try_submit(keyed(reserve("lamp", key), key)).unwrap()).await.is_ok());
@@ -190,10 +191,57 @@ async fn a_full_key_table_refuses_new_keys_and_still_knows_the_old_ones() {
     assert_eq!(third, Err(Failure::Refusal(Refusal::KeysFull { keys_max: 2 })));
     assert!(answer(bench.engine.try_submit(keyed(reserve("lamp", "k1"), "k1")).unwrap()).await.unwrap().replayed);
     assert!(answer(bench.engine.try_submit(reserve("lamp", "k3")).unwrap()).await.is_ok(), "work without a key goes on");
-    // A day later the old keys are over and make room.
-    bench.clock.set(tidegate_stock::Timestamp::from_unix_ms(support::START.unix_ms() + 86_400_000));
-    answer(bench.engine.try_submit(reserve("lamp", "later")).unwrap()).await.unwrap();
-    assert!(answer(bench.engine.try_submit(keyed(reserve("lamp", "k3"), "k3")).unwrap()).await.is_ok());
+    // A day later the old keys are over and make room, also when nothing without a key ever moves the log's time.
+    bench.clock.set(Timestamp::from_unix_ms(START.unix_ms() + 86_400_000));
+    for key in ["k3", "k4"] {
+        assert!(answer(bench.engine.try_submit(keyed(reserve("lamp", key), key)).unwrap()).await.is_ok(), "{key}");
+    }
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_key_table_opens_for_keyed_work_alone() {
+    let rules = Rules { idempotency_keys_max: 2, ..RULES };
+    let bench = bench(EngineOptions::default(), rules, |progress, log| Box::new(InstantLog(progress.clone(), log.clone())));
+    answer(bench.engine.try_submit(create("lamp", 50, 600)).unwrap()).await.unwrap();
+    for day in 0..4 {
+        bench.clock.set(Timestamp::from_unix_ms(START.unix_ms() + day * 86_400_000));
+        for key in ["a", "b"] {
+            let key = format!("{key}{day}");
+            assert!(answer(bench.engine.try_submit(keyed(reserve("lamp", &key), &key)).unwrap()).await.is_ok(), "{key}");
+        }
+        let third = answer(bench.engine.try_submit(keyed(reserve("lamp", "x"), "x")).unwrap()).await;
+        assert_eq!(third, Err(Failure::Refusal(Refusal::KeysFull { keys_max: 2 })), "day {day}");
+    }
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn rejections_that_wait_fill_the_ring_and_nothing_else() {
+    let options = EngineOptions { ring_slots: 64, batch_commands_max: 1, groups_in_flight_max: 1, ..EngineOptions::default() };
+    let bench = held(options);
+    let created = bench.engine.try_submit(create("lamp", 0, 600)).unwrap();
+    bench.log.wait_proposed(1);
+    // Nothing is committed, so every rejection has to wait for the stock's creation, whose answer waits too: 63 with it, and 64 in the ring.
+    let mut admitted = Vec::new();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while admitted.len() < 127 {
+        match bench.engine.try_submit(reserve("lamp", "ann")) {
+            Ok(pending) => admitted.push(pending),
+            Err(refusal) => assert_eq!(refusal, Refusal::RingFull { slots: 64 }),
+        }
+        assert!(std::time::Instant::now() < deadline, "{} commands were admitted where 127 have room", admitted.len());
+    }
+    for _ in 0..10 {
+        // The mailbox answers after at least one more look of the shard at its ring.
+        bench.engine.inspect().await;
+        assert_eq!(bench.engine.try_submit(reserve("lamp", "ann")).unwrap_err(), Refusal::RingFull { slots: 64 });
+    }
+    bench.progress.commit(GroupSequence(1));
+    answer(created).await.unwrap();
+    for pending in admitted {
+        assert_eq!(answer(pending).await, Err(Failure::Rejection(Rejection::SoldOut { available: 0, asked: 1 })));
+    }
     bench.engine.stop().await;
 }
 
@@ -201,10 +249,25 @@ async fn a_full_key_table_refuses_new_keys_and_still_knows_the_old_ones() {
 async fn time_in_the_log_never_runs_backwards() {
     let bench = instant(EngineOptions::default());
     answer(bench.engine.try_submit(create("lamp", 5, 600)).unwrap()).await.unwrap();
-    bench.clock.set(tidegate_stock::Timestamp::from_unix_ms(support::START.unix_ms() - 5_000));
+    bench.clock.set(Timestamp::from_unix_ms(START.unix_ms() - 5_000));
     answer(bench.engine.try_submit(reserve("lamp", "ann")).unwrap()).await.unwrap();
     let times: Vec<u64> = bench.log.groups().iter().map(|group| group.time.unix_ms()).collect();
-    assert_eq!(times, [support::START.unix_ms(); 2]);
+    assert_eq!(times, [START.unix_ms(); 2]);
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn time_does_not_run_backwards_after_an_answer_that_wrote_nothing() {
+    let bench = instant(EngineOptions::default());
+    let mut closing = create("lamp", 5, 600);
+    if let Command::CreateStock { terms, .. } = &mut closing.command {
+        terms.closes_at = Some(START.plus_seconds(60));
+    }
+    answer(bench.engine.try_submit(closing).unwrap()).await.unwrap();
+    bench.clock.set(START.plus_seconds(60));
+    assert_eq!(answer(bench.engine.try_submit(reserve("lamp", "ann")).unwrap()).await, Err(Failure::Rejection(Rejection::Closed)));
+    bench.clock.set(START.plus_seconds(58));
+    assert_eq!(answer(bench.engine.try_submit(reserve("lamp", "ann")).unwrap()).await, Err(Failure::Rejection(Rejection::Closed)));
     bench.engine.stop().await;
 }
 
@@ -213,7 +276,7 @@ async fn a_lapse_is_logged_with_the_clock_as_its_actor() {
     let bench = instant(EngineOptions::default());
     answer(bench.engine.try_submit(create("lamp", 5, 10)).unwrap()).await.unwrap();
     let id = reservation(answer(bench.engine.try_submit(reserve("lamp", "ann")).unwrap()).await).id;
-    bench.clock.set(tidegate_stock::Timestamp::from_unix_ms(support::START.unix_ms() + 10_000));
+    bench.clock.set(Timestamp::from_unix_ms(START.unix_ms() + 10_000));
     let confirmed = answer(bench.engine.try_submit(confirm(id)).unwrap()).await;
     assert_eq!(confirmed, Err(Failure::Rejection(Rejection::ReservationExpired)));
     let last = bench.log.groups().pop().unwrap();

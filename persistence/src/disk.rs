@@ -33,7 +33,8 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Creates folder `path` with its parents where they are missing, for this user only. At return it survives a loss of power.
+/// Creates folder `path` with its parents where they are missing, for this user only. At return what was created survives a loss of
+/// power; a folder that is there already is taken to do so.
 pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());

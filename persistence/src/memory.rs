@@ -1,4 +1,4 @@
-//! A store in memory that knows what a crash would leave of it. For tests, and for nodes that keep nothing.
+//! A store in memory that knows what a crash would leave of it. For tests and benches.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -141,7 +141,7 @@ pub enum WalError {
         bytes: usize,
     },
     /// An option is out of its bounds.
-    #[error("wal_value_bytes_max is {given} where {VALUE_BYTES_MIN} to {VALUE_BYTES_MAX} are allowed")]
+    #[error("value_bytes_max is {given} where {VALUE_BYTES_MIN} to {VALUE_BYTES_MAX} are allowed")]
     ValueBytesMax {
         /// What was given.
         given: usize,

@@ -302,7 +302,7 @@ fn a_value_bound_outside_its_bounds_is_refused() {
     for given in [511, 6_145] {
         let options = WalOptions { value_bytes_max: Some(given), ..WalOptions::default() };
         let error = Wal::start_on(Box::new(MemoryStore::new()), NodeId(1), tails(), options, listener().0).unwrap_err();
-        assert_eq!(error.to_string(), format!("wal_value_bytes_max is {given} where 512 to 6144 are allowed"));
+        assert_eq!(error.to_string(), format!("value_bytes_max is {given} where 512 to 6144 are allowed"));
     }
 }
 

@@ -180,7 +180,7 @@ fn decide_held(ledger: &Ledger, id: ReservationId, verb: Verb, idempotency: Opti
     };
     if reserved == 0 {
         let last_exit = if lapse.is_some() { LastExit::Expired } else { reservation.last_exit };
-        let standing = Standing { confirmed: reservation.confirmed, last_exit, wanted };
+        let standing = Standing { confirmed: reservation.confirmed, last_exit, lapses: lapse.is_some(), wanted };
         return Decision { event: lapse, outcome: nothing_held(standing).map(|()| accepted) };
     }
     let asked = wanted.map_or(reserved, Quantity::units);
@@ -204,11 +204,15 @@ type NothingHeld = fn(Standing) -> Result<(), Rejection>;
 struct Standing {
     confirmed: u32,
     last_exit: LastExit,
+    /// Whether units were held until this very call.
+    lapses: bool,
     wanted: Option<Quantity>,
 }
 
 fn confirm_with_nothing_held(standing: Standing) -> Result<(), Rejection> {
     match (standing.wanted, standing.confirmed, standing.last_exit) {
+        // Whoever confirms units that were held and are late must not read a yes, though others of the reservation are sold.
+        (None, 1.., _) if standing.lapses => Err(Rejection::ReservationExpired),
         (None, 1.., _) => Ok(()),
         // A call that names units wants more of them sold; that some were sold before does not answer it.
         (Some(_), 1.., LastExit::Expired) | (_, 0, LastExit::Expired) => Err(Rejection::ReservationExpired),

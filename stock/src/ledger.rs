@@ -15,7 +15,8 @@ use crate::wheel::Wheel;
 pub struct Rules {
     /// How long a key is remembered after its command, by log time.
     pub idempotency_seconds: u32,
-    /// Most keys that are remembered at once; beyond, new keyed work is refused.
+    /// Most keys that are remembered at once; beyond, new keyed work is refused. Keys that are over and not yet dropped do not count
+    /// against it, so there may be a few more for as long as that takes.
     pub idempotency_keys_max: usize,
 }
 
@@ -190,7 +191,8 @@ impl Ledger {
     /// decided, so that it neither forgets an old key nor goes unremembered.
     pub fn lacks_room_for_key(&self, request: &Request, now: Timestamp) -> bool {
         let Some(idempotency) = request.idempotency else { return false };
-        if self.keys.len() < self.rules.idempotency_keys_max {
+        // A key that is over makes room even before it is dropped: dropping waits for log time, which moves only when something is logged.
+        if self.keys.len() < self.rules.idempotency_keys_max || self.keys.has_spare(now) {
             return false;
         }
         let stock = match &request.command {

@@ -206,7 +206,10 @@ fn confirming() {
     let mixed = [stock("tea", 10), reserve("tea", "ann", 3), confirm("tea", 1).units(1), release("tea", 1)];
     check("with any unit sold and nothing held a whole confirm is fine", &mixed, &all, "tea#1 | 0 1 2 confirmed | 9 0 1");
     let mixed = [stock("tea", 10), reserve("tea", "ann", 3), confirm("tea", 1).units(1), clock().at(10_099)];
-    check("also when the rest lapsed", &mixed, &all.clone().at(10_099), "tea#1 | 0 1 2 confirmed | 9 0 1");
+    check("also when the rest lapsed before", &mixed, &all.clone().at(10_099), "tea#1 | 0 1 2 confirmed | 9 0 1");
+    let held = [stock("tea", 10), reserve("tea", "ann", 3), confirm("tea", 1).units(1)];
+    let late = Expect::LapsesAndSays(Rejection::ReservationExpired);
+    check("but not when the rest was held until this very confirm", &held, &all.clone().at(10_000), late);
     let late = Rejection::ReservationExpired;
     check("a part of what lapsed is expired although some was sold", &mixed, &all.clone().units(1).at(10_099), late);
 }
@@ -489,7 +492,8 @@ fn a_full_key_table_refuses_new_keys_and_knows_the_old() {
     assert!(!lacks(&ledger, confirm("tea", 1).key("a")), "nor does a reused one");
     assert!(!lacks(&ledger, reserve("tea", "ann", 1)), "nor does a call without a key");
     assert!(!lacks(&ledger, reserve("pot", "ann", 1).key("c")), "an unknown product is rejected, not refused");
-    assert!(lacks(&ledger, buy("a").at(100_000)), "a key whose time is over is new");
+    assert!(lacks(&ledger, buy("c").at(99_999)), "just before its time is over a key takes its room");
+    assert!(!lacks(&ledger, buy("c").at(100_000)), "a key whose time is over makes room before it is dropped");
     ledger.forget_keys(Timestamp::from_unix_ms(100_000), 1);
     assert!(!lacks(&ledger, buy("c").at(100_000)), "a forgotten key makes room");
 }

@@ -332,8 +332,8 @@ impl Reference {
         let is_sold = reservation.confirmed > 0;
         let is_lapsed = reservation.given_back_by() == Some(Happened::Lapsed);
         let no = match (how, quantity) {
-            // A whole call: confirm is fine if any unit is sold, release if none is.
-            (Happened::Sold, None) if is_sold => return Ok((yes, lapsed)),
+            // A whole call: confirm is fine if any unit is sold, unless units were held until now; release if none is.
+            (Happened::Sold, None) if is_sold && lapsed.is_none() => return Ok((yes, lapsed)),
             (Happened::Released, None) if !is_sold => return Ok((yes, lapsed)),
             (Happened::Released, _) if is_sold => No::Confirmed,
             // A confirm after the end of units that lapsed asks for units that are no longer to be had.
