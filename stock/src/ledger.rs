@@ -5,7 +5,7 @@ use crate::event::Event;
 use crate::keys::{KeyEntry, KeyInverse, KeyTable};
 use crate::reservation::{LastExit, NIL, Reservation};
 use crate::slab::Slab;
-use crate::table::{SlotTable, hash_with};
+use crate::table::SlotTable;
 use crate::values::{Allotment, Idempotency, Partition, Quantity, ReservationId, Sku, StockId, StockNumber, Timestamp, UserId};
 use crate::view::{ReservationState, ReservationView, StockView};
 use crate::wheel::Wheel;
@@ -369,9 +369,8 @@ impl Ledger {
             sold: 0,
             grants: 0,
         });
-        let stocks = &self.stocks;
-        self.stocks_by_sku.insert(self.stocks_by_sku.hash(sku), stock, |seed, slot| hash_with(seed, &stocks[slot].sku));
-        self.stocks_by_id.insert(self.stocks_by_id.hash(&id), stock, |seed, slot| hash_with(seed, &stocks[slot].id));
+        self.stocks_by_sku.insert(self.stocks_by_sku.hash(sku), stock);
+        self.stocks_by_id.insert(self.stocks_by_id.hash(&id), stock);
         self.stock_numbers.insert(id.partition, id.number);
         InverseChange::StockCreated { stock }
     }
@@ -407,9 +406,7 @@ impl Ledger {
 
         let hash = self.reservations_by_id.hash(&(reservation.stock, reservation.sequence));
         let slot = self.reservations.push(reservation);
-        let reservations = &self.reservations;
-        self.reservations_by_id
-            .insert(hash, slot, |seed, slot| hash_with(seed, &(reservations[slot].stock, reservations[slot].sequence)));
+        self.reservations_by_id.insert(hash, slot);
         self.wheel.insert(&mut self.reservations, slot);
         self.open_holds += 1;
         let key = self.remember(slot, idempotency, true, at);
@@ -443,9 +440,7 @@ impl Ledger {
             return (slot, false);
         }
         let slot = self.users.push(User { stock, name: user.clone(), units: 0 });
-        let users = &self.users;
-        let hash = self.users_by_name.hash(&(stock, user));
-        self.users_by_name.insert(hash, slot, |seed, slot| hash_with(seed, &(users[slot].stock, &users[slot].name)));
+        self.users_by_name.insert(self.users_by_name.hash(&(stock, user)), slot);
         (slot, true)
     }
 
