@@ -102,7 +102,6 @@ impl Node {
             .collect();
         let engine = Engine::start(EngineParts {
             options: engine_options(&settings.engine),
-            idempotency_keys_max: rules.idempotency_keys_max,
             sealing,
             clock: Arc::new(SystemClock),
             metrics,

@@ -228,7 +228,6 @@ impl Machine {
         let shard = ShardStart { ledger: Ledger::new(RULES, sealing.table_seed()), log: commit_log, progress };
         let engine = Engine::start(EngineParts {
             options: parameters.options,
-            idempotency_keys_max: RULES.idempotency_keys_max,
             sealing,
             clock: Arc::new(SystemClock),
             metrics,

@@ -38,8 +38,6 @@ pub struct ShardStart {
 pub struct EngineParts {
     /// The machine's limits.
     pub options: EngineOptions,
-    /// The most idempotency keys a ledger remembers, as its rules have it; only told to refused callers.
-    pub idempotency_keys_max: usize,
     /// Ids and fingerprints.
     pub sealing: Sealing,
     /// Wall time.
@@ -140,7 +138,6 @@ impl Engine {
             actors.push(ShardActor::new(ShardParts {
                 number,
                 ledger: shard.ledger,
-                idempotency_keys_max: parts.idempotency_keys_max,
                 ring: receiver,
                 log: shard.log,
                 progress: shard.progress,

@@ -49,7 +49,6 @@ pub(crate) struct Work {
 pub(crate) struct ShardParts {
     pub(crate) number: ShardNumber,
     pub(crate) ledger: Ledger,
-    pub(crate) idempotency_keys_max: usize,
     pub(crate) ring: RingReceiver<Work>,
     pub(crate) log: Box<dyn CommitLog>,
     pub(crate) progress: Arc<CommitProgress>,
@@ -169,7 +168,6 @@ impl ShardActor {
             open: &mut self.open,
             waiting: &mut self.waiting,
             metrics: &self.parts.metrics,
-            idempotency_keys_max: self.parts.idempotency_keys_max,
             stream: self.parts.number.stream(),
             proposed: self.proposed,
             now,
@@ -235,7 +233,6 @@ struct Batch<'a> {
     open: &'a mut Option<OpenGroup>,
     waiting: &'a mut VecDeque<Waiting>,
     metrics: &'a EngineMetrics,
-    idempotency_keys_max: usize,
     stream: StreamId,
     proposed: GroupSequence,
     now: Timestamp,
@@ -253,7 +250,7 @@ impl Batch<'_> {
     fn outcome(&mut self, work: &Work) -> Result<Answer, Failure> {
         let command = command_name(&work.request.command);
         if self.ledger.lacks_room_for_key(&work.request, self.now) {
-            let refusal = Refusal::KeysFull { keys_max: self.idempotency_keys_max };
+            let refusal = Refusal::KeysFull { keys_max: self.ledger.rules().idempotency_keys_max };
             self.metrics.count_refusal(refusal);
             return Err(refusal.into());
         }

@@ -132,6 +132,11 @@ impl Ledger {
         }
     }
 
+    /// The rules it was made with.
+    pub const fn rules(&self) -> Rules {
+        self.rules
+    }
+
     /// The time of the newest applied event; no batch may be stamped earlier.
     pub const fn last_applied(&self) -> Timestamp {
         self.last_applied

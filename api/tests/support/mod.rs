@@ -103,7 +103,6 @@ pub fn machine(options: EngineOptions, idempotency_keys_max: usize) -> Machine {
     let rules = Rules { idempotency_seconds: 86_400, idempotency_keys_max };
     let engine = Engine::start(EngineParts {
         options,
-        idempotency_keys_max,
         sealing: sealing.clone(),
         clock: Arc::<ManualClock>::clone(&clock),
         metrics: Arc::new(EngineMetrics::default()),

@@ -114,7 +114,6 @@ fn start(
     let sealing = Sealing::new(&[7; 32]);
     let engine = Engine::start(EngineParts {
         options,
-        idempotency_keys_max: rules.idempotency_keys_max,
         sealing: sealing.clone(),
         clock: other_clock.unwrap_or_else(|| Arc::<ManualClock>::clone(&clock)),
         metrics: Arc::new(EngineMetrics::default()),
