@@ -4,64 +4,96 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use serde::Serialize;
-use tidegate_config::{CONFIG_VARIABLE, SHIPPED_FILE, Settings, SettingsError};
+use tidegate_config::{CONFIG_VARIABLE, EffectiveSetting, Settings, SettingsError};
 use tokio::runtime::Builder;
 
+use crate::backup::{self, BackupError, BackupOptions};
 use crate::demo::{self, DemoError, DemoOptions};
+use crate::key::{self, KeyCommand};
+use crate::load::{self, LoadError, LoadOptions};
 use crate::replay::{self, ReplayError, ReplayOptions};
+use crate::telemetry::Telemetry;
 use crate::verify::{Place, Report, VerifyError, verify};
-use crate::{logging, serve};
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done
-  1  it failed, or something was found: the reason is on the standard error
-  2  the command line, a TIDEGATE_ variable or the settings file is wrong";
+use crate::{config_command, logging, manual, serve};
 
 /// A stock authority for flash sales: decides, in order and without locks, who gets the last unit.
 ///
 /// One place that never sells a unit twice, never forgets an answer it gave, and gives unpaid units back on time. Shops' frontends call
 /// it over HTTP: they reserve units for a buyer, confirm what was paid, and release what was not.
 #[derive(Parser)]
-#[command(name = "tidegate", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "tidegate", version, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
+/// What each command does. When to use it, examples, exit codes, environment and files are in `src/manual/pages.rs`.
 #[derive(Subcommand)]
 enum Command {
-    /// Runs a node: recovers what its data directory holds, and answers HTTP until it is told to stop.
+    /// Runs a whole flash sale on this machine and proves that nothing was oversold or lost.
+    ///
+    /// Starts a real node on a temporary directory, opens a sale, lets buyers rush it through the HTTP door, kills the node with SIGKILL
+    /// while it grants, starts it again, goes on, and prints a table and the proof of `tidegate verify` and of the buyers' own answers.
+    Demo(DemoOptions),
+    /// Runs a node: recovers its data directory, then answers HTTP until it is told to stop.
     ///
     /// Prints `listening on http://ADDRESS` to the standard output once connections are taken; /readyz answers 200 once the log is read.
     /// SIGTERM and SIGINT stop it in order: no new connection, everything admitted is finished and synced, exit code 0. Killed in any
     /// other way, it loses nothing that it acknowledged.
-    #[command(after_help = EXIT_CODES, after_long_help = settings_help())]
-    Serve(ServeArguments),
-    /// Reads a whole data directory offline and checks everything that was promised about it.
+    Serve(NodeArguments),
+    /// Prints the settings that a node would run with, and where each of them was given.
+    ///
+    /// Settings come from the file, over it from variables, over both from flags. Prints them as a settings file that can be loaded
+    /// again; a comment behind each says whether it is the default or which file, variable or command line gave it. Secrets are not
+    /// shown.
+    Config(ConfigArguments),
+    /// Reads a stopped node's whole data directory and checks everything that was promised.
     ///
     /// Re-reads every entry of every shard's log: checksums, order, the chain, the position that was durable; and of every event that no
     /// unit was given twice, no user got more than the limit, nothing was granted outside its window or sold after its hold was over, and that
     /// all units add up, with books that share no code with the node's own. No node may be using the directory. Nothing is repaired.
-    #[command(after_help = EXIT_CODES)]
     Verify(VerifyArguments),
-    /// Runs a whole flash sale on this machine and proves that nothing was oversold, lost or invented.
+    /// Copies a running node's data directory, checks the copy, and leaves the node serving.
     ///
-    /// Starts a real node on a temporary directory, opens a sale, lets buyers rush it through the HTTP door, kills the node with SIGKILL
-    /// while it grants, starts it again, goes on, and prints a table and the proof of `tidegate verify` and of the buyers' own answers.
-    #[command(after_help = EXIT_CODES)]
-    Demo(DemoOptions),
-    /// Puts a shop's real invoices through the door of a real node and proves that every unit was sold once.
+    /// Asks the node for new snapshots, the history and the log, and writes them into DIR, which appears only when everything is there,
+    /// checked like `tidegate verify` does, and durable. Everything that was acknowledged before the command was given is in it. To
+    /// restore, stop the original for good and start a node on the copy: `tidegate serve --data-dir DIR`. It goes on where the copy
+    /// ends: with the same reservation ids, idempotency keys and cursors of the change feed, and without what was acknowledged
+    /// afterwards. A copy and its original must never run side by side: they have the same identity, and would sell the same units twice.
+    /// DIR holds the node's secret; keep it as safe as the data directory.
+    Backup(BackupOptions),
+    /// Loads a running authority as a sale would, measures its answers, checks every unit.
+    #[command(long_about = load::ABOUT)]
+    Load(LoadOptions),
+    /// Puts a shop's real invoices through a real node and proves each unit was sold once.
     ///
-    /// Stocks open with what the file buys of each product; every line is reserved and confirmed. Lines that are no sale are named and
-    /// counted. Prints the figures, the final stocks and the proof of `tidegate verify`.
-    #[command(after_help = EXIT_CODES)]
+    /// Stocks open with what the file buys of each product; every sale is reserved and confirmed, and what a cancellation takes back is
+    /// returned, the newest units first. Lines that are neither are named and counted. Prints the figures, the final stocks beside what
+    /// the file says of each, and the proof of `tidegate verify`.
     Replay(ReplayOptions),
+    /// Makes API keys, and the hashes by which a node knows them.
+    ///
+    /// A node with `auth.keys_file` lets in who brings one of the keys in that file: `authorization: Bearer KEY`. The file holds names,
+    /// roles and hashes, never a key.
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Prints what a shell needs to complete this program's commands and flags.
+    ///
+    /// The script goes to the standard output; where it belongs differs from shell to shell, as the examples show.
+    Completions(CompletionsArguments),
+    /// Writes one man page for the program and one for each command.
+    ///
+    /// Makes the folder if it is missing, and replaces pages that are there.
+    Manual(ManualArguments),
 }
 
 /// Where settings come from.
@@ -76,8 +108,9 @@ struct SettingsArguments {
     pairs: Vec<(String, String)>,
 }
 
+/// What a node is started with.
 #[derive(Args)]
-struct ServeArguments {
+struct NodeArguments {
     #[command(flatten)]
     settings: SettingsArguments,
 
@@ -89,7 +122,7 @@ struct ServeArguments {
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
 
-    /// How many shards a new directory gets; an existing one must have as many [setting: `node.shards`, default: what the directory has, half the cores for a new one]
+    /// How many shards a new directory gets; an existing one must have as many [setting: `node.shards`, default: `auto`: what the directory has, half the cores for a new one]
     #[arg(long, value_name = "NUMBER")]
     shards: Option<String>,
 
@@ -107,6 +140,34 @@ struct ServeArguments {
 }
 
 #[derive(Args)]
+struct ConfigArguments {
+    /// Print nothing: only say by the exit code, and by an error, whether the settings are good
+    #[arg(long, conflicts_with = "json")]
+    check: bool,
+
+    /// Print one JSON object by section and name, each setting with its value, origin and variable
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    node: NodeArguments,
+}
+
+#[derive(Args)]
+struct CompletionsArguments {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+#[derive(Args)]
+struct ManualArguments {
+    /// The folder that the pages are written to
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+#[derive(Args)]
 struct VerifyArguments {
     /// The data directory
     #[arg(value_name = "DATA_DIR")]
@@ -120,13 +181,25 @@ struct VerifyArguments {
     settings: SettingsArguments,
 }
 
+/// The command line as clap knows it, with the manual's texts.
+pub(crate) fn program() -> clap::Command {
+    manual::dress(Arguments::command())
+}
+
 /// Runs what the command line asks for.
 pub(crate) fn run() -> ExitCode {
     // Wrong arguments end the process here, with code 2.
-    let result = match Arguments::parse().command {
+    let arguments = Arguments::from_arg_matches(&program().get_matches()).unwrap_or_else(|error| error.exit());
+    let result = match arguments.command {
         Command::Serve(arguments) => serve(&arguments),
+        Command::Config(arguments) => run_config(&arguments),
+        Command::Key { command } => key::run(&command).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Completions(arguments) => done(manual::complete(program(), arguments.shell, &mut io::stdout())),
+        Command::Manual(arguments) => write_manual(&arguments),
         Command::Verify(arguments) => run_verify(&arguments),
         Command::Demo(options) => demo::run(&options).map_err(Into::into),
+        Command::Backup(options) => backup::run(&options).map_err(Into::into),
+        Command::Load(options) => load::run(options).map_err(Into::into),
         Command::Replay(options) => run_client(replay::run(options)),
     };
     result.unwrap_or_else(|error| {
@@ -141,23 +214,49 @@ fn is_usage(error: &(dyn Error + 'static)) -> bool {
     error.is::<SettingsError>()
         || error.is::<logging::FilterError>()
         || matches!(error.downcast_ref(), Some(DemoError::Plan(_)))
+        || error.downcast_ref().is_some_and(LoadError::is_usage)
+        || error.downcast_ref().is_some_and(BackupError::is_usage)
         || matches!(error.downcast_ref(), Some(ReplayError::Target { .. }))
 }
 
-fn serve(arguments: &ServeArguments) -> Result<ExitCode, Box<dyn Error>> {
+fn serve(arguments: &NodeArguments) -> Result<ExitCode, Box<dyn Error>> {
     let listen = arguments.listen.map(|address| address.to_string());
-    let flags = [
-        ("node.data_dir", &arguments.data_dir),
-        ("http.listen", &listen),
-        ("node.shards", &arguments.shards),
-        ("log.durability", &arguments.durability),
-        ("output.format", &arguments.log_format),
-        ("output.filter", &arguments.log_filter),
-    ];
-    let named = flags.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?)));
-    let settings = arguments.settings.load(named)?;
-    logging::start(&settings.output)?;
-    serve::run(settings)?;
+    let settings = arguments.settings.load(arguments.flags(listen.as_ref()))?;
+    let telemetry = Telemetry::start(&settings.telemetry)?;
+    match &telemetry {
+        Some(telemetry) => logging::start_with_traces(&settings.output, telemetry)?,
+        None => logging::start(&settings.output)?,
+    }
+    serve::run(settings, telemetry)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_config(arguments: &ConfigArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let node = &arguments.node;
+    let listen = node.listen.map(|address| address.to_string());
+    // What `serve` checks before it makes anything.
+    logging::start(&node.settings.load(node.flags(listen.as_ref()))?.output)?;
+    if arguments.check {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (path, pairs) = node.settings.layers(node.flags(listen.as_ref()));
+    let settings = EffectiveSetting::all(path, std::env::vars_os(), pairs)?;
+    if arguments.json {
+        done(writeln!(io::stdout(), "{}", config_command::as_json(&settings)))
+    } else {
+        done(write!(io::stdout(), "{}", config_command::as_toml(&settings)))
+    }
+}
+
+fn write_manual(arguments: &ManualArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let folder = arguments.folder.display();
+    let count = manual::write_pages(program(), &arguments.folder)
+        .map_err(|error| io::Error::new(error.kind(), format!("man pages cannot be written to {folder}: {error}")))?;
+    done(writeln!(io::stdout(), "{count} pages written to {folder}"))
+}
+
+fn done(result: io::Result<()>) -> Result<ExitCode, Box<dyn Error>> {
+    result?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -180,11 +279,35 @@ fn run_client<E: Error + 'static>(command: impl Future<Output = Result<(), E>>) 
     Ok(ExitCode::SUCCESS)
 }
 
+impl NodeArguments {
+    /// The flags that stand for a setting, where they were given.
+    fn flags<'a>(&'a self, listen: Option<&'a String>) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let flags = [
+            ("node.data_dir", self.data_dir.as_ref()),
+            ("http.listen", listen),
+            ("node.shards", self.shards.as_ref()),
+            ("log.durability", self.durability.as_ref()),
+            ("output.format", self.log_format.as_ref()),
+            ("output.filter", self.log_filter.as_ref()),
+        ];
+        flags.into_iter().filter_map(|(key, value)| Some((key, value?.as_str())))
+    }
+}
+
 impl SettingsArguments {
     /// The settings, with `flags` over everything else.
     fn load<'a>(&'a self, flags: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Settings, SettingsError> {
+        let (path, pairs) = self.layers(flags);
+        Settings::load(path, std::env::vars_os(), pairs)
+    }
+
+    /// The settings file, and what the command line lays over everything else.
+    fn layers<'a>(
+        &'a self,
+        flags: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> (Option<&'a Path>, impl Iterator<Item = (&'a str, &'a str)>) {
         let pairs = self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        Settings::load(self.config.as_deref(), std::env::vars_os(), pairs.chain(flags))
+        (self.config.as_deref(), pairs.chain(flags))
     }
 }
 
@@ -230,33 +353,61 @@ fn with_sources(error: &dyn Error) -> String {
     text
 }
 
-fn settings_help() -> String {
-    format!(
-        "{EXIT_CODES}\n\nSettings come from the file, then from variables, then from flags. Below is the settings file that holds every default:\n\n{SHIPPED_FILE}"
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
-    fn undocumented(command: &clap::Command) -> Vec<String> {
-        let arguments =
-            command.get_arguments().filter(|argument| argument.get_help().is_none()).map(|argument| argument.get_id().to_string());
-        let own = command.get_about().is_none().then(|| command.get_name().to_owned());
-        own.into_iter().chain(arguments).chain(command.get_subcommands().flat_map(undocumented)).collect()
+    /// The help of every command and argument, with where it is.
+    fn helped(command: &clap::Command) -> Vec<(String, Option<String>)> {
+        let told = |text: Option<&clap::builder::StyledStr>| text.map(ToString::to_string);
+        let arguments = command.get_arguments().map(|argument| {
+            let place = format!("{} {}", command.get_name(), argument.get_id());
+            (place, told(argument.get_long_help().or(argument.get_help())))
+        });
+        let own = (command.get_name().to_owned(), told(command.get_about()));
+        std::iter::once(own).chain(arguments).chain(command.get_subcommands().flat_map(helped)).collect()
     }
 
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
-        Arguments::command().debug_assert();
+        program().debug_assert();
     }
 
     #[test]
     fn every_command_and_argument_is_explained() {
-        assert_eq!(undocumented(&Arguments::command()), Vec::<String>::new());
+        let silent: Vec<String> =
+            helped(&program()).into_iter().filter(|(_, text)| text.is_none()).map(|(place, _)| place).collect();
+        assert_eq!(silent, Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_command_says_in_one_line_what_it_does_and_then_more() {
+        for command in program().get_subcommands() {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!((20..=85).contains(&about.len()), "{}: {about}", command.get_name());
+            assert!(command.get_long_about().is_some(), "{} says no more than that", command.get_name());
+        }
+    }
+
+    #[test]
+    fn help_names_each_flags_setting_with_its_real_default() {
+        let mut named = Vec::new();
+        for (place, text) in helped(&program()) {
+            let Some((_, rest)) = text.as_deref().and_then(|text| text.split_once("[setting: `")) else { continue };
+            let (key, rest) = rest.split_once("`, default: `").expect("a default follows a setting");
+            let (default, _) = rest.split_once('`').expect("a default ends");
+            let setting = EffectiveSetting::defaults().into_iter().find(|setting| setting.key() == key);
+            let value =
+                setting.and_then(|setting| setting.value).unwrap_or_else(|| panic!("{place} names {key}, which is no setting"));
+            assert_eq!(value.to_string().trim_matches('"'), default, "{place}");
+            named.push(key.to_owned());
+        }
+        let line = "tidegate serve --data-dir a --listen 127.0.0.1:1 --shards 1 --durability b --log-format c --log-filter d";
+        let matches = program().try_get_matches_from(line.split(' ')).unwrap();
+        let Command::Serve(node) = Arguments::from_arg_matches(&matches).unwrap().command else { panic!("{line} is serve") };
+        for (key, _) in node.flags(node.listen.map(|address| address.to_string()).as_ref()) {
+            assert!(named.iter().any(|name| name == key), "no flag's help names {key}");
+        }
     }
 
     #[test]

@@ -159,6 +159,19 @@ pub(crate) struct ReserveRequest<'a> {
     pub(crate) reference: Option<&'a str>,
 }
 
+/// Of how many units.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Part {
+    quantity: u32,
+}
+
+/// By how many units a stock changes, and why.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Adjustment<'a> {
+    delta: i64,
+    reason: &'a str,
+}
+
 /// A reservation's phase of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -192,6 +205,8 @@ pub(crate) struct Reservation {
     pub(crate) confirmed: u32,
     /// Units given back.
     pub(crate) released: u32,
+    /// Units sold and brought back.
+    pub(crate) returned: u32,
     /// Its phase.
     pub(crate) state: ReservationState,
     /// Its place among the grants of its sku.
@@ -272,6 +287,18 @@ impl Client {
     /// `POST /v1/reservations/{id}/release`: all that is held.
     pub(crate) async fn release(&self, id: &str, key: Option<&str>) -> Outcome<Reservation> {
         self.call(&mut self.request(Method::POST, &format!("/v1/reservations/{id}/release"), key, Bytes::new())).await
+    }
+
+    /// `POST /v1/reservations/{id}/return`: `quantity` of what is sold. Each call returns units of its own; only the key tells a repeat.
+    pub(crate) async fn return_units(&self, id: &str, quantity: u32, key: &str) -> Outcome<Reservation> {
+        let body = json(&Part { quantity });
+        self.call(&mut self.request(Method::POST, &format!("/v1/reservations/{id}/return"), Some(key), body)).await
+    }
+
+    /// `POST /v1/stocks/{sku}/adjustments`: `delta` units more, or less. Only the key tells a repeat.
+    pub(crate) async fn adjust(&self, sku: &str, delta: i64, reason: &str, key: &str) -> Outcome<Stock> {
+        let body = json(&Adjustment { delta, reason });
+        self.call(&mut self.request(Method::POST, &format!("/v1/stocks/{sku}/adjustments"), Some(key), body)).await
     }
 
     /// `GET /readyz`. Always asks the node.

@@ -2,16 +2,29 @@
 
 use std::process::ExitCode;
 
+mod backup;
 mod child;
 mod cli;
 mod client;
+mod config_command;
 mod demo;
+mod directory_metrics;
+mod key;
+mod load;
 mod logging;
+mod manual;
 mod node;
 mod options;
 mod parallel;
+mod process_metrics;
+mod recovery;
 mod replay;
+mod sd_notify;
 mod serve;
+mod target;
+mod telemetry;
+mod upkeep;
+mod upkeep_metrics;
 mod verify;
 
 fn main() -> ExitCode {

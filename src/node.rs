@@ -1,20 +1,30 @@
 //! One node put together: the data directory, the ledgers recovered from it, the write-ahead log and the engine on top, and their
 //! orderly end. Knows no door: who submits commands is not its concern.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::registry::Registry;
 use tidegate_config::{Count, Settings};
 use tidegate_engine::{
-    Clock, Engine, EngineMetrics, EngineParts, LocalCommits, LocalLog, OptionError, Sealing, ShardNumber, ShardStart, SystemClock,
+    Clock, Engine, EngineMetrics, EngineParts, Feed, HistoryStart, LocalCommits, LocalLog, OptionError, Sealing, ShardStart,
+    SteadyClock, SystemClock,
 };
 use tidegate_persistence::{
-    DataDirectory, OpenError, PARTITIONS, RecoveredStream, RecoveryError, RecoveryProgress, StreamId, Wal, WalError,
+    DataDirectory, History, HistoryError, OpenError, PARTITIONS, RecoveredStream, RecoveryError, SnapshotError, StreamId, Wal,
+    WalError, remove_unfinished, snapshots,
 };
-use tidegate_stock::{Ledger, Rules};
+use tokio::runtime::Handle;
 
-use crate::options::{directory_options, engine_options, rules, wal_options};
+use crate::backup::{BackupParts, Backups};
+use crate::options::{directory_options, engine_options, history_options, rules, upkeep_options, wal_options};
 use crate::parallel;
+use crate::recovery::{StartProgress, recover};
+use crate::upkeep::{Upkeep, UpkeepParts};
+use crate::upkeep_metrics::UpkeepMetrics;
+
+/// The folder of the data directory that holds the history.
+pub(crate) const HISTORY_FOLDER: &str = "history";
 
 /// Why a node did not start. Nothing was admitted.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +38,12 @@ pub(crate) enum StartError {
     /// The log could not be started.
     #[error("the write-ahead log did not start")]
     Log(#[from] WalError),
+    /// The snapshots could not be looked at.
+    #[error("the snapshots could not be looked at")]
+    Snapshots(#[from] SnapshotError),
+    /// The history was not opened.
+    #[error("the history was not opened")]
+    History(#[from] HistoryError),
     /// The engine could not be started.
     #[error("the engine did not start")]
     Engine(#[from] OptionError),
@@ -37,7 +53,24 @@ pub(crate) enum StartError {
 pub(crate) struct Node {
     engine: Engine,
     wal: Wal,
+    upkeep: Upkeep,
+    backups: Backups,
     recovered: Recovered,
+}
+
+/// Where a node counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NodeMetrics {
+    pub(crate) engine: Arc<EngineMetrics>,
+    pub(crate) upkeep: Arc<UpkeepMetrics>,
+}
+
+impl NodeMetrics {
+    /// Adds every metric to `registry`, under the prefix that it carries.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.engine.register(registry);
+        self.upkeep.register(registry);
+    }
 }
 
 /// What a node came back with.
@@ -49,6 +82,8 @@ pub(crate) struct Recovered {
     pub(crate) groups: u64,
     /// Events in them.
     pub(crate) events: u64,
+    /// Reservations that came from snapshots.
+    pub(crate) from_snapshots: usize,
     /// How long everything took, from opening the directory to taking commands.
     pub(crate) elapsed: Duration,
 }
@@ -73,25 +108,50 @@ fn shards_by_cores(cores: usize) -> u16 {
 
 impl Node {
     /// Opens the data directory of `settings`, recovers what it holds and starts the machine on it. Returns when every shard takes
-    /// commands. Waits for the disk, and may take long on a large log: once reading has begun, `progress` counts how much was read.
+    /// commands. Waits for the disk, and may take long on a large log: `progress` tells how far it is.
     ///
-    /// `on_log_failure` is called at most once, on the log's thread, if the log fails while the node runs: stop the node then.
+    /// `on_failure` is called when the log or the history fails while the node runs: stop the node then. The node asks things of itself
+    /// on the runtime of `handle`.
     pub(crate) fn start(
         settings: &Settings,
-        metrics: Arc<EngineMetrics>,
-        progress: &OnceLock<Arc<RecoveryProgress>>,
-        on_log_failure: impl Fn(&WalError) + Send + Sync + 'static,
+        metrics: NodeMetrics,
+        progress: &StartProgress,
+        on_failure: impl Fn() + Clone + Send + Sync + 'static,
+        handle: Handle,
     ) -> Result<Self, StartError> {
         let started_at = Instant::now();
         let directory = open_directory(settings)?;
-        progress.get_or_init(|| directory.progress());
-        let sealing = Sealing::new(directory.identity().secret.bytes());
-        let rules = rules(&settings.rules);
-        let shards = recover(&directory, rules, sealing.table_seed())?;
+        progress.watch(directory.progress());
+        let (path, identity) = (directory.path().to_owned(), directory.identity().clone());
+        let unfinished = remove_unfinished(&path)?;
+        if unfinished > 0 {
+            tracing::info!(unfinished, "removed snapshots that were never finished");
+        }
+        for stream in (0..identity.shards).map(StreamId::log) {
+            if let Some(newest) = snapshots(&path, stream)?.first() {
+                metrics.upkeep.note_snapshot(newest);
+            }
+        }
+        let sealing = Sealing::new(identity.secret.bytes());
+        let shards = recover(&directory, rules(&settings.rules), sealing.table_seed(), progress)?;
+        let history = Arc::new(History::open(&path.join(HISTORY_FOLDER), &history_options(settings))?);
         let tails: Vec<RecoveredStream> = shards.iter().map(|shard| shard.tail).collect();
+        let recovered = Recovered {
+            shards: tails.len(),
+            groups: tails.iter().map(|tail| tail.groups).sum(),
+            events: tails.iter().map(|tail| tail.events).sum(),
+            from_snapshots: shards.iter().map(|shard| shard.from_snapshot).sum(),
+            elapsed: Duration::ZERO,
+        };
+        let log_bytes_replayed = directory.progress().bytes();
         let positions = tails.iter().map(|tail| (tail.stream, tail.last_sequence));
-        let commits = Arc::new(LocalCommits::new(positions, Arc::clone(&metrics), on_log_failure));
+        let log_failed = on_failure.clone();
+        let commits = Arc::new(LocalCommits::new(positions, Arc::clone(&metrics.engine), move |_| log_failed()));
         let wal = Wal::start(directory, tails.iter().copied(), wal_options(&settings.log), commits.clone())?;
+        let clock = SteadyClock::default();
+        for shard in &shards {
+            clock.never_before(shard.ledger.last_applied());
+        }
         let shards = shards
             .into_iter()
             .map(|shard| ShardStart {
@@ -103,18 +163,46 @@ impl Node {
         let engine = Engine::start(EngineParts {
             options: engine_options(&settings.engine),
             sealing,
-            clock: Arc::new(SystemClock),
-            metrics,
+            clock: Arc::new(clock),
+            metrics: metrics.engine,
             disk_low: commits.disk_low_flag(),
+            history: Some(HistoryStart { store: Arc::clone(&history), on_failure: Box::new(move |_| on_failure()) }),
             shards,
         })?;
-        let recovered = Recovered {
-            shards: tails.len(),
-            groups: tails.iter().map(|tail| tail.groups).sum(),
-            events: tails.iter().map(|tail| tail.events).sum(),
-            elapsed: started_at.elapsed(),
+        let upkeep = Upkeep::start(
+            UpkeepParts {
+                options: upkeep_options(settings),
+                directory: path,
+                identity: identity.clone(),
+                engine: engine.clone(),
+                log: wal.reader(),
+                writer: wal.writer(),
+                history: Arc::clone(&history),
+                metrics: metrics.upkeep,
+                log_bytes_replayed,
+            },
+            handle.clone(),
+        );
+        let backups = BackupParts {
+            identity,
+            history_range_seconds: history_options(settings).range_seconds,
+            engine: engine.clone(),
+            upkeep: upkeep.line(),
+            log: wal.reader(),
+            history,
         };
-        Ok(Self { engine, wal, recovered })
+        let backups = Backups::new(backups, handle);
+        Ok(Self { engine, wal, upkeep, backups, recovered: Recovered { elapsed: started_at.elapsed(), ..recovered } })
+    }
+
+    /// The changes of the machine.
+    pub(crate) fn feed(&self) -> Feed {
+        Feed::new(self.engine.clone(), self.wal.reader())
+    }
+
+    /// Makes backups of it.
+    pub(crate) fn backups(&self) -> Backups {
+        self.backups.clone()
     }
 
     /// The machine.
@@ -133,41 +221,13 @@ impl Node {
     /// When the log failed, now or before: what was not acknowledged then has an unknown outcome.
     pub(crate) async fn stop(self) -> Result<(), WalError> {
         self.engine.stop().await;
-        let wal = self.wal;
-        tokio::task::spawn_blocking(move || wal.stop()).await.unwrap_or(Err(WalError::Panicked))
+        let (wal, upkeep) = (self.wal, self.upkeep);
+        let stopped = tokio::task::spawn_blocking(move || {
+            upkeep.stop();
+            wal.stop()
+        });
+        stopped.await.unwrap_or(Err(WalError::Panicked))
     }
-}
-
-/// A shard as the log left it.
-struct RecoveredShard {
-    ledger: Ledger,
-    tail: RecoveredStream,
-}
-
-/// Replays the log of every shard, several at a time.
-fn recover(directory: &DataDirectory, rules: Rules, seed: u64) -> Result<Vec<RecoveredShard>, RecoveryError> {
-    let streams: Vec<StreamId> = (0..directory.identity().shards).map(|shard| ShardNumber(shard).stream()).collect();
-    parallel::map(&streams, |stream| recover_shard(directory, *stream, rules, seed)).into_iter().collect()
-}
-
-fn recover_shard(directory: &DataDirectory, stream: StreamId, rules: Rules, seed: u64) -> Result<RecoveredShard, RecoveryError> {
-    let mut ledger = Ledger::new(rules, seed);
-    let tail = directory.replay(stream, |group| {
-        let mut events = 0;
-        for entry in group.entries()? {
-            let entry = entry?;
-            // What is in the log happened: nothing of it is ever undone.
-            drop(ledger.apply(&entry.event, entry.at));
-            events += 1;
-        }
-        // A group adds at most one key an event, so keys whose time is over never gather.
-        ledger.forget_keys(group.time, 2 * events);
-        Ok(())
-    })?;
-    if tail.discarded_tail_parts > 0 {
-        tracing::info!(%stream, parts = tail.discarded_tail_parts, "an unfinished group at the log's end was never acknowledged and is dropped");
-    }
-    Ok(RecoveredShard { ledger, tail })
 }
 
 #[cfg(test)]

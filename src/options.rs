@@ -1,10 +1,16 @@
 //! Settings handed over to the rooms: each in the room's own words and types.
 
-use tidegate_api::HttpOptions;
-use tidegate_config::{Count, Durability as DurabilitySetting, EngineSettings, HttpSettings, LogSettings, RulesSettings, Settings};
+use std::time::Duration;
+
+use tidegate_api::{AccessOptions, CertificateFiles, HttpOptions};
+use tidegate_config::{
+    Count, Durability as DurabilitySetting, EngineSettings, FeedSettings, HttpSettings, LogSettings, RulesSettings, Settings,
+};
 use tidegate_engine::EngineOptions;
-use tidegate_persistence::{DirectoryOptions, Durability, IdentityExpectation, WalOptions};
+use tidegate_persistence::{DirectoryOptions, Durability, HistoryOptions, IdentityExpectation, WalOptions};
 use tidegate_stock::{Rules, Timestamp};
+
+use crate::upkeep::UpkeepOptions;
 
 /// The machine's limits.
 pub(crate) fn engine_options(settings: &EngineSettings) -> EngineOptions {
@@ -14,6 +20,8 @@ pub(crate) fn engine_options(settings: &EngineSettings) -> EngineOptions {
         group_events_max: to_u32(settings.group_events_max),
         group_bytes_max: to_usize(settings.group_bytes_max),
         groups_in_flight_max: to_usize(settings.groups_in_flight_max),
+        resolved_in_memory_max: to_usize(settings.resolved_in_memory_max),
+        recalls_in_flight_max: to_usize(settings.recalls_in_flight_max),
     }
 }
 
@@ -22,6 +30,27 @@ pub(crate) fn rules(settings: &RulesSettings) -> Rules {
     Rules {
         idempotency_seconds: to_u32(settings.idempotency_seconds),
         idempotency_keys_max: to_usize(settings.idempotency_keys_max),
+        retention_seconds: to_u32(settings.retention_seconds),
+        reservations_in_memory_max: to_usize(settings.reservations_in_memory_max),
+    }
+}
+
+/// How the history is opened.
+pub(crate) fn history_options(settings: &Settings) -> HistoryOptions {
+    // Whole ranges of time are dropped: an eighth of the retention is what a record may stay beyond it.
+    let range_seconds = to_u32(settings.rules.retention_seconds.div_ceil(8));
+    HistoryOptions { cache_bytes: settings.history.cache_bytes, range_seconds }
+}
+
+/// When snapshots are made and what is kept how long.
+pub(crate) fn upkeep_options(settings: &Settings) -> UpkeepOptions {
+    UpkeepOptions {
+        snapshot_log_bytes: settings.snapshots.log_bytes,
+        snapshot_interval: Duration::from_secs(settings.snapshots.interval_seconds),
+        feed_retention: Duration::from_secs(settings.feed.retention_seconds),
+        feed_retention_bytes: settings.feed.retention_bytes,
+        // A repeat of a command is answered for as long as its key is known, however late it came.
+        history_retention: Duration::from_secs(settings.rules.retention_seconds + settings.rules.idempotency_seconds),
     }
 }
 
@@ -44,21 +73,37 @@ pub(crate) fn directory_options(settings: &Settings, now: Timestamp) -> Director
     DirectoryOptions {
         identity: IdentityExpectation { shards, ..IdentityExpectation::default() },
         cache_bytes: settings.log.cache_bytes,
+        segment_bytes_max: settings.log.segment_bytes_max,
         idempotency_seconds: Some(rules(&settings.rules).idempotency_seconds),
         ..DirectoryOptions::new(now)
     }
 }
 
 /// The door's limits.
-pub(crate) fn http_options(settings: &HttpSettings) -> HttpOptions {
+pub(crate) fn http_options(settings: &HttpSettings, feed: &FeedSettings) -> HttpOptions {
     HttpOptions {
         connections_max: to_usize(settings.connections_max),
         header_bytes_max: to_usize(settings.header_bytes_max),
         body_bytes_max: to_usize(settings.body_bytes_max),
+        batch_body_bytes_max: to_usize(settings.batch_body_bytes_max),
         header_seconds_max: settings.header_seconds_max,
         body_seconds_max: settings.body_seconds_max,
         idle_seconds_max: settings.idle_seconds_max,
+        drain_seconds: settings.drain_seconds,
         answer_seconds_max: settings.answer_seconds_max,
+        feed_heartbeat_seconds: feed.heartbeat_seconds,
+        feed_stall_seconds_max: feed.stall_seconds_max,
+        feed_streams_max: to_usize(feed.streams_max),
+    }
+}
+
+/// Who is let in, and over what.
+pub(crate) fn access_options(settings: &Settings) -> AccessOptions {
+    let certificate = settings.tls.certificate_file.clone().zip(settings.tls.private_key_file.clone());
+    AccessOptions {
+        keys_file: settings.auth.keys_file.clone(),
+        metrics_without_key: settings.auth.metrics_without_key,
+        certificate: certificate.map(|(certificate, private_key)| CertificateFiles { certificate, private_key }),
     }
 }
 
@@ -77,11 +122,15 @@ fn to_u16(number: u64) -> u16 {
 #[cfg(test)]
 mod tests {
     use tidegate_config::{EVENT_BYTES_MAX, LAPSE_BYTES_MAX};
+    use tidegate_engine::write_image;
     use tidegate_persistence::{Actor, ActorName, GroupBuilder, GroupSequence};
-    use tidegate_stock::limits::{ALLOTTED_MAX, HOLD_SECONDS_MAX, IDENTIFIER_CHARACTERS_MAX, LAPSE_RESERVATIONS_MAX, QUANTITY_MAX};
+    use tidegate_stock::limits::{
+        ALLOTTED_MAX, HOLD_SECONDS_MAX, IDENTIFIER_CHARACTERS_MAX, LAPSE_RESERVATIONS_MAX, QUANTITY_MAX, REASON_BYTES_MAX,
+    };
     use tidegate_stock::{
-        Allotment, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, Partition, Quantity, Reference, ReservationId, Sku,
-        StockId, StockNumber, StockTerms, UserId,
+        Allotment, ChangeSequence, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, Image, LastExit, Partition,
+        Quantity, Reason, Reference, ReservationId, ReservationRecord, Revision, Sku, StockId, StockNumber, StockRecord,
+        StockTerms, UserId,
     };
 
     use super::*;
@@ -90,7 +139,8 @@ mod tests {
     fn the_defaults_are_the_rooms_own() {
         let settings = Settings::default();
         assert_eq!(engine_options(&settings.engine), EngineOptions::default());
-        assert_eq!(http_options(&settings.http), HttpOptions::default());
+        assert_eq!(http_options(&settings.http, &settings.feed), HttpOptions::default());
+        assert_eq!(access_options(&settings), AccessOptions::default());
         let now = Timestamp::from_unix_ms(1);
         let remembered = Some(86_400);
         assert_eq!(
@@ -119,54 +169,90 @@ mod tests {
 
     #[test]
     fn the_rooms_take_the_smallest_and_the_largest_of_every_setting() {
-        let engine = ["ring_slots", "batch_commands_max", "group_events_max", "group_bytes_max", "groups_in_flight_max"];
+        let engine = [
+            "ring_slots",
+            "batch_commands_max",
+            "group_events_max",
+            "group_bytes_max",
+            "groups_in_flight_max",
+            "resolved_in_memory_max",
+            "recalls_in_flight_max",
+        ];
         let http = [
             "connections_max",
             "header_bytes_max",
             "body_bytes_max",
+            "batch_body_bytes_max",
             "header_seconds_max",
             "body_seconds_max",
             "idle_seconds_max",
             "answer_seconds_max",
+            "drain_seconds",
         ];
         let keys: Vec<String> =
             engine.iter().map(|name| format!("engine.{name}")).chain(http.iter().map(|name| format!("http.{name}"))).collect();
         for values in [
-            ["64", "1", "1", "1", "1", "1", "1024", "1024", "1", "1", "1", "1"],
-            ["1048576", "8192", "1000000", "8323072", "1024", "1000000", "1048576", "67108864", "3600", "3600", "3600", "3600"],
+            ["64", "1", "1", "1", "1", "0", "1", "1", "1024", "1024", "1024", "1", "1", "1", "1", "0"],
+            [
+                "1048576",
+                "8192",
+                "1000000",
+                "7798784",
+                "1024",
+                "100000000",
+                "1000000",
+                "1000000",
+                "1048576",
+                "67108864",
+                "67108864",
+                "3600",
+                "3600",
+                "3600",
+                "3600",
+                "3600",
+            ],
         ] {
             let flags = keys.iter().zip(values).map(|(key, value)| (key.as_str(), value));
             let settings = Settings::load(None, [], flags).unwrap();
             assert_eq!(engine_options(&settings.engine).check(), Ok(()));
-            assert_eq!(http_options(&settings.http).check(), Ok(()));
+            assert_eq!(http_options(&settings.http, &settings.feed).check(), Ok(()));
         }
     }
 
-    /// What `event` adds to a group in which nothing has its actor's name yet.
-    fn bytes_of(event: &Event) -> u64 {
+    /// What `event` with its image adds to a group in which nothing has its actor's name yet.
+    fn bytes_of(event: &Event, image: &Image) -> u64 {
         let mut group = GroupBuilder::new(GroupSequence(1), Timestamp::from_unix_ms(0));
         let empty = group.bytes();
         let actor = Actor::Key(ActorName::new(&"k".repeat(IDENTIFIER_CHARACTERS_MAX)).unwrap());
-        group.push(event, &actor, Timestamp::from_unix_ms(u64::MAX));
+        let mut bytes = Vec::new();
+        write_image(&mut bytes, image);
+        group.push(event, &actor, Timestamp::from_unix_ms(u64::MAX), &bytes);
         (group.bytes() - empty) as u64
     }
 
     #[test]
     fn the_largest_events_are_within_what_settings_count_them_as() {
         let longest = "x".repeat(IDENTIFIER_CHARACTERS_MAX);
-        let stock = StockId { partition: Partition(u16::MAX), number: StockNumber(u32::MAX) };
-        let sequence = GrantSequence(u64::MAX);
+        let (user, reference) = (UserId::new(&longest).unwrap(), Reference::new(&longest).unwrap());
+        let id = StockId { partition: Partition(u16::MAX), number: StockNumber(u32::MAX) };
         let quantity = Quantity::new(u64::from(QUANTITY_MAX)).unwrap();
         let hold = HoldSeconds::new(u64::from(HOLD_SECONDS_MAX)).unwrap();
         let end = Timestamp::from_unix_ms(u64::MAX);
-        let reserved = Event::Reserved {
-            stock,
-            sequence,
-            user: UserId::new(&longest).unwrap(),
-            quantity,
+        let change = ChangeSequence(u64::MAX);
+        let key = Some(Idempotency { key: Fingerprint(u128::MAX), request: Fingerprint(u128::MAX) });
+        let reservation = ReservationId { stock: id, sequence: GrantSequence(u64::MAX) };
+        let record = ReservationRecord {
+            id: reservation,
+            user: user.clone(),
+            reference: Some(reference.clone()),
+            reserved_at: end,
             expires_at: end,
-            reference: Some(Reference::new(&longest).unwrap()),
-            idempotency: Some(Idempotency { key: Fingerprint(u128::MAX), request: Fingerprint(u128::MAX) }),
+            resolved_at: Some(end),
+            reserved: u32::MAX,
+            confirmed: u32::MAX,
+            released: u32::MAX,
+            returned: u32::MAX,
+            last_exit: LastExit::Returned,
         };
         let terms = StockTerms {
             per_user_limit: Some(quantity),
@@ -175,10 +261,51 @@ mod tests {
             opens_at: Some(end),
             closes_at: Some(end),
         };
-        let created =
-            Event::StockCreated { stock, sku: Sku::new(&longest).unwrap(), quantity: Allotment::new(ALLOTTED_MAX).unwrap(), terms };
-        let expired = Event::Expired { reservations: vec![ReservationId { stock, sequence }; LAPSE_RESERVATIONS_MAX] };
-        assert!(bytes_of(&reserved) <= EVENT_BYTES_MAX && bytes_of(&created) <= EVENT_BYTES_MAX);
-        assert!(bytes_of(&expired) <= LAPSE_BYTES_MAX);
+        let (sku, units) = (Sku::new(&longest).unwrap(), Allotment::new(ALLOTTED_MAX).unwrap());
+        let stock = Image::Stock(Box::new(StockRecord {
+            id,
+            sku: sku.clone(),
+            first_quantity: units,
+            terms: terms.clone(),
+            allotted: u64::MAX,
+            available: u64::MAX,
+            reserved: u64::MAX,
+            sold: u64::MAX,
+            grants: u64::MAX,
+            changes: change,
+            revision: Revision(u64::MAX),
+            is_paused: true,
+            is_closed: true,
+            is_archived: true,
+        }));
+        let changed = Image::Reservation { change, record: record.clone() };
+        let reserved = Event::Reserved {
+            stock: id,
+            sequence: reservation.sequence,
+            user,
+            quantity,
+            expires_at: end,
+            reference: Some(reference),
+            idempotency: key,
+        };
+        let reason = Reason::new(&"r".repeat(REASON_BYTES_MAX)).unwrap();
+        let delta = Delta::new(-i64::from(QUANTITY_MAX)).unwrap();
+        let created = Event::StockCreated { stock: id, sku, quantity: units, terms: terms.clone() };
+        for (event, image) in [
+            (reserved, Image::Granted { change }),
+            (Event::Confirmed { reservation, quantity, idempotency: key }, changed.clone()),
+            (Event::Extended { reservation, expires_at: end, idempotency: key }, changed.clone()),
+            (created, stock.clone()),
+            (Event::StockChanged { stock: id, terms }, stock.clone()),
+            (Event::StockAdjusted { stock: id, delta, reason, idempotency: key }, stock),
+        ] {
+            assert!(bytes_of(&event, &image) <= EVENT_BYTES_MAX, "{event:?}");
+        }
+        // A return of what has left memory is one command and two events.
+        let recalled = bytes_of(&Event::Recalled { record: Box::new(record.clone()) }, &Image::Nothing);
+        assert!(recalled + bytes_of(&Event::Returned { reservation, quantity, idempotency: key }, &changed) <= EVENT_BYTES_MAX);
+        let lapsed = Image::Lapsed(vec![(change, record); LAPSE_RESERVATIONS_MAX]);
+        let expired = Event::Expired { reservations: vec![reservation; LAPSE_RESERVATIONS_MAX] };
+        assert!(bytes_of(&expired, &lapsed) <= LAPSE_BYTES_MAX);
     }
 }

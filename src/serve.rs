@@ -3,30 +3,39 @@
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidegate_api::{Door, HttpOptionsError};
+use tidegate_api::{Door, DoorError, METRICS_PREFIX};
 use tidegate_config::Settings;
-use tidegate_engine::{EngineMetrics, abort_on_panic};
-use tidegate_persistence::{RecoveryProgress, WalError, sled_store};
-use tokio::runtime::Builder;
+use tidegate_engine::{Engine, abort_on_panic};
+use tidegate_persistence::{WalError, asking_history, sled_store};
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking};
-use tokio::time::interval;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::node::{Node, StartError};
-use crate::options::http_options;
+use crate::directory_metrics::DirectoryMetrics;
+use crate::node::{Node, NodeMetrics, StartError};
+use crate::options::{access_options, http_options};
 use crate::parallel;
+use crate::process_metrics;
+use crate::recovery::StartProgress;
+use crate::sd_notify::ServiceManager;
+use crate::telemetry::Telemetry;
 
 /// Open files that the process needs beside its connections.
 const FILES_BESIDE_CONNECTIONS: u64 = 128;
 
 /// How often the door hears how far the recovery is.
 const RECOVERY_REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often the service manager hears of the recovery, while it makes progress, and how much time the next step of it may take.
+const RECOVERY_NOTICE_INTERVAL: Duration = Duration::from_secs(1);
+const RECOVERY_STEP_MAX: Duration = Duration::from_mins(5);
 
 /// Why serving ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +51,9 @@ pub(crate) enum ServeError {
     /// The operating system gives no thread, no socket or no signal handler.
     #[error("the process could not be set up")]
     Setup(#[source] io::Error),
-    /// The door's limits are impossible.
+    /// The door's limits are impossible, or its keys or its certificate cannot be had.
     #[error("the door was not opened")]
-    Limits(#[from] HttpOptionsError),
+    Closed(#[from] DoorError),
     /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -61,8 +70,10 @@ pub(crate) enum ServeError {
 ///
 /// One exception: a signal while the log is still being read ends this at once and leaves a thread reading. Nothing was admitted then, and
 /// the caller ends the process.
-pub(crate) fn run(settings: Settings) -> Result<(), ServeError> {
-    abort_on_panic(sled_store::opening);
+///
+/// The last spans of requests go to `telemetry`'s collector before this returns, within its bound.
+pub(crate) fn run(settings: Settings, telemetry: Option<Telemetry>) -> Result<(), ServeError> {
+    abort_on_panic(|| sled_store::opening() || asking_history());
     raise_open_files(settings.http.connections_max);
     let address = settings.http.listen;
     let listen_error = |source| ServeError::Listen { address, source };
@@ -72,48 +83,68 @@ pub(crate) fn run(settings: Settings) -> Result<(), ServeError> {
     let threads = usize::try_from(threads).expect("the setting's bounds fit a machine word");
     let runtime =
         Builder::new_multi_thread().worker_threads(threads).thread_name("http").enable_all().build().map_err(ServeError::Setup)?;
-    let result = runtime.block_on(serve(listener, settings));
+    let result = runtime.block_on(serve(listener, settings, telemetry.as_ref()));
     runtime.shutdown_background();
+    if let Some(telemetry) = telemetry {
+        telemetry.stop();
+    }
     result
 }
 
-async fn serve(listener: TcpListener, settings: Settings) -> Result<(), ServeError> {
+async fn serve(listener: TcpListener, settings: Settings, telemetry: Option<&Telemetry>) -> Result<(), ServeError> {
+    let manager = Arc::new(ServiceManager::from_environment());
     let mut signals = Signals::install().map_err(ServeError::Setup)?;
     let address = listener.local_addr().map_err(ServeError::Setup)?;
-    let metrics = Arc::new(EngineMetrics::default());
-    let mut registry = Registry::with_prefix("tidegate");
-    metrics.register(&mut registry);
-    let door = Door::new(http_options(&settings.http), registry)?;
+    let metrics = NodeMetrics::default();
+    let recovery = Arc::new(StartProgress::default());
+    let directory = settings.node.data_dir.clone();
+    let directory_metrics = DirectoryMetrics::new(directory.clone(), settings.log.disk_free_bytes_min, Arc::clone(&recovery));
+    let mut registry = Registry::default();
+    process_metrics::register(&mut registry);
+    let own = registry.sub_registry_with_prefix(METRICS_PREFIX);
+    process_metrics::register_build(own);
+    metrics.register(own);
+    directory_metrics.register(own);
+    if let Some(telemetry) = telemetry {
+        telemetry.register(own);
+    }
+    let door = Door::new(http_options(&settings.http, &settings.feed), access_options(&settings), registry)?;
+    let scheme = warn_of_exposure(address, &settings);
+    let reloading = spawn(reload_on_hangup(signal(SignalKind::hangup()).map_err(ServeError::Setup)?, Arc::clone(&door)));
     let mut front = Front::open(listener, Arc::clone(&door)).map_err(ServeError::Setup)?;
-    announce(address);
+    announce(scheme, address);
 
     let log_failed = Arc::new(Notify::new());
-    let recovery = Arc::new(OnceLock::new());
-    let directory = settings.node.data_dir.clone();
     let mut starting = spawn_blocking({
         let (recovery, log_failed) = (Arc::clone(&recovery), Arc::clone(&log_failed));
-        move || Node::start(&settings, metrics, &recovery, move |_| log_failed.notify_one())
+        move || Node::start(&settings, metrics, &recovery, move || log_failed.notify_one(), Handle::current())
     });
     let node = tokio::select! {
         node = &mut starting => never_panics(node)?,
-        never = report_recovery(&door, &recovery) => match never {},
+        never = report_recovery(&door, &recovery, &manager) => match never {},
         name = signals.next() => {
             tracing::info!(signal = name, "stopping while the log is being read");
+            manager.stopping("stopping before the log was read");
             return front.close().await;
         }
         error = front.ended() => return Err(ServeError::Door(error)),
     };
-    door.open(node.engine().clone());
+    door.offer_backups(Box::new(node.backups()));
+    door.open(node.engine().clone(), node.feed());
     let recovered = node.recovered();
+    directory_metrics.note_recovered(recovered.elapsed);
     tracing::info!(
         %address,
         directory = %directory.display(),
         shards = recovered.shards,
         groups = recovered.groups,
         events = recovered.events,
+        from_snapshots = recovered.from_snapshots,
         recovery_ms = recovered.elapsed.as_millis(),
         "ready"
     );
+    manager.ready(&format!("serving on {address}"));
+    let watchdog = spawn(answer_watchdog(Arc::clone(&manager), node.engine().clone(), recovered.shards));
 
     let end = tokio::select! {
         name = signals.next() => {
@@ -124,28 +155,72 @@ async fn serve(listener: TcpListener, settings: Settings) -> Result<(), ServeErr
         () = log_failed.notified() => Ok(()),
         error = front.ended() => Err(ServeError::Door(error)),
     };
+    manager.stopping("finishing what was admitted");
     let closed = front.close().await;
+    watchdog.abort();
+    reloading.abort();
     node.stop().await.map_err(ServeError::Log)?;
     tracing::info!("stopped");
     end.and(closed)
 }
 
 /// Has the door say how far the recovery is, for as long as this is polled.
-async fn report_recovery(door: &Door, recovery: &OnceLock<Arc<RecoveryProgress>>) -> Infallible {
+async fn report_recovery(door: &Door, recovery: &StartProgress, manager: &ServiceManager) -> Infallible {
     let mut every = interval(RECOVERY_REPORT_INTERVAL);
+    let mut told: Option<(Instant, String)> = None;
     loop {
         every.tick().await;
-        door.report_recovery(match recovery.get() {
-            Some(read) => format!("{} groups with {} events read, {} bytes", read.groups(), read.events(), read.bytes()),
-            None => "the data directory is being opened".to_owned(),
-        });
+        let progress = recovery.to_string();
+        // Time is asked for only while something moves, so that a start that hangs is ended by whoever watches it.
+        let is_due = told.as_ref().is_none_or(|(at, said)| at.elapsed() >= RECOVERY_NOTICE_INTERVAL && *said != progress);
+        if is_due {
+            manager.starting(&progress, RECOVERY_STEP_MAX);
+            told = Some((Instant::now(), progress.clone()));
+        }
+        door.report_recovery(progress);
     }
 }
 
+/// Tells the service manager that the node is alive, at half the time that the manager waits for it, and only while every shard answers.
+async fn answer_watchdog(manager: Arc<ServiceManager>, engine: Engine, shards: usize) {
+    let Some(limit) = manager.watchdog() else { return };
+    let mut every = interval(limit / 2);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        if timeout(limit / 2, engine.inspect()).await.is_ok_and(|reports| reports.len() == shards) {
+            manager.ping();
+        }
+    }
+}
+
+/// Has the door read its keys and its certificate again whenever the operator asks for it, for as long as this is polled.
+async fn reload_on_hangup(mut hangup: Signal, door: Arc<Door>) {
+    while hangup.recv().await.is_some() {
+        tracing::info!(signal = "SIGHUP", "reading the keys and the certificate again");
+        let door = Arc::clone(&door);
+        if spawn_blocking(move || door.reload()).await.is_err() {
+            // The process is at its end.
+            return;
+        }
+    }
+}
+
+/// The scheme that callers speak. Says so in the log if it shows their keys to whoever is on the way.
+fn warn_of_exposure(address: SocketAddr, settings: &Settings) -> &'static str {
+    if settings.tls.certificate_file.is_some() {
+        return "https";
+    }
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "keys and answers cross the network unencrypted: put a proxy with TLS in front, or set tls.certificate_file");
+    }
+    "http"
+}
+
 /// Tells whoever started the process where it listens: one line, also for a port that the operating system chose.
-fn announce(address: SocketAddr) {
+fn announce(scheme: &str, address: SocketAddr) {
     let mut output = io::stdout().lock();
-    if let Err(error) = writeln!(output, "listening on http://{address}").and_then(|()| output.flush()) {
+    if let Err(error) = writeln!(output, "listening on {scheme}://{address}").and_then(|()| output.flush()) {
         tracing::warn!(%error, %address, "the address could not be told on the standard output");
     }
 }
@@ -172,7 +247,6 @@ impl Signals {
 
 /// The door's server on a task of its own, until it has ended.
 struct Front {
-    door: Arc<Door>,
     close: oneshot::Sender<()>,
     server: Option<JoinHandle<io::Result<()>>>,
 }
@@ -185,8 +259,8 @@ impl Front {
             // Sent or dropped, it means the same.
             let _ = closed.await;
         };
-        let server = spawn(tidegate_api::serve(listener, Arc::clone(&door), shutdown));
-        Ok(Self { door, close, server: Some(server) })
+        let server = spawn(tidegate_api::serve(listener, door, shutdown));
+        Ok(Self { close, server: Some(server) })
     }
 
     /// Waits until the server ends by itself, which it does only when something is wrong.
@@ -197,11 +271,11 @@ impl Front {
         result.err().unwrap_or_else(|| io::Error::other("it ended without being asked to"))
     }
 
-    /// Lets nobody in any more, and waits until the requests under way are answered.
+    /// Lets nobody in any more, sends those away who are there, and waits until the requests under way are answered.
     async fn close(self) -> Result<(), ServeError> {
-        self.door.begin_stop();
-        drop(self.close);
-        match self.server {
+        let Self { close, server } = self;
+        drop(close);
+        match server {
             Some(server) => never_panics(server.await).map_err(ServeError::Door),
             None => Ok(()),
         }

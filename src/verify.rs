@@ -1,23 +1,31 @@
 //! `tidegate verify`: reads a whole data directory offline and says whether what happened keeps what was promised.
 //!
 //! Three readers look at every event and share no code: the log's own checks (checksums, order, chain, durable position), the auditor
-//! with its plain books, and a fresh ledger as a node would build it. It owns the report, and never changes the log.
+//! with its plain books, and a fresh ledger as a node would build it. A log whose beginning was given back is read from its oldest
+//! snapshot on, after a look at the checksums and the chain of what is still there before it. Every snapshot must say what the log says at
+//! its place, and everything in the history must be readable. It owns the report, and never changes the log.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use serde::Serialize;
 use tidegate_config::Settings;
-use tidegate_engine::{Clock, Router, Sealing, ShardNumber, SystemClock, partition_of};
+use tidegate_engine::{ArchiveError, Clock, Router, Sealing, ShardNumber, SystemClock, decode_image, decode_record, partition_of};
 use tidegate_persistence::{
-    DataDirectory, Entry, OpenError, PayloadError, RecoveredGroup, RecoveredStream, RecoveryError, StreamId,
+    DataDirectory, Entry, GroupSequence, History, LogIndex, LogPosition, OpenError, PayloadError, RecoveredGroup, RecoveredStream,
+    RecoveryError, SnapshotError, StreamId, snapshots,
 };
-use tidegate_stock::{AuditSummary, AuditedStock, Auditor, Event, Ledger, StockView};
+use tidegate_stock::{AuditSummary, AuditedStock, Auditor, Event, Ledger, Loader, StockView};
 
-use crate::options::{directory_options, rules};
+use crate::node::HISTORY_FOLDER;
+use crate::options::{directory_options, history_options, rules};
 use crate::parallel;
+use crate::recovery::{SnapshotLoadError, load, read_items};
 
 /// What a good directory holds.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -40,6 +48,12 @@ pub(crate) struct Report {
     pub(crate) released_units: u64,
     /// Units that the clock took back.
     pub(crate) expired_units: u64,
+    /// Units that came back after they were sold.
+    pub(crate) returned_units: u64,
+    /// Snapshots, each of which says what the log says at its place.
+    pub(crate) snapshots: u64,
+    /// Reservations that are in the history.
+    pub(crate) in_history: u64,
     /// Parts of groups that were being written when a node died. They were never acknowledged, and a node drops them.
     pub(crate) unfinished_parts: u64,
     /// How long reading took.
@@ -81,6 +95,15 @@ pub(crate) enum VerifyError {
     /// The operating system failed; the log may be good.
     #[error("the log cannot be read")]
     Unreadable(#[source] RecoveryError),
+    /// A snapshot is of no use.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotLoadError),
+    /// The snapshots could not be listed.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
+    /// The history cannot be read.
+    #[error(transparent)]
+    History(#[from] ArchiveError),
     /// The log is damaged, or holds what must never happen.
     #[error("{what} ({place})")]
     Finding {
@@ -135,13 +158,18 @@ pub(crate) fn verify(path: &Path, settings: &Settings) -> Result<Report, VerifyE
         confirmed_units: 0,
         released_units: 0,
         expired_units: 0,
+        returned_units: 0,
+        snapshots: 0,
+        in_history: 0,
         unfinished_parts: 0,
         elapsed_ms: 0,
     };
     for stream in read {
-        let (tail, summary) = stream?;
+        let (tail, summary, snapshots) = stream?;
         report.add(&tail, summary);
+        report.snapshots += snapshots;
     }
+    report.in_history = count_history(&path.join(HISTORY_FOLDER), settings)?;
     report.stocks.sort_unstable();
     report.elapsed_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
@@ -157,6 +185,7 @@ impl Report {
         self.confirmed_units += summary.confirmed_units;
         self.released_units += summary.released_units;
         self.expired_units += summary.expired_units;
+        self.returned_units += summary.returned_units;
         self.stocks.extend(summary.stocks.into_iter().map(|stock| StockLine {
             sku: stock.sku.to_string(),
             allotted: stock.allotted,
@@ -181,9 +210,10 @@ impl fmt::Display for Report {
         }
         writeln!(
             formatter,
-            "\nunits: {} granted, {} sold, {} released, {} expired",
-            self.granted_units, self.confirmed_units, self.released_units, self.expired_units
+            "\nunits: {} granted, {} sold, {} released, {} expired, {} returned",
+            self.granted_units, self.confirmed_units, self.released_units, self.expired_units, self.returned_units
         )?;
+        writeln!(formatter, "tiers: {} snapshots, {} reservations in the history", self.snapshots, self.in_history)?;
         if self.unfinished_parts > 0 {
             writeln!(formatter, "unfinished: {} parts of groups that were never acknowledged", self.unfinished_parts)?;
         }
@@ -208,43 +238,113 @@ struct Reader {
     ledger: Ledger,
     /// The first finding; nothing behind it is looked at by the books.
     finding: Option<(Place, String)>,
+    /// Snapshots whose place is still to come, oldest first.
+    claims: VecDeque<SnapshotClaim>,
+}
+
+/// What a snapshot says, for the place of the log at which it was made.
+struct SnapshotClaim {
+    path: PathBuf,
+    position: LogPosition,
+    stocks: Vec<StockView>,
+    open_holds: u64,
 }
 
 fn read_stream(
     directory: &DataDirectory,
     stream: StreamId,
     settings: &Settings,
-) -> Result<(RecoveredStream, AuditSummary), VerifyError> {
+) -> Result<(RecoveredStream, AuditSummary, u64), VerifyError> {
     let rules = rules(&settings.rules);
     let seed = Sealing::new(directory.identity().secret.bytes()).table_seed();
+    let identity = directory.identity();
+    let mut claims = Vec::new();
+    // Oldest first, as the log comes past them.
+    for snapshot in snapshots(directory.path(), stream)?.into_iter().rev() {
+        let (position, ledger) = load(&snapshot.path, identity, stream, rules, seed, &AtomicU64::new(0))?;
+        let (stocks, open_holds) = (ledger.stocks().collect(), ledger.open_holds());
+        claims.push(SnapshotClaim { path: snapshot.path, position, stocks, open_holds });
+    }
     let mut reader = Reader {
         stream,
-        router: Router::new(directory.identity().shards),
-        auditor: Auditor::new(directory.identity().idempotency_seconds_min, seed),
+        router: Router::new(identity.shards),
+        auditor: Auditor::new(identity.idempotency_seconds_min, seed),
         ledger: Ledger::new(rules, seed),
         finding: None,
+        claims: VecDeque::new(),
     };
-    let end = directory.replay(stream, |group| reader.group(group));
+    let oldest = directory.segments().iter().filter_map(|segment| segment.first.get(&stream)).map(|(index, _)| *index).min();
+    let begins_later = oldest.is_some_and(|oldest| oldest > LogIndex(1)) || (oldest.is_none() && !claims.is_empty());
+    let mut start = None;
+    if let Some(first) = claims.first().filter(|_| begins_later) {
+        // What was given back can be told by nobody; what is there before the snapshot must at least hold together.
+        if oldest.is_some() {
+            directory.check_from_oldest(stream, |_| Ok(())).map_err(damage)?;
+        }
+        let mut loader = Loader::new(rules, seed);
+        let auditor = &mut reader.auditor;
+        let mut finding = None;
+        read_items(&first.path, identity, stream, |item| {
+            finding = finding.take().or_else(|| auditor.load(&item).err());
+            Ok(loader.add(item)?)
+        })?;
+        if let Some(finding) = finding {
+            let place = reader.place(&first.position);
+            return Err(VerifyError::Finding { place, what: format!("{}: {finding}", first.path.display()) });
+        }
+        reader.ledger = loader.finish().map_err(SnapshotLoadError::from)?;
+        start = Some(first.position);
+    }
+    let looked_at = claims.len() as u64;
+    reader.claims = claims.into_iter().filter(|claim| start.is_none_or(|start| claim.position.index > start.index)).collect();
+    let end = directory.replay_from(stream, start.as_ref(), |group| reader.group(group));
     // A finding of the books is from before the place at which reading stopped.
     if let Some((place, what)) = reader.finding {
         return Err(VerifyError::Finding { place, what });
     }
-    let tail = end.map_err(|error| match error {
+    let tail = end.map_err(damage)?;
+    let end = Place { stream: stream.0, index: tail.last_index.0, part: None, group: Some(tail.last_sequence.0), event: None };
+    if let Some(claim) = reader.claims.front() {
+        let what = format!("{} is of group {}, which the log does not hold", claim.path.display(), claim.position.sequence);
+        return Err(VerifyError::Finding { place: end, what });
+    }
+    let summary = reader.auditor.finish();
+    match compare(&summary, &reader.ledger) {
+        Some(what) => Err(VerifyError::Finding { place: end, what }),
+        None => Ok((tail, summary, looked_at)),
+    }
+}
+
+fn damage(error: RecoveryError) -> VerifyError {
+    match error {
         RecoveryError::Damage(damage) => VerifyError::Finding {
             place: Place { stream: damage.stream.0, index: damage.index.0, part: Some(damage.part), group: None, event: None },
             what: format!("the log is damaged: {}", damage.what),
         },
         error @ RecoveryError::Store(_) => VerifyError::Unreadable(error),
-    })?;
-    let summary = reader.auditor.finish();
-    match compare(&summary, &reader.ledger) {
-        Some(what) => {
-            let place =
-                Place { stream: stream.0, index: tail.last_index.0, part: None, group: Some(tail.last_sequence.0), event: None };
-            Err(VerifyError::Finding { place, what })
-        }
-        None => Ok((tail, summary)),
     }
+}
+
+/// Reads everything in the history, and says how many reservations that is.
+fn count_history(path: &Path, settings: &Settings) -> Result<u64, VerifyError> {
+    if !path.exists() {
+        return Ok(0);
+    }
+    let history = History::open(path, &history_options(settings)).map_err(ArchiveError::from)?;
+    let (mut count, mut unreadable) = (0, None);
+    history
+        .for_each(&mut |record| match decode_record(record.value) {
+            Ok(_) => {
+                count += 1;
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                unreadable = Some(error);
+                ControlFlow::Break(())
+            }
+        })
+        .map_err(ArchiveError::from)?;
+    unreadable.map_or(Ok(count), |error| Err(ArchiveError::from(error).into()))
 }
 
 impl Reader {
@@ -269,12 +369,35 @@ impl Reader {
         })?;
         let place =
             Place { stream: group.stream.0, index: group.index.0, part: None, group: Some(group.sequence.0), event: Some(event) };
+        let what = what.or_else(|| self.claim(group.sequence));
         self.finding = what.map(|what| (place, what));
-        self.ledger.forget_keys(group.time, usize::try_from(2 * event).unwrap_or(usize::MAX));
+        self.ledger.tidy(group.time, usize::try_from(2 * event).unwrap_or(usize::MAX));
         Ok(())
     }
 
-    fn event(&mut self, entry: &Entry) -> Option<String> {
+    /// What a snapshot of this group says otherwise than the log, if there is one and it does.
+    fn claim(&mut self, group: GroupSequence) -> Option<String> {
+        let claim = self.claims.pop_front_if(|claim| claim.position.sequence <= group)?;
+        let path = claim.path.display();
+        if claim.position.sequence < group {
+            return Some(format!("{path} is of group {}, which the log does not hold", claim.position.sequence));
+        }
+        if claim.open_holds != self.ledger.open_holds() {
+            return Some(format!("{path} has {} open reservations, the log {}", claim.open_holds, self.ledger.open_holds()));
+        }
+        let differs = |stock: &&StockView| self.ledger.stock(stock.id).as_ref() != Some(*stock);
+        let is_short = claim.stocks.len() != self.ledger.stock_count();
+        match claim.stocks.iter().find(differs) {
+            Some(stock) => Some(format!("{path} says {stock:?}, the log {:?}", self.ledger.stock(stock.id))),
+            None => is_short.then(|| format!("{path} has {} stocks, the log {}", claim.stocks.len(), self.ledger.stock_count())),
+        }
+    }
+
+    const fn place(&self, position: &LogPosition) -> Place {
+        Place { stream: self.stream.0, index: position.index.0, part: None, group: Some(position.sequence.0), event: None }
+    }
+
+    fn event(&mut self, entry: &Entry<'_>) -> Option<String> {
         if let Event::StockCreated { stock, sku, .. } = &entry.event {
             let partition = partition_of(sku);
             if stock.partition != partition {
@@ -287,6 +410,13 @@ impl Reader {
         if let Err(finding) = self.auditor.observe(&entry.event, entry.at) {
             return Some(finding.to_string());
         }
+        let image = match decode_image(entry.image) {
+            Ok(image) => image,
+            Err(error) => return Some(format!("its image is unreadable: {error}")),
+        };
+        if let Err(finding) = self.auditor.check_image(&entry.event, &image) {
+            return Some(finding.to_string());
+        }
         drop(self.ledger.apply(&entry.event, entry.at));
         None
     }
@@ -294,10 +424,10 @@ impl Reader {
 
 /// How the auditor's books and the ledger differ, if they do.
 fn compare(summary: &AuditSummary, ledger: &Ledger) -> Option<String> {
-    let (stocks, grants) = (ledger.stocks().count(), ledger.reservation_count() as u64);
-    if stocks != summary.stocks.len() || grants != summary.grants {
-        let (audited, granted) = (summary.stocks.len(), summary.grants);
-        return Some(format!("the ledger has {stocks} stocks and {grants} grants, the books {audited} and {granted}"));
+    let (stocks, reservations) = (ledger.stocks().count(), ledger.reservation_count() as u64);
+    if stocks != summary.stocks.len() || reservations != summary.reservations {
+        let (audited, known) = (summary.stocks.len(), summary.reservations);
+        return Some(format!("the ledger has {stocks} stocks and {reservations} reservations, the books {audited} and {known}"));
     }
     summary.stocks.iter().find_map(|stock| match ledger.stock(stock.stock) {
         Some(view) if is_same(stock, &view) => None,

@@ -10,6 +10,7 @@ use std::thread;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tidegate_config::Settings;
 
 mod support;
 
@@ -46,25 +47,6 @@ fn copy_directory(from: &Path, to: &Path) {
             copy_directory(&entry.path(), &target);
         } else {
             fs::copy(entry.path(), target).expect("a file can be copied");
-        }
-    }
-}
-
-#[test]
-fn every_command_explains_itself() {
-    for (arguments, expected) in [
-        (vec!["--help"], vec!["serve", "verify", "demo", "replay", "Exit codes"]),
-        (
-            vec!["serve", "--help"],
-            vec!["--data-dir", "--listen", "--durability", "--config", "SIGTERM", "[engine]", "ring_slots = 32768"],
-        ),
-        (vec!["verify", "--help"], vec!["DATA_DIR", "--json", "Exit codes"]),
-        (vec!["demo", "--help"], vec!["Exit codes"]),
-        (vec!["replay", "--help"], vec!["FILE", "Exit codes"]),
-    ] {
-        let finished = run(&arguments).expect(0, &[]);
-        for part in expected {
-            assert!(finished.stdout.contains(part), "{arguments:?} lacks {part:?}: {}", finished.stdout);
         }
     }
 }
@@ -330,12 +312,14 @@ fn damage_is_found_with_its_place_and_not_served() {
     sell(&server, "book", 40);
     server.terminate().expect(0, &[]);
 
-    // Until a node or verify opens it again, the file ends with the last group.
-    let log_bytes = fs::metadata(good.join("log/db")).unwrap().len();
+    // The file is longer than what is in it.
+    let segment = "log/0000000001/db";
+    let bytes = fs::read(good.join(segment)).unwrap();
+    let log_bytes = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
     for (name, length) in [("empty", 0), ("quarter", log_bytes / 4), ("half", log_bytes / 2)] {
         let bad = folder.path().join(name);
         copy_directory(&good, &bad);
-        fs::OpenOptions::new().write(true).open(bad.join("log/db")).unwrap().set_len(length).unwrap();
+        fs::OpenOptions::new().write(true).open(bad.join(segment)).unwrap().set_len(length).unwrap();
         let finished = run(&["verify", text(&bad)]).expect(1, &["damaged"]);
         assert!(finished.stderr.contains("entry ") || finished.stderr.contains(text(&bad.join("log"))), "{finished:?}");
         let json: serde_json::Value = serde_json::from_str(&run(&["verify", "--json", text(&bad)]).expect(1, &[]).stdout).unwrap();
@@ -346,4 +330,99 @@ fn damage_is_found_with_its_place_and_not_served() {
         Server::start_with(&bad, &[]).finish().expect(1, &["damaged"]);
     }
     run(&["verify", text(&good)]).expect(0, &[]);
+}
+
+/// What `tidegate config` with `arguments` and `variables` prints.
+fn config(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let mut command = program(&[&["config"], arguments].concat());
+    command.envs(variables.iter().copied());
+    finish(command.spawn().expect("the program starts")).expect(0, &[]).stdout
+}
+
+fn config_json(arguments: &[&str], variables: &[(&str, &str)]) -> serde_json::Value {
+    serde_json::from_str(&config(&[arguments, &["--json"]].concat(), variables)).expect("the settings are JSON")
+}
+
+/// A settings file, variables and flags that give settings of every kind, and each of which overrides one of the layer below.
+fn layered(folder: &TempDir) -> (String, [(&'static str, &'static str); 3], [&'static str; 6]) {
+    let file = folder.path().join("settings.toml");
+    let content =
+        "[node]\ndata_dir = \"a \\\"b\\\" # c\"\nshards = 3\n[http]\nlisten = \"127.0.0.1:1\"\n[engine]\nring_slots = 64\n";
+    fs::write(&file, content).expect("a file can be written");
+    let variables = [
+        ("TIDEGATE_ENGINE_RING_SLOTS", "128"),
+        ("TIDEGATE_HTTP_LISTEN", "[::1]:2"),
+        ("TIDEGATE_OUTPUT_FILTER", "warn,tidegate_engine=debug"),
+    ];
+    (text(&file).to_owned(), variables, ["--listen", "127.0.0.1:3", "--durability", "none", "--set", "rules.idempotency_seconds=7"])
+}
+
+#[test]
+fn config_tells_of_every_setting_what_counts_and_who_gave_it() {
+    let folder = TempDir::new().unwrap();
+    let (file, variables, flags) = layered(&folder);
+    let arguments = [&["--config", &file], &flags[..]].concat();
+    let json = config_json(&arguments, &variables);
+    let by_file = serde_json::json!({"kind": "file", "path": file});
+    let by_flag = serde_json::json!({"kind": "flag"});
+    let by_variable = |name: &str| serde_json::json!({"kind": "variable", "name": name});
+    for (section, name, value, origin) in [
+        ("node", "data_dir", serde_json::json!("a \"b\" # c"), by_file.clone()),
+        ("node", "shards", serde_json::json!(3), by_file),
+        ("engine", "ring_slots", serde_json::json!(128), by_variable("TIDEGATE_ENGINE_RING_SLOTS")),
+        ("output", "filter", serde_json::json!("warn,tidegate_engine=debug"), by_variable("TIDEGATE_OUTPUT_FILTER")),
+        ("http", "listen", serde_json::json!("127.0.0.1:3"), by_flag.clone()),
+        ("log", "durability", serde_json::json!("none"), by_flag.clone()),
+        ("rules", "idempotency_seconds", serde_json::json!(7), by_flag),
+        ("node", "worker_threads", serde_json::json!("auto"), serde_json::json!({"kind": "default"})),
+        ("engine", "group_bytes_max", serde_json::json!(1_048_576), serde_json::json!({"kind": "default"})),
+    ] {
+        let shown = &json[section][name];
+        assert_eq!((&shown["value"], &shown["origin"]), (&value, &origin), "{section}.{name}");
+    }
+    let toml = config(&arguments, &variables);
+    for line in [
+        format!("shards = 3 # settings file {file}"),
+        "ring_slots = 128 # variable TIDEGATE_ENGINE_RING_SLOTS".to_owned(),
+        "listen = \"127.0.0.1:3\" # command line".to_owned(),
+        "group_bytes_max = 1048576 # default".to_owned(),
+    ] {
+        assert!(toml.lines().any(|printed| printed == line), "{line:?} is not in: {toml}");
+    }
+}
+
+#[test]
+fn what_config_prints_gives_the_same_settings_when_it_is_loaded() {
+    let folder = TempDir::new().unwrap();
+    let (file, variables, flags) = layered(&folder);
+    let arguments = [&["--config", &file], &flags[..]].concat();
+    let printed = folder.path().join("printed.toml");
+    fs::write(&printed, config(&arguments, &variables)).unwrap();
+    let given = config_json(&arguments, &variables);
+    let loaded = config_json(&["--config", text(&printed)], &[]);
+    let keys = Settings::keys();
+    assert!(keys.len() > 20, "{keys:?}");
+    for key in keys {
+        let (section, name) = key.split_once('.').unwrap();
+        let (given, loaded) = (&given[section][name], &loaded[section][name]);
+        assert!(!given["value"].is_null(), "{key} is missing");
+        assert_eq!(given["value"], loaded["value"], "{key}");
+        assert_eq!(loaded["origin"]["kind"], "file", "{key} is not printed");
+    }
+}
+
+#[test]
+fn config_only_checks_where_that_is_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let (file, ..) = layered(&folder);
+    assert_eq!(config(&["--config", &file, "--check"], &[]), "");
+    let directory = folder.path().join("data");
+    run(&["config", "--data-dir", text(&directory), "--check"]).expect(0, &[]);
+    assert!(!directory.exists(), "a check makes nothing");
+    run(&["config", "--check", "--set", "engine.ring_slots=5"]).expect(2, &["engine.ring_slots is 5"]);
+    run(&["config", "--check", "--log-filter", "tidegate=loud"]).expect(2, &["output.filter is tidegate=loud"]);
+    run(&["config", "--set", "engine.ring_slots=5"]).expect(2, &["engine.ring_slots is 5"]);
+    run(&["config", "--check", "--json"]).expect(2, &["--check", "--json"]);
+    let process = program(&["config", "--check"]).env("TIDEGATE_LOG_DURABLE", "yes").spawn().unwrap();
+    finish(process).expect(2, &["TIDEGATE_LOG_DURABLE"]);
 }

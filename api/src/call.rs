@@ -10,44 +10,82 @@ use axum::extract::{FromRequest, FromRequestParts, MatchedPath, RawPathParams, R
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
-use tidegate_engine::{Answer, Engine, Submission};
+use tidegate_engine::{ActorName, Answer, Engine, Submission};
 use tidegate_stock::{Command, IdempotencyKey, ReservationId, Sku};
 
-use crate::bodies::invalid_identifier;
+use crate::access;
+use crate::bounds::invalid_identifier;
 use crate::door::Door;
 use crate::exchange::{Exchange, Expired};
 use crate::labels::Route;
 use crate::problem::Problem;
+use crate::query::Query;
 use crate::status::Code;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The type of lines of JSON.
+pub(crate) const NDJSON: &str = "application/x-ndjson";
 
 /// A request in a handler's hands, but for its body.
 pub(crate) struct Call {
     door: Arc<Door>,
     exchange: Arc<Exchange>,
+    actor: Option<ActorName>,
     headers: HeaderMap,
     parameter: Option<String>,
+    query: Query,
 }
+
+/// The form of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Lines,
+}
+
+/// A request that no handler takes, from somebody who may hear so.
+pub(crate) struct Stray;
 
 /// A request's body, of which nothing has been read.
 pub(crate) struct Unread(Body);
 
 impl FromRequestParts<Arc<Door>> for Call {
-    type Rejection = Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, door: &Arc<Door>) -> Result<Self, Infallible> {
-        let exchange = parts.extensions.remove::<Arc<Exchange>>().expect("the server sends the exchange along with every request");
-        if let Some(path) = parts.extensions.get::<MatchedPath>() {
-            exchange.set_route(Route::of(path.as_str()));
+    async fn from_request_parts(parts: &mut Parts, door: &Arc<Door>) -> Result<Self, Problem> {
+        let (exchange, route) = begin(parts);
+        let actor = access::admit(door, route, &parts.method, &parts.headers)?;
+        if route.need(&parts.method).is_none() {
+            return Err(Problem::internal(&"a handler's method is not in the table of needs"));
         }
+        let query = Query::read(&parts.uri, route, &parts.method)?;
         let parameters = RawPathParams::from_request_parts(parts, &()).await;
         // Every path has at most one parameter. One that is not UTF-8 is as good as any other text that names nothing.
         let parameter = parameters.ok().and_then(|parameters| parameters.iter().next().map(|(_, value)| value.to_owned()));
-        Ok(Self { door: Arc::clone(door), exchange, headers: mem::take(&mut parts.headers), parameter })
+        Ok(Self { door: Arc::clone(door), exchange, actor, headers: mem::take(&mut parts.headers), parameter, query })
     }
+}
+
+impl FromRequestParts<Arc<Door>> for Stray {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, door: &Arc<Door>) -> Result<Self, Problem> {
+        let (_, route) = begin(parts);
+        access::admit(door, route, &parts.method, &parts.headers).map(|_| Self)
+    }
+}
+
+/// The exchange that the request belongs to, and the route that it takes, which the exchange is told.
+fn begin(parts: &mut Parts) -> (Arc<Exchange>, Route) {
+    let exchange = parts.extensions.remove::<Arc<Exchange>>().expect("the server sends the exchange along with every request");
+    let route = parts.extensions.get::<MatchedPath>().map_or(Route::Unmatched, |path| Route::of(path.as_str()));
+    exchange.set_route(route);
+    (exchange, route)
 }
 
 impl FromRequest<Arc<Door>> for Unread {
@@ -63,9 +101,34 @@ impl Call {
         &self.door
     }
 
+    /// The door, for work beside the call.
+    pub(crate) fn shared_door(&self) -> Arc<Door> {
+        Arc::clone(&self.door)
+    }
+
     /// The engine, if the door is open.
     pub(crate) fn engine(&self) -> Result<&Engine, Problem> {
         self.door.engine()
+    }
+
+    /// Who acts: the name of the caller's key.
+    pub(crate) fn actor(&self) -> Result<ActorName, Problem> {
+        self.actor.clone().ok_or_else(|| Problem::internal(&"a call that everybody may make has nobody to act"))
+    }
+
+    /// The exchange that the request belongs to.
+    pub(crate) fn exchange(&self) -> Arc<Exchange> {
+        Arc::clone(&self.exchange)
+    }
+
+    /// The parameters of the request's query.
+    pub(crate) const fn query(&self) -> &Query {
+        &self.query
+    }
+
+    /// The request's header.
+    pub(crate) const fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// The sku in the path.
@@ -105,13 +168,24 @@ impl Call {
     }
 
     /// Reads the body, which is JSON or empty.
-    pub(crate) async fn read(&self, Unread(mut body): Unread) -> Result<Bytes, Problem> {
+    pub(crate) async fn read(&self, Unread(body): Unread) -> Result<Bytes, Problem> {
         if body.is_end_stream() {
             self.exchange.complete_request();
             return Ok(Bytes::new());
         }
-        self.check_content_type()?;
-        let max = self.door.options().body_bytes_max;
+        if self.form()? != Some(Form::Json) {
+            return Err(self.unsupported_media_type("application/json"));
+        }
+        self.read_up_to(body, self.door.options().body_bytes_max).await
+    }
+
+    /// Reads the body of a batch, which is JSON or lines of it.
+    pub(crate) async fn read_batch(&self, Unread(body): Unread) -> Result<(Bytes, Form), Problem> {
+        let form = self.form()?.ok_or_else(|| self.unsupported_media_type("application/json or application/x-ndjson"))?;
+        Ok((self.read_up_to(body, self.door.options().batch_body_bytes_max).await?, form))
+    }
+
+    async fn read_up_to(&self, mut body: Body, max: usize) -> Result<Bytes, Problem> {
         if body.size_hint().lower() > max as u64 {
             return Err(body_too_large(max));
         }
@@ -126,7 +200,7 @@ impl Call {
 
     /// Hands `command` to the engine and awaits its answer. If this is dropped, the command may still happen.
     pub(crate) async fn submit(&self, engine: &Engine, command: Command, key: Option<IdempotencyKey>) -> Result<Answer, Problem> {
-        let pending = engine.try_submit(Submission { command, key, actor: self.door.actor() })?;
+        let pending = engine.try_submit(Submission { command, key, actor: self.actor()? })?;
         self.bounded(pending).await?.map_err(Problem::from)
     }
 
@@ -138,7 +212,8 @@ impl Call {
         })
     }
 
-    fn check_content_type(&self) -> Result<(), Problem> {
+    /// The form that the body's type says it has; JSON where it says nothing, and `None` where it says something else.
+    fn form(&self) -> Result<Option<Form>, Problem> {
         if let Some(coding) =
             self.headers.get(CONTENT_ENCODING).filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
         {
@@ -148,12 +223,17 @@ impl Call {
                 format!("the body is encoded as {given:?} where no encoding is known"),
             ));
         }
-        let Some(value) = self.headers.get(CONTENT_TYPE) else { return Ok(()) };
-        if value.to_str().is_ok_and(is_json) {
-            return Ok(());
-        }
-        let given = String::from_utf8_lossy(value.as_bytes());
-        Err(Problem::new(Code::UnsupportedMediaType, format!("the body is {given:?} where application/json is needed")))
+        let Some(value) = self.headers.get(CONTENT_TYPE) else { return Ok(Some(Form::Json)) };
+        Ok(match value.to_str() {
+            Ok(given) if is_json(given) => Some(Form::Json),
+            Ok(given) if essence(given).eq_ignore_ascii_case(NDJSON) => Some(Form::Lines),
+            _ => None,
+        })
+    }
+
+    fn unsupported_media_type(&self, needed: &str) -> Problem {
+        let given = String::from_utf8_lossy(self.headers.get(CONTENT_TYPE).map_or(&[], HeaderValue::as_bytes));
+        Problem::new(Code::UnsupportedMediaType, format!("the body is {given:?} where {needed} is needed"))
     }
 }
 
@@ -180,7 +260,7 @@ async fn read(body: &mut Body, max: usize) -> Result<Bytes, Problem> {
 
 /// Whether a content type is JSON: `application/json` or `application/<anything>+json`, with any parameters.
 fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let essence = essence(content_type);
     let essence = if essence.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(essence.to_ascii_lowercase())
     } else {
@@ -189,4 +269,9 @@ fn is_json(content_type: &str) -> bool {
     essence
         .strip_prefix("application/")
         .is_some_and(|subtype| subtype == "json" || (subtype.len() > 5 && subtype.ends_with("+json")))
+}
+
+/// A content type without its parameters.
+fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
 }

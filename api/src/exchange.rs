@@ -16,6 +16,9 @@ use crate::options::HttpOptions;
 /// How long the rest of a refused body is read and thrown away, so that its sender can take the answer.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Longer than any process runs.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365 * 100);
+
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -32,10 +35,15 @@ pub(crate) enum Phase {
     Writing,
     /// The client to stop sending what nobody reads.
     Lingering,
+    /// The client to take some of an answer that goes on.
+    Sending,
+    /// More of an answer that goes on.
+    Streaming,
 }
 
 impl Phase {
-    const ALL: [Self; 6] = [Self::Idle, Self::Header, Self::Body, Self::Answer, Self::Writing, Self::Lingering];
+    const ALL: [Self; 8] =
+        [Self::Idle, Self::Header, Self::Body, Self::Answer, Self::Writing, Self::Lingering, Self::Sending, Self::Streaming];
 
     /// How long it may last.
     pub(crate) fn limit(self, options: &HttpOptions) -> Duration {
@@ -45,6 +53,8 @@ impl Phase {
             Self::Body => Duration::from_secs(options.body_seconds_max),
             Self::Answer => Duration::from_secs(options.answer_seconds_max),
             Self::Lingering => LINGER,
+            Self::Sending => Duration::from_secs(options.feed_stall_seconds_max),
+            Self::Streaming => FOR_EVER,
         }
     }
 }

@@ -11,7 +11,9 @@ use serde::de::{self, Visitor};
 pub(crate) enum Number {
     /// A whole number of at least 0; `5.0` and `5e0` are 5.
     Whole(u64),
-    /// A number with a fraction, below 0, or too large to be told from its neighbours.
+    /// A whole number below 0.
+    Below(i64),
+    /// A number with a fraction, or one too large to be told from its neighbours.
     Other(f64),
 }
 
@@ -19,12 +21,14 @@ pub(crate) enum Number {
 const DOUBLE_WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 impl From<f64> for Number {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, at least 0 and below 2^53")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and below 2^53 in size")]
     fn from(value: f64) -> Self {
-        if (0.0..DOUBLE_WHOLE_MAX).contains(&value) && value.fract() == 0.0 {
-            Self::Whole(value as u64)
-        } else {
+        if value.fract() != 0.0 || value.abs() >= DOUBLE_WHOLE_MAX {
             Self::Other(value)
+        } else if value < 0.0 {
+            Self::Below(value as i64)
+        } else {
+            Self::Whole(value as u64)
         }
     }
 }
@@ -33,6 +37,7 @@ impl fmt::Display for Number {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Whole(number) => write!(formatter, "{number}"),
+            Self::Below(number) => write!(formatter, "{number}"),
             Self::Other(number) => write!(formatter, "{number}"),
         }
     }
@@ -61,6 +66,29 @@ pub(crate) fn optional_text<'de, D: Deserializer<'de>>(
     deserializer.deserialize_option(Optional(TextIn(name)))
 }
 
+/// Reads the number in field `name` where the field may be left out, but not be `null`.
+pub(crate) fn given_number<'de, D: Deserializer<'de>>(deserializer: D, name: &'static str) -> Result<Option<Number>, D::Error> {
+    number(deserializer, name).map(Some)
+}
+
+/// Reads the number in field `name`, where leaving the field out and `null` are two things.
+#[expect(clippy::option_option, reason = "left alone and taken away are two things")]
+pub(crate) fn given_optional_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    name: &'static str,
+) -> Result<Option<Option<Number>>, D::Error> {
+    optional_number(deserializer, name).map(Some)
+}
+
+/// Reads the text in field `name`, where leaving the field out and `null` are two things.
+#[expect(clippy::option_option, reason = "left alone and taken away are two things")]
+pub(crate) fn given_optional_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    name: &'static str,
+) -> Result<Option<Option<Cow<'de, str>>>, D::Error> {
+    optional_text(deserializer, name).map(Some)
+}
+
 #[derive(Clone, Copy)]
 struct NumberIn(&'static str);
 
@@ -75,9 +103,8 @@ impl Visitor<'_> for NumberIn {
         Ok(Number::Whole(value))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a number below 0 is only told to whoever sent it")]
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Number, E> {
-        Ok(u64::try_from(value).map_or(Number::Other(value as f64), Number::Whole))
+        Ok(u64::try_from(value).map_or(Number::Below(value), Number::Whole))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Number, E> {

@@ -6,12 +6,15 @@ use std::fmt;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_engine::{Failure, Refusal};
 use tidegate_stock::Rejection;
 
+use crate::bounds;
+use crate::schema::{CodeName, Opaque, StatusNumber};
 use crate::status::Code;
 use crate::time::Shown;
 
@@ -36,12 +39,24 @@ pub(crate) struct Problem {
 #[derive(Debug, Clone)]
 pub(crate) struct Cause(pub(crate) String);
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// Why a request did not get what it asked for (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(crate) struct Document<'a> {
+    /// urn:tidegate:problem: and the code.
+    #[schemars(with = "Opaque")]
     r#type: &'static str,
+    /// The same for every problem with this code.
+    #[schemars(with = "Opaque")]
     title: &'static str,
+    /// The status of the answer.
+    #[schemars(with = "StatusNumber")]
     status: u16,
+    /// What is wrong with this request: the field, what was given, and what is needed.
+    #[schemars(with = "Opaque")]
     detail: &'a str,
+    /// For programs; it stays the same.
+    #[schemars(with = "CodeName")]
     code: &'static str,
 }
 
@@ -78,6 +93,16 @@ impl Problem {
         problem.closing()
     }
 
+    /// Its code.
+    pub(crate) const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What is told people.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The connection does not outlive the answer.
     #[must_use]
     pub(crate) fn closing(self) -> Self {
@@ -93,6 +118,14 @@ impl Problem {
             code: self.code.name(),
         };
         serde_json::to_vec(&document).expect("texts and a number always serialise")
+    }
+
+    /// As a stream that it ends says it. What went wrong inside goes to the log.
+    pub(crate) fn into_text(self) -> String {
+        if let Some(Cause(cause)) = &self.cause {
+            tracing::error!(cause, "an event stream failed inside");
+        }
+        String::from_utf8(self.document()).expect("JSON is UTF-8")
     }
 
     /// A whole answer as it goes over the wire, after which the connection closes.
@@ -120,9 +153,13 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.code.retry_after_seconds() {
             headers.insert(RETRY_AFTER, seconds.into());
         }
+        if self.code == Code::Unauthenticated {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if self.closes || self.code == Code::Stopping {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        response.extensions_mut().insert(self.code);
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
         }
@@ -138,10 +175,24 @@ impl From<Refusal> for Problem {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        let detail = match failure {
-            Failure::Rejection(Rejection::NotOpen { opens_at }) => format!("the sale of this stock opens at {}", Shown(opens_at)),
-            other => other.to_string(),
-        };
-        Self::new(failure.into(), detail)
+        Self::new(failure.into(), Told(failure).to_string())
+    }
+}
+
+/// A failure in words for callers, with moments as they are shown everywhere.
+pub(crate) struct Told(pub(crate) Failure);
+
+impl fmt::Display for Told {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Failure::Rejection(Rejection::NotOpen { opens_at }) => {
+                write!(formatter, "the sale of this stock opens at {}", Shown(opens_at))
+            }
+            Failure::Rejection(Rejection::ExtendOverMax { asked, max }) => {
+                write!(formatter, "the hold would end at {} where the stock allows at most {}", Shown(asked), Shown(max))
+            }
+            Failure::Rejection(Rejection::TermsContradict(error)) => formatter.write_str(&bounds::contradiction(error)),
+            other => other.fmt(formatter),
+        }
     }
 }

@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use tower::Service;
 use tracing::Instrument;
 
@@ -18,9 +18,9 @@ use crate::door::Door;
 use crate::exchange::{Exchange, Phase};
 use crate::labels::Route;
 use crate::problem::{Cause, X_REQUEST_ID};
-use crate::{reservations, service, stocks};
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+use crate::status::Code;
+use crate::trace::RequestSpan;
+use crate::{backup, batch, events, reservations, service, stocks};
 
 /// Longest request id that is taken over from a client, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -28,15 +28,29 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// All routes of the door.
 pub(crate) fn router(door: Arc<Door>) -> Router {
     Router::new()
-        .route(Route::Stock.path(), get(stocks::read).put(stocks::open))
-        .route(Route::Reservations.path(), post(reservations::reserve))
+        .route(Route::Stocks.path(), get(stocks::list))
+        .route(Route::Stock.path(), get(stocks::read).put(stocks::open).patch(stocks::change))
+        .route(Route::Adjustments.path(), post(stocks::adjust))
+        .route(Route::Pause.path(), post(stocks::pause))
+        .route(Route::Reopen.path(), post(stocks::reopen))
+        .route(Route::Close.path(), post(stocks::close))
+        .route(Route::Archive.path(), post(stocks::archive))
+        .route(Route::Reservations.path(), get(reservations::list).post(reservations::reserve))
         .route(Route::Reservation.path(), get(reservations::read))
         .route(Route::Confirm.path(), post(reservations::confirm))
         .route(Route::Release.path(), post(reservations::release))
+        .route(Route::Return.path(), post(reservations::give_back))
+        .route(Route::Extend.path(), post(reservations::extend))
+        .route(Route::Batch.path(), post(batch::run))
+        .route(Route::Events.path(), get(events::read))
+        .route(Route::Cluster.path(), get(service::cluster))
+        .route(Route::Backup.path(), get(backup::read))
         .route(Route::Time.path(), get(service::time))
         .route(Route::Livez.path(), get(service::livez))
         .route(Route::Readyz.path(), get(service::readyz))
         .route(Route::Metrics.path(), get(service::metrics))
+        .route(Route::OpenApi.path(), get(service::openapi))
+        .route(Route::Docs.path(), get(service::docs))
         .method_not_allowed_fallback(service::method_not_allowed)
         .fallback(service::not_found)
         .with_state(door)
@@ -56,21 +70,24 @@ where
     let began = Instant::now();
     exchange.begin_request(!request.body().is_end_stream());
     let request_id = request_id(request.headers()).unwrap_or_else(|| door.new_request_id());
-    // The span is what the trace of the caller continues in; disabled, it costs one look.
-    let span = tracing::debug_span!("request", trace_id = trace_id(request.headers()));
+    let trace = RequestSpan::begin(request.method(), request.headers());
     request.extensions_mut().insert(Arc::clone(&exchange));
-    let mut response = match router.call(request).instrument(span.clone()).await {
+    let mut response = match router.call(request).instrument(trace.span()).await {
         Ok(response) => response,
         Err(never) => match never {},
     };
     let (route, status, elapsed) = (exchange.route(), response.status(), began.elapsed());
     door.metrics().count_request(route, status, elapsed);
-    span.in_scope(|| tracing::debug!(?request_id, route = route.path(), status = status.as_u16(), ?elapsed, "answered"));
+    if let Some(code) = response.extensions_mut().remove::<Code>() {
+        door.metrics().count_problem(code);
+    }
+    trace.answered(route, status);
+    tracing::debug!(?request_id, trace_id = trace.trace_id(), route = route.path(), status = status.as_u16(), ?elapsed, "answered");
     if let Some(Cause(cause)) = response.extensions_mut().remove::<Cause>() {
-        tracing::error!(?request_id, route = route.path(), cause, "a request failed inside");
+        tracing::error!(?request_id, trace_id = trace.trace_id(), route = route.path(), cause, "a request failed inside");
     }
     response.headers_mut().insert(X_REQUEST_ID, request_id);
-    if door.is_stopping() {
+    if door.is_leaving() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.enter(Phase::Writing);
@@ -82,49 +99,4 @@ fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     let id = headers.get(X_REQUEST_ID)?;
     let is_sane = (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
     is_sane.then(|| id.clone())
-}
-
-/// The trace that the request belongs to, if its `traceparent` is valid (W3C Trace Context, version 00 and what later versions keep of it).
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let mut fields = text.split('-');
-    let (version, trace, parent, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    let is_hex = |field: &str, length: usize| {
-        field.len() == length && field.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    };
-    let is_zero = |field: &str| field.bytes().all(|byte| byte == b'0');
-    let is_valid = is_hex(version, 2)
-        && version != "ff"
-        && is_hex(trace, 32)
-        && !is_zero(trace)
-        && is_hex(parent, 16)
-        && !is_zero(parent)
-        && is_hex(flags, 2)
-        && (version != "00" || fields.next().is_none());
-    is_valid.then_some(trace)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_trace(text: &str, expect: Option<&str>) {
-        let headers = HeaderMap::from_iter([(TRACEPARENT, HeaderValue::from_str(text).unwrap())]);
-        assert_eq!(trace_id(&headers), expect, "{text}");
-    }
-
-    #[test]
-    fn a_valid_traceparent_gives_its_trace_and_another_none() {
-        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        check_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some(trace));
-        check_trace("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", Some(trace));
-        check_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", None);
-        check_trace("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None);
-        check_trace("00-00000000000000000000000000000000-00f067aa0ba902b7-01", None);
-        check_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", None);
-        check_trace("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", None);
-        check_trace("00-4bf92f3577b34da6-00f067aa0ba902b7-01", None);
-        check_trace("nonsense", None);
-    }
 }

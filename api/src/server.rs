@@ -14,14 +14,18 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::door::Door;
 use crate::exchange::{Exchange, Phase};
+use crate::reload::LOOK_INTERVAL;
 use crate::routes;
 use crate::socket::Socket;
+use crate::tls::shake_hands;
 
 /// How long accepting rests when the operating system gives no further connection, for want of descriptors for example.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -32,9 +36,11 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// The smallest read buffer that hyper takes.
 const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
 
-/// Serves `door` on `listener` until `shutdown` is done. Then it stops the door, accepts nothing more, answers what is under way,
-/// closes every connection that has nothing under way, and returns when none is left, or after the answer's limit and a second at the
-/// latest; what is then still open is cut.
+/// Serves `door` on `listener` until `shutdown` is done. Then it accepts nothing more and drains the door: for `drain_seconds` at most
+/// every request on a connection that is open is answered as ever, and its connection closes behind the answer, so that no client sends
+/// into a connection that is just being closed. After that it stops the door, answers what is under way, closes every connection that has
+/// nothing under way, and returns when none is left, or after the answer's limit and a second at the latest; what is then still open is
+/// cut.
 ///
 /// Dropping the future cuts every connection at once; commands that reached the engine still happen.
 ///
@@ -45,6 +51,11 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
     let router = routes::router(Arc::clone(&door));
     let http = http_machine(&door);
     let mut connections = JoinSet::new();
+    // Ends when this is dropped.
+    let mut beside = JoinSet::new();
+    if door.has_files() {
+        beside.spawn(watch_files(Arc::clone(&door)));
+    }
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
@@ -52,8 +63,13 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < door.options().connections_max => match accepted {
+                // Two kinds of task, so that a connection without TLS is no larger for those with it.
                 Ok((stream, _)) => {
-                    connections.spawn(drive(stream, http.clone(), Arc::clone(&door), router.clone()));
+                    let (http, router, door) = (http.clone(), router.clone(), Arc::clone(&door));
+                    match door.certificate() {
+                        None => connections.spawn(welcome(stream, http, door, router)),
+                        Some(config) => connections.spawn(welcome_tls(stream, config, http, door, router)),
+                    };
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -63,14 +79,23 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
         }
     }
     drop(listener);
+    let drain = Duration::from_secs(door.options().drain_seconds);
+    if !drain.is_zero() {
+        door.begin_drain();
+        // Who is still there then hears that the node is stopping.
+        let _ = timeout(drain, all_closed(&mut connections)).await;
+    }
     door.begin_stop();
     let limit = Duration::from_secs(door.options().answer_seconds_max) + CLOSE_GRACE;
-    let all_closed = async { while connections.join_next().await.is_some() {} };
-    if timeout(limit, all_closed).await.is_err() {
+    if timeout(limit, all_closed(&mut connections)).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections are cut that did not close in time");
         connections.shutdown().await;
     }
     Ok(())
+}
+
+async fn all_closed(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
 }
 
 fn http_machine(door: &Door) -> http1::Builder {
@@ -84,14 +109,50 @@ fn http_machine(door: &Door) -> http1::Builder {
     http
 }
 
-/// Runs one connection to its end.
-async fn drive(stream: TcpStream, http: http1::Builder, door: Arc<Door>, router: Router) {
-    let _open = door.metrics().open_connection();
-    // Answers are written whole; waiting to send more with them only delays them.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection ended before it began");
-        return;
+/// Has the door look, for as long as this is polled, whether its keys or its certificate have changed.
+async fn watch_files(door: Arc<Door>) {
+    let mut every = interval(LOOK_INTERVAL);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let door = Arc::clone(&door);
+        if spawn_blocking(move || door.reload_what_changed()).await.is_err() {
+            // The process is at its end.
+            return;
+        }
     }
+}
+
+async fn welcome(stream: TcpStream, http: http1::Builder, door: Arc<Door>, router: Router) {
+    let _open = door.metrics().open_connection();
+    if send_at_once(&stream) {
+        drive(stream, http, Arc::clone(&door), router).await;
+    }
+}
+
+async fn welcome_tls(stream: TcpStream, config: Arc<ServerConfig>, http: http1::Builder, door: Arc<Door>, router: Router) {
+    let _open = door.metrics().open_connection();
+    if send_at_once(&stream)
+        && let Some(stream) = shake_hands(&door, config, stream).await
+    {
+        drive(stream, http, Arc::clone(&door), router).await;
+    }
+}
+
+/// Answers are written whole; waiting to send more with them only delays them.
+fn send_at_once(stream: &TcpStream) -> bool {
+    let set = stream.set_nodelay(true);
+    if let Err(error) = &set {
+        tracing::debug!(%error, "a connection ended before it began");
+    }
+    set.is_ok()
+}
+
+/// Runs one connection to its end.
+async fn drive<S>(stream: S, http: http1::Builder, door: Arc<Door>, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let exchange = Arc::new(Exchange::new());
     let socket = Socket::new(stream, Arc::clone(&exchange), Arc::clone(&door));
     let answer = |request| routes::answer(Arc::clone(&door), router.clone(), Arc::clone(&exchange), request);
@@ -107,6 +168,7 @@ async fn drive(stream: TcpStream, http: http1::Builder, door: Arc<Door>, router:
     let mut stop_notice = pin!(door.stop_notice());
     let mut listens = false;
     let mut is_closing = false;
+    let mut cut: Option<Instant> = None;
     // Whoever comes after the stop began hears of it in one answer; whoever was idle then is closed.
     let first = door.is_stopping().then_some(seen);
 
@@ -122,6 +184,13 @@ async fn drive(stream: TcpStream, http: http1::Builder, door: Arc<Door>, router:
             // A header that has begun is let in, to be told that the node is stopping.
             if !is_closing && door.is_stopping() && exchange.phase() != Phase::Header && first != Some(exchange.mark()) {
                 is_closing = true;
+                if matches!(exchange.phase(), Phase::Sending | Phase::Streaming) {
+                    // A stream ends now, and nobody waits for a reader that takes nothing.
+                    let end = Instant::now() + CLOSE_GRACE;
+                    cut = Some(end);
+                    deadline = end;
+                    timer.as_mut().reset(end);
+                }
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
@@ -133,15 +202,23 @@ async fn drive(stream: TcpStream, http: http1::Builder, door: Arc<Door>, router:
             let now = Instant::now();
             if mark != seen {
                 seen = mark;
-                deadline = now + mark.phase().limit(options);
+                let end = now + mark.phase().limit(options);
+                deadline = cut.map_or(end, |cut| end.min(cut));
             } else if now >= deadline {
                 match seen.phase() {
+                    // In good order, so that a client knows that nothing was cut off; if that takes long, without.
+                    Phase::Idle if !is_closing => {
+                        is_closing = true;
+                        connection.as_mut().graceful_shutdown();
+                        deadline = now + step;
+                        continue;
+                    }
                     Phase::Body | Phase::Answer => {
                         exchange.expire();
                         deadline = now + step;
                         continue;
                     }
-                    Phase::Idle | Phase::Header | Phase::Writing | Phase::Lingering => return Poll::Ready(Ok(())),
+                    _ => return Poll::Ready(Ok(())),
                 }
             }
             if !fired {

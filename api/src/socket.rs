@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::door::Door;
 use crate::exchange::{Exchange, Phase};
@@ -21,8 +20,8 @@ const LINGER_BUFFER_BYTES: usize = 16 * 1024;
 /// Where the status stands in an answer's first line: behind `HTTP/1.1 `.
 const STATUS_DIGITS: std::ops::Range<usize> = 9..12;
 
-pub(crate) struct Socket {
-    stream: TcpStream,
+pub(crate) struct Socket<S> {
+    stream: S,
     exchange: Arc<Exchange>,
     door: Arc<Door>,
     /// An answer of our own in the place of the HTTP machine's, as far as it is not yet written.
@@ -30,8 +29,8 @@ pub(crate) struct Socket {
     is_write_shut: bool,
 }
 
-impl Socket {
-    pub(crate) fn new(stream: TcpStream, exchange: Arc<Exchange>, door: Arc<Door>) -> Self {
+impl<S: AsyncWrite + Unpin> Socket<S> {
+    pub(crate) fn new(stream: S, exchange: Arc<Exchange>, door: Arc<Door>) -> Self {
         Self { stream, exchange, door, substitute: Vec::new(), is_write_shut: false }
     }
 
@@ -39,6 +38,13 @@ impl Socket {
     /// that it could not read, after which it closes.
     fn is_unasked(&self, bytes: &[u8]) -> bool {
         matches!(self.exchange.phase(), Phase::Idle | Phase::Header) && bytes.starts_with(b"HTTP/1.1 4")
+    }
+
+    /// Whoever takes some of an answer that goes on may take as long for the next of it.
+    fn note_progress(&self, written: usize) {
+        if written > 0 && self.exchange.phase() == Phase::Sending {
+            self.exchange.enter(Phase::Sending);
+        }
     }
 
     fn substitute(&mut self, answer: &[u8]) {
@@ -63,7 +69,7 @@ impl Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
@@ -76,13 +82,15 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_unasked(bytes) {
             self.substitute(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        self.note_progress(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -91,18 +99,23 @@ impl AsyncWrite for Socket {
             self.substitute(first);
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices))?;
+        self.note_progress(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
     /// Called when everything has been handed over, so an answer that was being written is with the network now.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_substitute(context))?;
-        if self.exchange.phase() == Phase::Writing {
-            self.exchange.enter(Phase::Idle);
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        match self.exchange.phase() {
+            Phase::Writing => self.exchange.enter(Phase::Idle),
+            Phase::Sending => self.exchange.enter(Phase::Streaming),
+            _ => {}
         }
         Poll::Ready(Ok(()))
     }

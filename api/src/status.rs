@@ -18,6 +18,9 @@ macro_rules! codes {
         }
 
         impl Code {
+            /// Every code.
+            pub(crate) const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
+
             /// As it stands in a problem.
             pub(crate) const fn name(self) -> &'static str {
                 match self {
@@ -51,6 +54,8 @@ macro_rules! codes {
 
 codes! {
     InvalidRequest "invalid_request" BAD_REQUEST "The request is malformed"
+    Unauthenticated "unauthenticated" UNAUTHORIZED "The request brings no valid API key"
+    Forbidden "forbidden" FORBIDDEN "The API key may not do this"
     UnknownSku "unknown_sku" NOT_FOUND "No stock has this sku"
     UnknownReservation "unknown_reservation" NOT_FOUND "No reservation has this id"
     NotFound "not_found" NOT_FOUND "Nothing is at this path"
@@ -58,11 +63,18 @@ codes! {
     SoldOut "sold_out" CONFLICT "Fewer units are available than were asked for"
     LimitReached "limit_reached" CONFLICT "The user would have more units than the stock allows"
     NotOpen "not_open" CONFLICT "The sale has not begun"
+    Paused "paused" CONFLICT "The sale is paused"
     Closed "closed" CONFLICT "The sale is over"
     StockExists "stock_exists" CONFLICT "The stock exists and differs"
+    StockInUse "stock_in_use" CONFLICT "The stock is not closed, or something of it is reserved"
+    InsufficientStock "insufficient_stock" CONFLICT "Fewer units are available than would be taken away"
     ReservationReleased "reservation_released" CONFLICT "The reservation was released"
     ReservationExpired "reservation_expired" CONFLICT "The reservation expired"
     ReservationConfirmed "reservation_confirmed" CONFLICT "The reservation was confirmed"
+    ReservationReturned "reservation_returned" CONFLICT "The reservation was returned"
+    ReservationNotConfirmed "reservation_not_confirmed" CONFLICT "Nothing of the reservation is sold"
+    CursorExpired "cursor_expired" GONE "What follows the cursor is no longer retained"
+    PreconditionFailed "precondition_failed" PRECONDITION_FAILED "The stock has changed"
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large"
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body is not JSON"
     IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The idempotency key was used for something else"
@@ -94,7 +106,6 @@ impl From<Rejection> for Code {
             Rejection::UnknownReservation => Self::UnknownReservation,
             Rejection::StockExists => Self::StockExists,
             Rejection::IdempotencyKeyReused => Self::IdempotencyKeyReused,
-            Rejection::HoldOverMax { .. } => Self::OutOfRange,
             Rejection::Closed => Self::Closed,
             Rejection::NotOpen { .. } => Self::NotOpen,
             Rejection::LimitReached { .. } => Self::LimitReached,
@@ -103,6 +114,16 @@ impl From<Rejection> for Code {
             Rejection::ReservationExpired => Self::ReservationExpired,
             Rejection::ReservationConfirmed => Self::ReservationConfirmed,
             Rejection::QuantityOverRemaining { .. } => Self::InvalidQuantity,
+            Rejection::HoldOverMax { .. }
+            | Rejection::ExtendOverMax { .. }
+            | Rejection::AllottedOverMax { .. }
+            | Rejection::TermsContradict(_) => Self::OutOfRange,
+            Rejection::Paused => Self::Paused,
+            Rejection::ReservationReturned => Self::ReservationReturned,
+            Rejection::ReservationNotConfirmed => Self::ReservationNotConfirmed,
+            Rejection::StockInUse { .. } => Self::StockInUse,
+            Rejection::InsufficientStock { .. } => Self::InsufficientStock,
+            Rejection::PreconditionFailed => Self::PreconditionFailed,
         }
     }
 }
@@ -110,7 +131,12 @@ impl From<Rejection> for Code {
 impl From<Refusal> for Code {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::RingFull { .. } | Refusal::DiskLow | Refusal::KeysFull { .. } => Self::Overloaded,
+            Refusal::RingFull { .. }
+            | Refusal::DiskLow
+            | Refusal::KeysFull { .. }
+            | Refusal::MemoryFull { .. }
+            | Refusal::RecallsFull { .. }
+            | Refusal::HistoryFailed => Self::Overloaded,
             Refusal::Stopping => Self::Stopping,
         }
     }

@@ -63,8 +63,21 @@ async fn an_unknown_path_is_not_found() {
 async fn a_method_that_a_path_does_not_know_is_told_with_those_it_knows() {
     let (node, _machine) = node().await;
     for (method, path, known) in [
-        ("DELETE", "/v1/stocks/s", &["GET", "HEAD", "PUT"][..]),
-        ("GET", "/v1/stocks/s/reservations", &["POST"]),
+        ("DELETE", "/v1/stocks/s", &["GET", "HEAD", "PATCH", "PUT"][..]),
+        ("OPTIONS", "/v1/stocks/s", &["GET", "HEAD", "PATCH", "PUT"]),
+        ("POST", "/v1/stocks", &["GET", "HEAD"]),
+        ("DELETE", "/v1/stocks/s/reservations", &["GET", "HEAD", "POST"]),
+        ("GET", "/v1/stocks/s/adjustments", &["POST"]),
+        ("PUT", "/v1/stocks/s/pause", &["POST"]),
+        ("GET", "/v1/stocks/s/reopen", &["POST"]),
+        ("PATCH", "/v1/stocks/s/close", &["POST"]),
+        ("DELETE", "/v1/stocks/s/archive", &["POST"]),
+        ("GET", "/v1/reservations/r/return", &["POST"]),
+        ("PUT", "/v1/reservations/r/extend", &["POST"]),
+        ("GET", "/v1/batch", &["POST"]),
+        ("POST", "/v1/cluster", &["GET", "HEAD"]),
+        ("OPTIONS", "/openapi.json", &["GET", "HEAD"]),
+        ("POST", "/docs", &["GET", "HEAD"]),
         ("PUT", "/v1/reservations/r", &["GET", "HEAD"]),
         ("GET", "/v1/reservations/r/confirm", &["POST"]),
         ("PATCH", "/v1/reservations/r/release", &["POST"]),
@@ -87,6 +100,18 @@ async fn the_time_is_the_engines() {
     assert_eq!((reply.status, reply.json()), (200, json!({"now": "2027-01-15T08:00:00.000Z", "unix_ms": 1_800_000_000_000_u64})));
     machine.clock.set(START.plus_seconds(1));
     assert_eq!(node.get("/v1/time").await.text("now"), "2027-01-15T08:00:01.000Z");
+}
+
+#[tokio::test]
+async fn a_node_that_stands_alone_leads_every_shard() {
+    let (node, _machine) = node().await;
+    let before = node.get("/v1/cluster").await;
+    let expect = |committed: u64| json!({"node": 1, "nodes": [{"node": 1}], "shards": [{"shard": 0, "leader": 1, "term": 1, "committed": committed}]});
+    assert_eq!((before.status, before.json()), (200, expect(0)));
+    node.put("/v1/stocks/s", r#"{"quantity":1}"#).await;
+    assert_eq!(node.get("/v1/cluster").await.json(), expect(1));
+    node.door.name_node(7);
+    assert_eq!(node.get("/v1/cluster").await.json()["nodes"], json!([{"node": 7}]));
 }
 
 #[tokio::test]
@@ -175,7 +200,7 @@ impl Collector for Broken {
 
 #[tokio::test]
 async fn a_failure_inside_is_internal_and_says_nothing_of_its_cause() {
-    let mut registry = Registry::with_prefix("tidegate");
+    let mut registry = Registry::default();
     registry.register_collector(Box::new(Broken));
     let node = node_counting(HttpOptions::default(), registry).await;
     let reply = node.get("/metrics").await;

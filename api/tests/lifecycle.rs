@@ -19,12 +19,17 @@ const RESERVE: &str = "/v1/stocks/s/reservations";
 /// Limits that no test reaches, but for that of an answer.
 const QUICK: HttpOptions = HttpOptions {
     body_bytes_max: 1024 * 1024,
+    batch_body_bytes_max: 1024 * 1024,
     header_bytes_max: 16 * 1024,
     header_seconds_max: 600,
     body_seconds_max: 600,
     idle_seconds_max: 600,
+    drain_seconds: 0,
     answer_seconds_max: 1,
     connections_max: 1_000,
+    feed_heartbeat_seconds: 600,
+    feed_stall_seconds_max: 600,
+    feed_streams_max: 1_000,
 };
 
 async fn open_node() -> (Node, Machine) {
@@ -44,6 +49,18 @@ async fn a_door_that_is_shut_answers_probes_and_says_how_far_recovery_is() {
         ("GET", "/v1/reservations/x", ""),
         ("POST", "/v1/reservations/x/confirm", ""),
         ("POST", "/v1/reservations/x/release", ""),
+        ("POST", "/v1/reservations/x/return", ""),
+        ("POST", "/v1/reservations/x/extend", r#"{"hold_seconds":1}"#),
+        ("GET", RESERVE, ""),
+        ("GET", "/v1/stocks", ""),
+        ("PATCH", "/v1/stocks/s", "{}"),
+        ("POST", "/v1/stocks/s/adjustments", r#"{"delta":1,"reason":"x"}"#),
+        ("POST", "/v1/stocks/s/pause", ""),
+        ("POST", "/v1/stocks/s/reopen", ""),
+        ("POST", "/v1/stocks/s/close", ""),
+        ("POST", "/v1/stocks/s/archive", ""),
+        ("POST", "/v1/batch", r#"{"commands":[{"op":"reserve","sku":"s","user":"u"}]}"#),
+        ("GET", "/v1/cluster", ""),
         ("GET", "/v1/time", ""),
         ("GET", "/readyz", ""),
     ] {
@@ -56,7 +73,7 @@ async fn a_door_that_is_shut_answers_probes_and_says_how_far_recovery_is() {
     node.get("/nowhere").await.expect_problem(404, "not_found", "nothing");
 
     let machine = machine(EngineOptions::default(), 1_000);
-    node.door.open(machine.engine.clone());
+    node.door.open(machine.engine.clone(), machine.feed.clone());
     assert_eq!(node.get("/readyz").await.status, 200);
     assert_eq!(node.put("/v1/stocks/s", r#"{"quantity":1}"#).await.status, 201);
 }
@@ -219,7 +236,7 @@ async fn a_disk_that_is_low_is_overloaded_for_changes_and_not_for_reads() {
 async fn no_room_for_another_key_is_overloaded_for_keyed_calls_only() {
     let node = shut_node(HttpOptions::default()).await;
     let machine = machine(EngineOptions::default(), 1);
-    node.door.open(machine.engine.clone());
+    node.door.open(machine.engine.clone(), machine.feed.clone());
     node.put("/v1/stocks/s", r#"{"quantity":1000}"#).await;
     assert_eq!(node.post_keyed(RESERVE, "k1", r#"{"user":"u"}"#).await.status, 201);
     node.post_keyed(RESERVE, "k2", r#"{"user":"u"}"#).await.expect_problem(503, "overloaded", "1 keys");

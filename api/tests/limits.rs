@@ -18,12 +18,17 @@ const RESERVE: &str = "/v1/stocks/s/reservations";
 /// Limits so long that no test reaches them; each test shortens the one that it is about.
 const PATIENT: HttpOptions = HttpOptions {
     body_bytes_max: 1_000,
+    batch_body_bytes_max: 1_000,
     header_bytes_max: 16 * 1024,
     header_seconds_max: 600,
     body_seconds_max: 600,
     idle_seconds_max: 600,
+    drain_seconds: 0,
     answer_seconds_max: 600,
     connections_max: 1_000,
+    feed_heartbeat_seconds: 600,
+    feed_stall_seconds_max: 600,
+    feed_streams_max: 1_000,
 };
 
 /// More pages of metrics than the network holds for a client that does not read.

@@ -232,6 +232,7 @@ impl Machine {
             clock: Arc::new(SystemClock),
             metrics,
             disk_low,
+            history: None,
             shards: vec![shard],
         });
         let machine = Self { engine: engine.map_err(BenchError::wrong)?, sku: sku(), actor: actor(), counted, log: started };

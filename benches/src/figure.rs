@@ -94,6 +94,11 @@ impl Latencies {
         self.0.len()
     }
 
+    /// The longest of what was counted, in milliseconds.
+    pub fn max_ms(&self) -> f64 {
+        number(self.0.max()) / 1e6
+    }
+
     /// The percentiles of what was counted.
     pub fn percentiles(&self) -> Percentiles {
         let at = |percentile| number(self.0.value_at_percentile(percentile)) / 1_000.0;

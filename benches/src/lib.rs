@@ -3,18 +3,28 @@
 //!
 //! The crate knows the rooms' public faces only, and the node only by its program and its HTTP contract.
 
+mod callers;
+pub mod child;
+pub mod compaction;
+mod copies;
 pub mod engine;
 pub mod error;
+pub mod eviction;
+pub mod expiry;
 pub mod figure;
 pub mod floor;
 pub mod groups;
 mod heard;
+pub mod history;
 pub mod http;
 pub mod load;
 pub mod machine;
+pub mod memory;
+mod node;
 pub mod recovery;
 pub mod report;
 pub mod rules;
 pub mod sample;
 pub mod server;
+pub mod snapshot;
 mod wait;

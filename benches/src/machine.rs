@@ -1,16 +1,21 @@
 //! What figures were measured on, read from `/proc`; where that says nothing, so does this.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::error::BenchError;
 
 /// Ticks of `/proc/<pid>/stat` in a second: fixed for programs, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: u64 = 100;
+
+/// What the blocks of a file are counted in, whatever the file system's own.
+const BLOCK_BYTES: u64 = 512;
 
 /// The machine.
 #[derive(Debug, Clone, Serialize)]
@@ -69,6 +74,48 @@ fn file_system_kind(mounts: &str, directory: &Path) -> String {
     found.1.to_owned()
 }
 
+/// Memory of a process that is in use, as the kernel counts it.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Resident {
+    /// Now (`VmRSS`), in bytes.
+    pub bytes: u64,
+    /// The most that it ever was (`VmHWM`), in bytes.
+    pub peak_bytes: u64,
+}
+
+impl Resident {
+    /// This process's own.
+    pub fn look() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self { bytes: status_bytes(&status, "VmRSS:"), peak_bytes: status_bytes(&status, "VmHWM:") }
+    }
+}
+
+/// A size that `/proc/<pid>/status` gives in KiB.
+fn status_bytes(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1_024
+}
+
+/// Bytes that the files in `folder` take on the disk; what is deleted meanwhile counts or not.
+pub fn allocated_bytes(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        bytes += match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => allocated_bytes(&entry.path())?,
+            Ok(metadata) => metadata.blocks() * BLOCK_BYTES,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(bytes)
+}
+
 /// A new temporary folder in `parent`, or where the system keeps them. Removed when dropped.
 pub fn temporary_directory(parent: Option<&PathBuf>) -> Result<TempDir, BenchError> {
     let mut builder = tempfile::Builder::new();
@@ -101,6 +148,23 @@ mod tests {
         assert_eq!(file_system_kind(mounts, Path::new("/no-such-folder/sub/x")), "tmpfs");
         assert_eq!(file_system_kind(mounts, Path::new("/no-such-folder/other")), "xfs");
         assert_eq!(file_system_kind(mounts, Path::new("/no-such-folder-2")), "ext4");
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t     512 kB\n";
+        assert_eq!((status_bytes(status, "VmRSS:"), status_bytes(status, "VmHWM:")), (524_288, 2_097_152));
+        let memory = Resident::look();
+        assert!(0 < memory.bytes && memory.bytes <= memory.peak_bytes, "{memory:?}");
+    }
+
+    #[test]
+    fn a_folder_takes_what_its_files_take() {
+        let folder = temporary_directory(None).unwrap();
+        fs::create_dir(folder.path().join("inner")).unwrap();
+        fs::write(folder.path().join("inner/file"), vec![7; 100_000]).unwrap();
+        assert!(allocated_bytes(folder.path()).unwrap() >= 100_000);
+        assert_eq!(allocated_bytes(&folder.path().join("none")).unwrap(), 0);
     }
 
     #[test]

@@ -2,19 +2,29 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use tidegate_benches::child;
+use tidegate_benches::compaction::{self, CompactionParameters};
 use tidegate_benches::engine::{self, EngineParameters, Log};
 use tidegate_benches::error::BenchError;
+use tidegate_benches::eviction::{self, EvictionParameters};
+use tidegate_benches::expiry::{self, ExpiryParameters};
 use tidegate_benches::figure::Figure;
 use tidegate_benches::floor::{FixedAnswer, serve_fixed};
 use tidegate_benches::groups::{self, GroupsParameters};
+use tidegate_benches::history::{self, HistoryParameters};
 use tidegate_benches::http::{self, HttpParameters};
 use tidegate_benches::machine::Machine;
+use tidegate_benches::memory::{self, MemoryParameters};
 use tidegate_benches::recovery::{self, RecoveryParameters};
 use tidegate_benches::report::Report;
 use tidegate_benches::rules::{self, RulesParameters};
 use tidegate_benches::sample::SEED;
+use tidegate_benches::snapshot::{self, SnapshotParameters};
+use tidegate_engine::EngineOptions;
+use tidegate_persistence::Durability;
 
 /// Measures Tidegate and prints its figures with what one must know to read them.
 #[derive(Debug, Parser)]
@@ -26,10 +36,12 @@ struct Cli {
     options: Options,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Subcommand)]
 enum Bench {
-    /// All of them, in one table.
+    /// Rules, groups, engine, recovery, history and http, in one table.
     All,
+    /// Memory, snapshot, expiry, eviction and compaction, in one table.
+    Tiers,
     /// Reservations and sold-out answers over HTTP, beside axum answering a fixed JSON.
     Http {
         /// Numbers of connections. Default: 64,256.
@@ -51,10 +63,94 @@ enum Bench {
         #[arg(long, value_delimiter = ',')]
         group_events: Vec<u64>,
     },
+    /// Putting, reading and forgetting reservations that are over.
+    History {
+        /// Numbers of records. Default: 2000000,10000000.
+        #[arg(long, value_delimiter = ',')]
+        records: Vec<u64>,
+    },
+    /// Resident memory of open reservations: without keys and references, with keys, with references.
+    Memory {
+        /// Open reservations. Default: 10000000.
+        #[arg(long)]
+        reservations: Option<u64>,
+        /// The ledger alone, without engine and log.
+        #[arg(long)]
+        ledger_only: bool,
+        /// What an answer survives. Default: `power_loss`.
+        #[arg(long)]
+        durability: Option<Durability>,
+    },
+    /// Callers at a steady pace without and with a snapshot being made; then serving again from it.
+    Snapshot {
+        /// Bytes of the snapshot between two waits for the disk, in KiB. Default: as a node has it.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+        pace_kib: Option<u64>,
+        /// Holds when the callers begin to come. Default: 10000000.
+        #[arg(long)]
+        holds: Option<u64>,
+        /// Callers in a second. Default: half of what the node reaches with 1,024 in flight.
+        #[arg(long, value_parser = pace)]
+        rate: Option<f64>,
+        /// What an answer survives. Default: `power_loss`.
+        #[arg(long)]
+        durability: Option<Durability>,
+    },
+    /// Many holds that fall due at once, and the callers meanwhile.
+    Expiry {
+        /// Payload bytes of a group of the log at most, in KiB. Default: as a node has it.
+        #[arg(long)]
+        group_kib: Option<usize>,
+        /// Groups in flight at most. Default: as a node has it.
+        #[arg(long)]
+        groups_in_flight: Option<usize>,
+        /// Resolved reservations that stay in memory. Default: as a node has it.
+        #[arg(long)]
+        kept: Option<usize>,
+        /// Holds that fall due together. Default: 1000000.
+        #[arg(long)]
+        holds: Option<u64>,
+        /// Callers in a second. Default: 2000.
+        #[arg(long, value_parser = pace)]
+        rate: Option<f64>,
+        /// What an answer survives. Default: `power_loss`.
+        #[arg(long)]
+        durability: Option<Durability>,
+    },
+    /// Confirms while what is over leaves memory, returns of what has left, and memory as reservations go by.
+    Eviction {
+        /// Reservations that are confirmed. Default: 1000000.
+        #[arg(long)]
+        reservations: Option<u64>,
+        /// Resolved reservations that stay in memory. Default: 10000.
+        #[arg(long)]
+        kept: Option<usize>,
+        /// Reservations that go by while memory is watched. Default: 5000000.
+        #[arg(long)]
+        grown: Option<u64>,
+        /// What an answer survives. Default: `power_loss`.
+        #[arg(long)]
+        durability: Option<Durability>,
+    },
+    /// The log's space under a steady load with snapshots.
+    Compaction {
+        /// How long the load lasts, in seconds. Default: 40.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// What an answer survives. Default: `power_loss`.
+        #[arg(long)]
+        durability: Option<Durability>,
+    },
     /// Opening and replaying a log of a million reservations.
     Recovery,
     /// The rules alone, on one thread.
     Rules,
+    /// A part of a bench in a process of its own; the benches start it themselves.
+    #[command(hide = true)]
+    Part {
+        /// What to do, as JSON.
+        part: String,
+    },
     /// The floor under the HTTP figures; the benches start it themselves.
     #[command(hide = true)]
     ServeFixed {
@@ -99,6 +195,10 @@ fn run(cli: &Cli) -> Result<(), BenchError> {
     if let Bench::ServeFixed { status, body_bytes } = cli.bench {
         return serve_fixed(FixedAnswer { status, body_bytes });
     }
+    if let Bench::Part { part } = &cli.bench {
+        println!("{}", child::serve(part)?);
+        return Ok(());
+    }
     let directory = cli.options.directory.clone().unwrap_or_else(std::env::temp_dir);
     let machine = Machine::look(&directory);
     if machine.syncs_to_memory() && !cli.options.tiny {
@@ -108,7 +208,8 @@ fn run(cli: &Cli) -> Result<(), BenchError> {
         )));
     }
     let figures = match &cli.bench {
-        Bench::All => all().iter().map(|bench| figures(bench, &cli.options)).collect::<Result<Vec<_>, _>>()?.concat(),
+        Bench::All => figures_of(&all(), &cli.options)?,
+        Bench::Tiers => figures_of(&tiers(), &cli.options)?,
         bench => figures(bench, &cli.options)?,
     };
     let report = Report { machine, seed: SEED, figures };
@@ -120,14 +221,35 @@ fn run(cli: &Cli) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn all() -> [Bench; 5] {
+fn all() -> [Bench; 6] {
     [
         Bench::Rules,
         Bench::Groups { group_events: Vec::new() },
         Bench::Engine { logs: Vec::new(), in_flight: Vec::new() },
         Bench::Recovery,
+        Bench::History { records: Vec::new() },
         Bench::Http { connections: Vec::new() },
     ]
+}
+
+fn tiers() -> [Bench; 5] {
+    [
+        Bench::Memory { reservations: None, ledger_only: false, durability: None },
+        Bench::Snapshot { pace_kib: None, holds: None, rate: None, durability: None },
+        Bench::Expiry { group_kib: None, groups_in_flight: None, kept: None, holds: None, rate: None, durability: None },
+        Bench::Eviction { reservations: None, kept: None, grown: None, durability: None },
+        Bench::Compaction { seconds: None, durability: None },
+    ]
+}
+
+fn figures_of(benches: &[Bench], options: &Options) -> Result<Vec<Figure>, BenchError> {
+    Ok(benches.iter().map(|bench| figures(bench, options)).collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// Callers in a second.
+fn pace(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (1.0..=1e9).contains(&rate) { Ok(rate) } else { Err(format!("is {rate} where 1 to 1000000000 are allowed")) }
 }
 
 /// What was named, or else the bench's own.
@@ -158,6 +280,11 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
             or_own(in_flight, &mut parameters.in_flight);
             engine::run(&parameters)?.into_iter().map(|(figure, _)| figure).collect()
         }
+        Bench::History { records } => {
+            let mut parameters = if options.tiny { HistoryParameters::tiny(directory) } else { HistoryParameters::full(directory) };
+            or_own(records, &mut parameters.records);
+            history::run(&parameters)?
+        }
         Bench::Recovery => {
             let parameters = if options.tiny { RecoveryParameters::tiny(directory) } else { RecoveryParameters::full(directory) };
             vec![recovery::run(&RecoveryParameters { runs: runs(parameters.runs), ..parameters })?]
@@ -173,13 +300,80 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
             or_own(connections, &mut parameters.connections);
             http::run(&parameters)?.into_iter().map(|(figure, _)| figure).collect()
         }
-        Bench::All | Bench::ServeFixed { .. } => Vec::new(),
+        Bench::Memory { reservations, ledger_only, durability } => {
+            let program = this_program()?;
+            let own =
+                if options.tiny { MemoryParameters::tiny(program, directory) } else { MemoryParameters::full(program, directory) };
+            memory::run(&MemoryParameters {
+                reservations: reservations.unwrap_or(own.reservations),
+                ledger_only: *ledger_only,
+                durability: durability.unwrap_or(own.durability),
+                ..own
+            })?
+        }
+        Bench::Snapshot { pace_kib, holds, rate, durability } => {
+            let program = this_program()?;
+            let own = if options.tiny {
+                SnapshotParameters::tiny(program, directory)
+            } else {
+                SnapshotParameters::full(program, directory)
+            };
+            snapshot::run(&SnapshotParameters {
+                pace_bytes: pace_kib.map_or(own.pace_bytes, |kib| kib * 1_024),
+                holds: holds.unwrap_or(own.holds),
+                rate: rate.or(own.rate),
+                durability: durability.unwrap_or(own.durability),
+                rounds: runs(own.rounds),
+                ..own
+            })?
+        }
+        Bench::Expiry { group_kib, groups_in_flight, kept, holds, rate, durability } => {
+            let own = if options.tiny { ExpiryParameters::tiny(directory) } else { ExpiryParameters::full(directory) };
+            let machine = EngineOptions {
+                group_bytes_max: group_kib.map_or(own.options.group_bytes_max, |kib| kib * 1_024),
+                groups_in_flight_max: groups_in_flight.unwrap_or(own.options.groups_in_flight_max),
+                resolved_in_memory_max: kept.unwrap_or(own.options.resolved_in_memory_max),
+                ..own.options
+            };
+            expiry::run(&ExpiryParameters {
+                options: machine,
+                holds: holds.unwrap_or(own.holds),
+                rate: rate.unwrap_or(own.rate),
+                durability: durability.unwrap_or(own.durability),
+                rounds: runs(own.rounds),
+                ..own
+            })?
+        }
+        Bench::Eviction { reservations, kept, grown, durability } => {
+            let own = if options.tiny { EvictionParameters::tiny(directory) } else { EvictionParameters::full(directory) };
+            eviction::run(&EvictionParameters {
+                reservations: reservations.unwrap_or(own.reservations),
+                kept: kept.unwrap_or(own.kept),
+                grown: grown.unwrap_or(own.grown),
+                durability: durability.unwrap_or(own.durability),
+                runs: runs(own.runs),
+                ..own
+            })?
+        }
+        Bench::Compaction { seconds, durability } => {
+            let own = if options.tiny { CompactionParameters::tiny(directory) } else { CompactionParameters::full(directory) };
+            compaction::run(&CompactionParameters {
+                measured: seconds.map_or(own.measured, Duration::from_secs),
+                durability: durability.unwrap_or(own.durability),
+                ..own
+            })?
+        }
+        Bench::All | Bench::Tiers | Bench::Part { .. } | Bench::ServeFixed { .. } => Vec::new(),
     })
+}
+
+fn this_program() -> Result<PathBuf, BenchError> {
+    std::env::current_exe().map_err(BenchError::io("this program's own path"))
 }
 
 /// The node's program and this one.
 fn programs(options: &Options) -> Result<(PathBuf, PathBuf), BenchError> {
-    let bench = std::env::current_exe().map_err(BenchError::io("this program's own path"))?;
+    let bench = this_program()?;
     let tidegate = options.tidegate.clone().unwrap_or_else(|| bench.with_file_name("tidegate"));
     if !tidegate.is_file() {
         let tidegate = tidegate.display();

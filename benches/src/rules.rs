@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_stock::{Command, Event, GrantSequence, Ledger, Rejection, Request, ReservationId, decide, decide_lapse};
+use tidegate_stock::{Command, Event, GrantSequence, Ledger, Recall, Rejection, Request, ReservationId, decide, decide_lapse};
 
 use crate::error::{BenchError, expect_equal};
 use crate::figure::{Detail, Figure, Latencies, Run, median, medians, per_second};
@@ -60,9 +60,11 @@ fn round(reservations: u64) -> Result<Round, BenchError> {
     act(&mut ledger, &request(create(reservations)))?;
     let buyers = |from: u64| (from..from + reservations).map(|number| request(reserve(&sku, number))).collect::<Vec<_>>();
     let granted = timed(&buyers(0), |request| act(&mut ledger, request))?;
-    let sold_out = timed(&buyers(reservations), |request| match decide(&ledger, request, START).outcome {
-        Err(Rejection::SoldOut { .. }) => Ok(()),
-        other => Err(BenchError::Wrong(format!("{other:?} where sold out was expected"))),
+    let sold_out = timed(&buyers(reservations), |request| {
+        match decide(&ledger, request, START, Recall::NotTried).expect("everything is in memory").outcome {
+            Err(Rejection::SoldOut { .. }) => Ok(()),
+            other => Err(BenchError::Wrong(format!("{other:?} where sold out was expected"))),
+        }
     })?;
     let reserved = ledger.stock(stock_id()).map_or(0, |stock| stock.reserved);
     expect_equal("reserved units", reserved, reservations)?;
@@ -91,7 +93,7 @@ fn confirm(sequence: u64) -> Command {
 
 /// Decides and applies what must be accepted.
 fn act(ledger: &mut Ledger, request: &Request) -> Result<(), BenchError> {
-    let decision = decide(ledger, request, START);
+    let decision = decide(ledger, request, START, Recall::NotTried).expect("everything is in memory");
     match (decision.outcome, &decision.event) {
         (Ok(_), Some(event)) => {
             drop(ledger.apply(event, START));

@@ -3,8 +3,8 @@
 use tidegate_engine::partition_of;
 use tidegate_persistence::{Actor, ActorName, Group, GroupBuilder, GroupSequence};
 use tidegate_stock::{
-    Allotment, Command, Event, GrantSequence, HoldSeconds, Quantity, Rules, Sku, StockId, StockNumber, StockTerms, Timestamp,
-    UserId,
+    Allotment, Command, Event, GrantSequence, HoldSeconds, Quantity, Reference, ReservationId, Rules, Sku, StockId, StockNumber,
+    StockTerms, Timestamp, UserId,
 };
 
 /// What every bench's randomness and secrets are made from. The same seed gives the same work.
@@ -17,7 +17,12 @@ pub const START: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
 pub const HOLD_SECONDS: u32 = 3_600;
 
 /// The rules of a node with default settings.
-pub const RULES: Rules = Rules { idempotency_seconds: 86_400, idempotency_keys_max: 10_000_000 };
+pub const RULES: Rules = Rules {
+    idempotency_seconds: 86_400,
+    idempotency_keys_max: 10_000_000,
+    retention_seconds: 604_800,
+    reservations_in_memory_max: 50_000_000,
+};
 
 /// A secret that nobody needs to keep.
 pub fn secret() -> [u8; 32] {
@@ -47,6 +52,30 @@ pub fn user(number: u64) -> UserId {
     UserId::new(std::str::from_utf8(&name).expect("digits are text")).expect("digits are an identifier")
 }
 
+/// User number `number`, by a name of 8 to 20 characters.
+pub fn named_user(number: u64) -> UserId {
+    UserId::new(&name('u', number)).expect("letters and digits are an identifier")
+}
+
+/// Reference number `number`, of 8 to 20 characters.
+pub fn named_reference(number: u64) -> Reference {
+    Reference::new(&name('r', number)).expect("letters and digits are an identifier")
+}
+
+/// Name number `number` of those that begin with `kind`: 8 to 20 characters, each length as often as any other. No two are the same up
+/// to 36 to the power of 7.
+fn name(kind: char, number: u64) -> String {
+    let length = 8 + (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % 13;
+    let mut digits = vec![b'0'; usize::try_from(length).expect("a length is short")];
+    digits[0] = u8::try_from(kind).expect("a kind is one letter");
+    let mut rest = number;
+    for digit in digits[1..].iter_mut().rev() {
+        *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[usize::try_from(rest % 36).expect("a digit is less than 36")];
+        rest /= 36;
+    }
+    String::from_utf8(digits).expect("letters and digits are text")
+}
+
 /// One unit to a user, held for [`HOLD_SECONDS`].
 pub fn terms() -> StockTerms {
     let hold_seconds = HoldSeconds::new(u64::from(HOLD_SECONDS)).expect("an hour is a hold");
@@ -66,6 +95,24 @@ pub fn create(units: u64) -> Command {
     Command::CreateStock { partition: partition_of(&sku), sku, quantity, terms: terms() }
 }
 
+/// Opens `sku` with `units`, of which a user may have any number.
+pub fn create_unlimited(sku: &Sku, units: u64) -> Command {
+    let quantity = Allotment::new(units).expect("benches sell no more than a stock may hold");
+    let terms = StockTerms { per_user_limit: None, ..terms() };
+    Command::CreateStock { partition: partition_of(sku), sku: sku.clone(), quantity, terms }
+}
+
+/// Reserves one unit of `sku` for the user of 8 to 20 characters with this number.
+pub fn reserve_named(sku: &Sku, number: u64) -> Command {
+    let (user, quantity) = (named_user(number), Quantity::ONE);
+    Command::Reserve { sku: sku.clone(), user, quantity, hold_seconds: None, reference: None }
+}
+
+/// The hot product's grant number `grant`, counted from 1.
+pub fn grant_id(grant: u64) -> ReservationId {
+    ReservationId { stock: stock_id(), sequence: GrantSequence(grant) }
+}
+
 /// Reserves one unit of `sku` for user `number`.
 pub fn reserve(sku: &Sku, number: u64) -> Command {
     Command::Reserve { sku: sku.clone(), user: user(number), quantity: Quantity::ONE, hold_seconds: None, reference: None }
@@ -82,7 +129,7 @@ pub fn group(sequence: GroupSequence, granted: u64, events: u64, units: u64) -> 
     let actor = Actor::Key(actor());
     if granted == 0 {
         let quantity = Allotment::new(units).expect("benches sell no more than a stock may hold");
-        builder.push(&Event::StockCreated { stock: stock_id(), sku: sku(), quantity, terms: terms() }, &actor, START);
+        builder.push(&Event::StockCreated { stock: stock_id(), sku: sku(), quantity, terms: terms() }, &actor, START, &[]);
     }
     for grant in granted + 1..=granted + events {
         let event = Event::Reserved {
@@ -94,7 +141,7 @@ pub fn group(sequence: GroupSequence, granted: u64, events: u64, units: u64) -> 
             reference: None,
             idempotency: None,
         };
-        builder.push(&event, &actor, START);
+        builder.push(&event, &actor, START, &[]);
     }
     builder.finish()
 }
@@ -106,6 +153,14 @@ mod tests {
     #[test]
     fn users_are_numbered_by_ten_digits() {
         assert_eq!(user(4_711).as_str(), "u0000004711");
+    }
+
+    #[test]
+    fn names_have_8_to_20_characters_and_differ() {
+        let names: std::collections::BTreeSet<String> = (0..10_000).map(|number| name('u', number)).collect();
+        let lengths: std::collections::BTreeSet<usize> = names.iter().map(String::len).collect();
+        assert_eq!((names.len(), lengths), (10_000, (8..=20).collect()));
+        assert!(name('u', 35).ends_with("00000z") && name('u', 36).ends_with("000010"));
     }
 
     #[test]

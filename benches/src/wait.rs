@@ -34,6 +34,14 @@ impl Waiter {
             thread::park();
         }
     }
+
+    /// The output of `future` if it is there already; if not, the thread is unparked when it is. Only for the thread that made the waiter.
+    pub fn poll<F: Future>(&self, future: Pin<&mut F>) -> Option<F::Output> {
+        match future.poll(&mut Context::from_waker(&self.0)) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
 }
 
 /// Waits for `future` on the calling thread.

@@ -4,18 +4,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use tidegate_benches::compaction::{self, CompactionParameters};
 use tidegate_benches::engine::{self, EngineParameters, Log};
+use tidegate_benches::eviction::{self, EvictionParameters};
+use tidegate_benches::expiry::{self, ExpiryParameters};
 use tidegate_benches::figure::Figure;
 use tidegate_benches::floor::FixedAnswer;
 use tidegate_benches::groups::{self, GroupsParameters};
+use tidegate_benches::history::{self, HistoryParameters};
 use tidegate_benches::http::{self, HttpParameters};
 use tidegate_benches::load::{LoadPlan, RequestTemplate, load};
 use tidegate_benches::machine::Machine;
+use tidegate_benches::memory::{self, MemoryParameters};
 use tidegate_benches::recovery::{self, RecoveryParameters};
 use tidegate_benches::report::Report;
 use tidegate_benches::rules::{self, RulesParameters};
 use tidegate_benches::sample::SEED;
 use tidegate_benches::server::Server;
+use tidegate_benches::snapshot::{self, SnapshotParameters};
 
 fn bench_program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_tidegate-bench"))
@@ -85,8 +91,65 @@ fn groups_of_every_size_are_committed() {
 }
 
 #[test]
+fn history_finds_what_was_put_and_forgets_half_of_it() {
+    let figures = history::run(&HistoryParameters::tiny(None)).unwrap();
+    assert_eq!(figures.len(), 1);
+    assert_measured(&figures);
+}
+
+#[test]
 fn recovery_brings_every_reservation_back() {
     assert_measured(&[recovery::run(&RecoveryParameters::tiny(None)).unwrap()]);
+}
+
+fn detail(figure: &Figure, name: &str) -> f64 {
+    let found = figure.more.iter().find(|detail| detail.name == name);
+    found.unwrap_or_else(|| panic!("no {name} in {figure:?}")).value
+}
+
+#[test]
+fn memory_holds_every_reservation_in_a_node_and_in_the_bare_ledger() {
+    for ledger_only in [false, true] {
+        let parameters = MemoryParameters { ledger_only, ..MemoryParameters::tiny(bench_program(), None) };
+        let figures = memory::run(&parameters).unwrap();
+        assert_eq!(figures.len(), 3);
+        assert_measured(&figures);
+        for figure in &figures {
+            // A record of 64 bytes, at the least.
+            assert!(detail(figure, "bytes_per_reservation") > 64.0, "{figure:?}");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_under_load_brings_every_reservation_back() {
+    let figures = snapshot::run(&SnapshotParameters::tiny(bench_program(), None)).unwrap();
+    assert_eq!(figures.len(), 3);
+    assert_measured(&figures);
+    assert!(detail(&figures[1], "snapshot_mib") > 0.0, "{figures:?}");
+    assert!(detail(&figures[1], "holds_at_end") >= 22_000.0, "{figures:?}");
+}
+
+#[test]
+fn holds_that_fall_due_together_all_come_back() {
+    let figures = expiry::run(&ExpiryParameters::tiny(None)).unwrap();
+    assert_eq!(figures.len(), 3);
+    assert!(figures[0].rate > 0.0 && detail(&figures[0], "back_seconds") > 0.0, "{figures:?}");
+}
+
+#[test]
+fn what_has_left_memory_can_still_be_returned() {
+    let figures = eviction::run(&EvictionParameters::tiny(None)).unwrap();
+    assert_eq!(figures.len(), 6);
+    assert_measured(&figures);
+}
+
+#[test]
+fn the_log_gives_space_back_under_load() {
+    let figures = compaction::run(&CompactionParameters::tiny(None)).unwrap();
+    assert_measured(&figures);
+    let figure = &figures[0];
+    assert!(detail(figure, "given_back_mib") > 0.0 && detail(figure, "snapshots") >= 2.0, "{figure:?}");
 }
 
 #[test]

@@ -4,15 +4,20 @@
 //! clamped and nothing unknown is skipped. This crate owns names, bounds and defaults; it knows no other room: what a value does is for
 //! the room that gets it, and the assembly hands it over.
 
+mod effective;
 mod load;
 mod settings;
+mod telemetry;
 mod value;
 
+pub use effective::EffectiveSetting;
 pub use load::{CONFIG_VARIABLE, Origin, SettingsError};
 pub use settings::{
-    EVENT_BYTES_MAX, EngineSettings, GROUP_PAYLOAD_BYTES_MAX, HttpSettings, LAPSE_BYTES_MAX, LogSettings, NodeSettings,
-    OutputSettings, RulesSettings, Settings,
+    AuthSettings, EVENT_BYTES_MAX, EngineSettings, FeedSettings, GROUP_PAYLOAD_BYTES_MAX, HistorySettings, HttpSettings,
+    LAPSE_BYTES_MAX, LogSettings, NodeSettings, OutputSettings, RulesSettings, Settings, SnapshotSettings, TelemetrySettings,
+    TlsSettings,
 };
+pub use telemetry::{CollectorUrl, Ratio};
 pub use value::{Count, Durability, LogFormat};
 
 /// The shipped settings file: every setting at its default, with what it means. A good start for one's own.

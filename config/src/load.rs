@@ -1,11 +1,12 @@
 //! Where values come from: the settings file, then variables, then flags; and what is said when one is wrong.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::settings::Settings;
+use crate::settings::{Settings, Sight};
 use crate::value::Given;
 
 /// What every variable of ours starts with.
@@ -20,6 +21,8 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Where a value was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
+    /// Nowhere: it is the default.
+    Default,
     /// In the settings file at this path.
     File(PathBuf),
     /// In this variable.
@@ -31,6 +34,7 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Default => formatter.write_str("default"),
             Self::File(path) => write!(formatter, "settings file {}", path.display()),
             Self::Variable(name) => write!(formatter, "variable {name}"),
             Self::Flag => formatter.write_str("command line"),
@@ -123,16 +127,34 @@ impl Settings {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         flags: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, SettingsError> {
-        let mut settings = Self::default();
+        Layers::read(path, variables, flags).map(|layers| layers.settings)
+    }
+}
+
+/// Settings while layer after layer is laid over them, with where each value that is no default was given.
+pub(crate) struct Layers {
+    pub(crate) settings: Settings,
+    /// By a setting with its section.
+    pub(crate) origins: BTreeMap<String, Origin>,
+}
+
+impl Layers {
+    /// As [`Settings::load`].
+    pub(crate) fn read<'a>(
+        path: Option<&Path>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        flags: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, SettingsError> {
+        let mut layers = Self { settings: Settings::default(), origins: BTreeMap::new() };
         if let Some(path) = path {
-            settings.take_file(path)?;
+            layers.take_file(path)?;
         }
-        settings.take_variables(variables)?;
+        layers.take_variables(variables)?;
         for (key, value) in flags {
-            settings.set(key, Given::Text(value), &Origin::Flag)?;
+            layers.set(key, Given::Text(value), &Origin::Flag)?;
         }
-        settings.check()?;
-        Ok(settings)
+        layers.settings.check()?;
+        Ok(layers)
     }
 
     fn take_file(&mut self, path: &Path) -> Result<(), SettingsError> {
@@ -146,7 +168,7 @@ impl Settings {
             text.parse().map_err(|error| SettingsError::NotToml { path: path.to_owned(), source: Box::new(error) })?;
         let origin = Origin::File(path.to_owned());
         for (section, content) in &table {
-            if !self.fields().iter().any(|(known, _, _)| known == section) {
+            if !self.settings.fields().iter().any(|(known, ..)| known == section) {
                 return Err(SettingsError::UnknownKey { origin, key: section.clone() });
             }
             let toml::Value::Table(fields) = content else {
@@ -168,7 +190,7 @@ impl Settings {
         // The environment has no order of its own, and the first error should be the same each time.
         ours.sort_unstable();
         for (name, value) in ours {
-            let key = Self::keys().into_iter().find(|key| variable_of(key) == name);
+            let key = Settings::keys().into_iter().find(|key| variable_of(key) == name);
             let key = key.ok_or_else(|| SettingsError::UnknownVariable(name.clone()))?;
             let origin = Origin::Variable(name);
             let Some(value) = value.to_str() else {
@@ -181,20 +203,30 @@ impl Settings {
     }
 
     fn set(&mut self, key: &str, given: Given<'_>, origin: &Origin) -> Result<(), SettingsError> {
-        let field = self.fields().into_iter().find(|(section, name, _)| key.split_once('.') == Some((section, name)));
-        let Some((_, _, slot)) = field else {
+        let field = self.settings.fields().into_iter().find(|(section, name, ..)| key.split_once('.') == Some((section, name)));
+        let Some((_, _, sight, slot)) = field else {
             return Err(SettingsError::UnknownKey { origin: origin.clone(), key: key.to_owned() });
         };
         slot.set(given).map_err(|allowed| SettingsError::BadValue {
             origin: origin.clone(),
             key: key.to_owned(),
-            given: given.to_string(),
+            given: told(sight, given),
             allowed,
-        })
+        })?;
+        self.origins.insert(key.to_owned(), origin.clone());
+        Ok(())
+    }
+}
+
+/// A value as an error tells it.
+pub(crate) fn told(sight: Sight, given: Given<'_>) -> String {
+    match sight {
+        Sight::Open => given.to_string(),
+        Sight::Secret => "(a secret, not shown)".to_owned(),
     }
 }
 
 /// The variable of a setting: `http.listen` is `TIDEGATE_HTTP_LISTEN`.
-fn variable_of(key: &str) -> String {
+pub(crate) fn variable_of(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.replace('.', "_").to_uppercase())
 }

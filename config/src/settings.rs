@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::load::SettingsError;
+use crate::telemetry::{CollectorUrl, Ratio};
 use crate::value::{Count, Durability, LogFormat, Slot};
 
 /// Largest payload of one group in the log, in bytes.
@@ -18,7 +19,10 @@ pub const GROUP_PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const EVENT_BYTES_MAX: u64 = 1_024;
 
 /// What one round of lapses can add to a group at most, in bytes.
-pub const LAPSE_BYTES_MAX: u64 = 64 * 1024;
+pub const LAPSE_BYTES_MAX: u64 = 512 * 1024;
+
+/// Commands of one HTTP batch that are decided without a look at the batch's length.
+pub const WORK_COMMANDS_MAX: u64 = 64;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -31,14 +35,26 @@ pub struct Settings {
     pub node: NodeSettings,
     /// The HTTP door.
     pub http: HttpSettings,
+    /// Who may call.
+    pub auth: AuthSettings,
+    /// TLS.
+    pub tls: TlsSettings,
     /// The machine.
     pub engine: EngineSettings,
     /// The write-ahead log.
     pub log: LogSettings,
+    /// Snapshots.
+    pub snapshots: SnapshotSettings,
+    /// The history.
+    pub history: HistorySettings,
     /// The rules.
     pub rules: RulesSettings,
+    /// The change feed.
+    pub feed: FeedSettings,
     /// What the program says of itself.
     pub output: OutputSettings,
+    /// Where traces go.
+    pub telemetry: TelemetrySettings,
 }
 
 /// `[node]`: the node and its data directory.
@@ -63,8 +79,8 @@ impl Default for NodeSettings {
 /// `[http]`: the HTTP door. Free per process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// Where to listen: an IP address with a port, 0 for any free one. There are no keys to tell callers apart by, so only a loopback
-    /// address is taken. Default: `127.0.0.1:8700`.
+    /// Where to listen: an IP address with a port, 0 for any free one. Without `auth.keys_file` there is nothing to tell callers apart
+    /// by, so only a loopback address is taken. Default: `127.0.0.1:8700`.
     pub listen: SocketAddr,
     /// Most connections open at once, 1 to 1,000,000; further ones wait in the operating system's queue. Each needs an open file.
     /// Default: 16,384.
@@ -73,12 +89,17 @@ pub struct HttpSettings {
     pub header_bytes_max: u64,
     /// Longest body of a request, 1 KiB to 64 MiB, in bytes. Default: 1 MiB.
     pub body_bytes_max: u64,
-    /// Longest wait for the whole of a request's header, from its first byte, 1 to 3,600 s. Default: 10.
+    /// Longest body of a batch, 1 KiB to 64 MiB, in bytes. Default: 8 MiB.
+    pub batch_body_bytes_max: u64,
+    /// Longest wait for the whole of a request's header, from its first byte, and for a TLS handshake, 1 to 3,600 s. Default: 10.
     pub header_seconds_max: u64,
     /// Longest wait for the whole of a request's body, from the end of its header, 1 to 3,600 s. Default: 30.
     pub body_seconds_max: u64,
     /// How long a connection may stay open without a request, 1 to 3,600 s. Default: 75.
     pub idle_seconds_max: u64,
+    /// How long, at a stop, requests on connections that are open are still answered as ever, each closing its connection, 0 to 3,600 s;
+    /// less if all have closed before. Give it as long as whatever sends requests takes to see that `/readyz` is not 200. Default: 1.
+    pub drain_seconds: u64,
     /// Longest time from a complete request to its answer, after which it is `timeout`, 1 to 3,600 s. Default: 10.
     pub answer_seconds_max: u64,
 }
@@ -90,12 +111,33 @@ impl Default for HttpSettings {
             connections_max: 16_384,
             header_bytes_max: 16 * KIB,
             body_bytes_max: MIB,
+            batch_body_bytes_max: 8 * MIB,
             header_seconds_max: 10,
             body_seconds_max: 30,
             idle_seconds_max: 75,
+            drain_seconds: 1,
             answer_seconds_max: 10,
         }
     }
+}
+
+/// `[auth]`: who may call. Free per process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuthSettings {
+    /// The file that lists the API keys by their hashes; it is read again when it changes and on SIGHUP. With `none` every caller may do
+    /// everything, on a loopback address only. A relative path starts at the working directory. Default: `none`.
+    pub keys_file: Option<PathBuf>,
+    /// Whether `/metrics` is shown to callers without a key. Default: `false`.
+    pub metrics_without_key: bool,
+}
+
+/// `[tls]`: the certificate. Free per process. Both files or none; they are read again when they change and on SIGHUP.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsSettings {
+    /// The server's certificate in PEM, and behind it those that lead to its root; with `none` plain HTTP is spoken. Default: `none`.
+    pub certificate_file: Option<PathBuf>,
+    /// The certificate's private key in PEM, not encrypted. Default: `none`.
+    pub private_key_file: Option<PathBuf>,
 }
 
 /// `[engine]`: the machine that decides. Free per process.
@@ -112,6 +154,12 @@ pub struct EngineSettings {
     pub group_bytes_max: u64,
     /// Groups of one shard that are written and not yet durable, 1 to 1,024. Default: 4.
     pub groups_in_flight_max: u64,
+    /// Reservations that each shard keeps in memory though they hold nothing any more, the newest ones, 0 to 100,000,000; the others are
+    /// read from the history. Default: 100,000.
+    pub resolved_in_memory_max: u64,
+    /// Commands of each shard that wait for a reservation from the history at once, 1 to 1,000,000; more are refused as `overloaded`.
+    /// Default: 1,024.
+    pub recalls_in_flight_max: u64,
 }
 
 impl Default for EngineSettings {
@@ -122,6 +170,8 @@ impl Default for EngineSettings {
             group_events_max: 16_384,
             group_bytes_max: MIB,
             groups_in_flight_max: 4,
+            resolved_in_memory_max: 100_000,
+            recalls_in_flight_max: 1_024,
         }
     }
 }
@@ -136,11 +186,47 @@ pub struct LogSettings {
     pub disk_free_bytes_min: u64,
     /// Memory for the log store's page cache, 1 MiB to 64 GiB, in bytes; roughly kept. Default: 32 MiB.
     pub cache_bytes: u64,
+    /// Bytes after which the log goes on in a new segment, 1 MiB to 64 GiB. The log's space is given back by whole segments.
+    /// Default: 256 MiB.
+    pub segment_bytes_max: u64,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { durability: Durability::PowerLoss, disk_free_bytes_min: 512 * MIB, cache_bytes: 32 * MIB }
+        Self {
+            durability: Durability::PowerLoss,
+            disk_free_bytes_min: 512 * MIB,
+            cache_bytes: 32 * MIB,
+            segment_bytes_max: 256 * MIB,
+        }
+    }
+}
+
+/// `[snapshots]`: copies of the state in memory, so that a start reads little of the log. Free per process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSettings {
+    /// Bytes that the log grows by between two snapshots, 1 MiB to 1 TiB: about what a start reads of it. Default: 512 MiB.
+    pub log_bytes: u64,
+    /// Longest time between two snapshots while the log grows at all, 10 s to 365 days. Default: 3,600 (one hour).
+    pub interval_seconds: u64,
+}
+
+impl Default for SnapshotSettings {
+    fn default() -> Self {
+        Self { log_bytes: 512 * MIB, interval_seconds: 3_600 }
+    }
+}
+
+/// `[history]`: where resolved reservations go. Free per process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistorySettings {
+    /// Memory for what was read of the history, 1 MiB to 64 GiB, in bytes. Default: 16 MiB.
+    pub cache_bytes: u64,
+}
+
+impl Default for HistorySettings {
+    fn default() -> Self {
+        Self { cache_bytes: 16 * MIB }
     }
 }
 
@@ -152,11 +238,51 @@ pub struct RulesSettings {
     /// Idempotency keys that each shard remembers at most, 1 to 1,000,000,000; beyond, new keyed work is refused as `overloaded` and no
     /// key is forgotten early. Default: 10,000,000.
     pub idempotency_keys_max: u64,
+    /// How long a reservation stays readable, and can be returned, after its last held unit went, 1 s to 365 days; not shorter than
+    /// `idempotency_seconds`. Default: 604,800 (seven days).
+    pub retention_seconds: u64,
+    /// Reservations that each shard holds in memory at most, 1 to 100,000,000; beyond, new ones are refused as `overloaded`. One takes
+    /// about 130 bytes. Default: 50,000,000.
+    pub reservations_in_memory_max: u64,
 }
 
 impl Default for RulesSettings {
     fn default() -> Self {
-        Self { idempotency_seconds: 86_400, idempotency_keys_max: 10_000_000 }
+        Self {
+            idempotency_seconds: 86_400,
+            idempotency_keys_max: 10_000_000,
+            retention_seconds: 604_800,
+            reservations_in_memory_max: 50_000_000,
+        }
+    }
+}
+
+/// `[feed]`: the change feed. Free per process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedSettings {
+    /// How long a change stays in the feed at most, by the log's time, 60 s to 365 days. A cursor before what is left is `cursor_expired`.
+    /// Default: 604,800 (seven days).
+    pub retention_seconds: u64,
+    /// How large the log may grow for the feed's sake, 16 MiB to 64 TiB, in bytes; beyond, the oldest changes leave the feed before their
+    /// time. Default: 16 GiB.
+    pub retention_bytes: u64,
+    /// After how long without a change an event stream says that it is alive, 1 to 3,600 s. Default: 15.
+    pub heartbeat_seconds: u64,
+    /// How long the reader of an event stream may take nothing of what is there for it, 1 to 3,600 s; then it is closed. Default: 60.
+    pub stall_seconds_max: u64,
+    /// Most event streams at once, 1 to 1,000,000; further ones are refused as `overloaded`. Each takes a connection. Default: 256.
+    pub streams_max: u64,
+}
+
+impl Default for FeedSettings {
+    fn default() -> Self {
+        Self {
+            retention_seconds: 604_800,
+            retention_bytes: 16 * 1024 * MIB,
+            heartbeat_seconds: 15,
+            stall_seconds_max: 60,
+            streams_max: 256,
+        }
     }
 }
 
@@ -176,59 +302,140 @@ impl Default for OutputSettings {
     }
 }
 
-/// A field's section, its name, and its place.
-pub(crate) type Field<'a> = (&'static str, &'static str, Slot<'a>);
+/// `[telemetry]`: where traces go. Free per process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetrySettings {
+    /// The collector that traces are sent to, in OTLP as protobuf over plain HTTP, such as `http://127.0.0.1:4318`; `none` sends nothing
+    /// and makes no connection. Default: `none`.
+    pub otlp_endpoint: Option<CollectorUrl>,
+    /// The share of traces that begin here and are sent, 0 to 1. A caller's trace is sent if the caller says so, and only then.
+    /// Default: 0.01.
+    pub sample_ratio: Ratio,
+    /// What the service is called in its traces. Default: `tidegate`.
+    pub service_name: String,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        let sample_ratio = Ratio::new(0.01).expect("it is from 0 to 1");
+        Self { otlp_endpoint: None, sample_ratio, service_name: "tidegate".to_owned() }
+    }
+}
+
+/// A field's section, its name, whether its value may be shown, and its place.
+pub(crate) type Field<'a> = (&'static str, &'static str, Sight, Slot<'a>);
+
+/// Whether a setting's value may be shown. Every field says so, and none by default: a secret cannot be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Anybody may see it.
+    Open,
+    /// Nobody may see it: neither in what is printed nor in an error.
+    #[allow(dead_code, reason = "no setting is a secret yet")]
+    Secret,
+}
 
 impl Settings {
     /// Every setting, with its bounds. What is not listed here cannot be set.
     pub(crate) fn fields(&mut self) -> Vec<Field<'_>> {
-        let Self { node, http, engine, log, rules, output } = self;
+        let Self { node, http, auth, tls, engine, log, snapshots, history, rules, feed, output, telemetry } = self;
         let seconds = || 1..=3_600;
         vec![
-            ("node", "data_dir", Slot::Path(&mut node.data_dir)),
-            ("node", "shards", Slot::Count(&mut node.shards, 1..=1_024)),
-            ("node", "worker_threads", Slot::Count(&mut node.worker_threads, 1..=1_024)),
-            ("http", "listen", Slot::Address(&mut http.listen)),
-            ("http", "connections_max", Slot::Number(&mut http.connections_max, 1..=1_000_000)),
-            ("http", "header_bytes_max", Slot::Number(&mut http.header_bytes_max, KIB..=MIB)),
-            ("http", "body_bytes_max", Slot::Number(&mut http.body_bytes_max, KIB..=64 * MIB)),
-            ("http", "header_seconds_max", Slot::Number(&mut http.header_seconds_max, seconds())),
-            ("http", "body_seconds_max", Slot::Number(&mut http.body_seconds_max, seconds())),
-            ("http", "idle_seconds_max", Slot::Number(&mut http.idle_seconds_max, seconds())),
-            ("http", "answer_seconds_max", Slot::Number(&mut http.answer_seconds_max, seconds())),
-            ("engine", "ring_slots", Slot::PowerOfTwo(&mut engine.ring_slots, 64..=1_048_576)),
-            ("engine", "batch_commands_max", Slot::Number(&mut engine.batch_commands_max, 1..=8_192)),
-            ("engine", "group_events_max", Slot::Number(&mut engine.group_events_max, 1..=1_000_000)),
-            ("engine", "group_bytes_max", Slot::Number(&mut engine.group_bytes_max, 1..=GROUP_PAYLOAD_BYTES_MAX)),
-            ("engine", "groups_in_flight_max", Slot::Number(&mut engine.groups_in_flight_max, 1..=1_024)),
-            ("log", "durability", Slot::Durability(&mut log.durability)),
-            ("log", "disk_free_bytes_min", Slot::Number(&mut log.disk_free_bytes_min, MIB..=MIB * MIB)),
-            ("log", "cache_bytes", Slot::Number(&mut log.cache_bytes, MIB..=64 * 1024 * MIB)),
-            ("rules", "idempotency_seconds", Slot::Number(&mut rules.idempotency_seconds, 1..=YEAR_SECONDS)),
-            ("rules", "idempotency_keys_max", Slot::Number(&mut rules.idempotency_keys_max, 1..=1_000_000_000)),
-            ("output", "format", Slot::LogFormat(&mut output.format)),
-            ("output", "filter", Slot::Text(&mut output.filter)),
+            ("node", "data_dir", Sight::Open, Slot::Path(&mut node.data_dir)),
+            ("node", "shards", Sight::Open, Slot::Count(&mut node.shards, 1..=1_024)),
+            ("node", "worker_threads", Sight::Open, Slot::Count(&mut node.worker_threads, 1..=1_024)),
+            ("http", "listen", Sight::Open, Slot::Address(&mut http.listen)),
+            ("http", "connections_max", Sight::Open, Slot::Number(&mut http.connections_max, 1..=1_000_000)),
+            ("http", "header_bytes_max", Sight::Open, Slot::Number(&mut http.header_bytes_max, KIB..=MIB)),
+            ("http", "body_bytes_max", Sight::Open, Slot::Number(&mut http.body_bytes_max, KIB..=64 * MIB)),
+            ("http", "batch_body_bytes_max", Sight::Open, Slot::Number(&mut http.batch_body_bytes_max, KIB..=64 * MIB)),
+            ("http", "header_seconds_max", Sight::Open, Slot::Number(&mut http.header_seconds_max, seconds())),
+            ("http", "body_seconds_max", Sight::Open, Slot::Number(&mut http.body_seconds_max, seconds())),
+            ("http", "idle_seconds_max", Sight::Open, Slot::Number(&mut http.idle_seconds_max, seconds())),
+            ("http", "drain_seconds", Sight::Open, Slot::Number(&mut http.drain_seconds, 0..=3_600)),
+            ("http", "answer_seconds_max", Sight::Open, Slot::Number(&mut http.answer_seconds_max, seconds())),
+            ("auth", "keys_file", Sight::Open, Slot::OptionalPath(&mut auth.keys_file)),
+            ("auth", "metrics_without_key", Sight::Open, Slot::Switch(&mut auth.metrics_without_key)),
+            ("tls", "certificate_file", Sight::Open, Slot::OptionalPath(&mut tls.certificate_file)),
+            ("tls", "private_key_file", Sight::Open, Slot::OptionalPath(&mut tls.private_key_file)),
+            ("engine", "ring_slots", Sight::Open, Slot::PowerOfTwo(&mut engine.ring_slots, 64..=1_048_576)),
+            ("engine", "batch_commands_max", Sight::Open, Slot::Number(&mut engine.batch_commands_max, 1..=8_192)),
+            ("engine", "group_events_max", Sight::Open, Slot::Number(&mut engine.group_events_max, 1..=1_000_000)),
+            ("engine", "group_bytes_max", Sight::Open, Slot::Number(&mut engine.group_bytes_max, 1..=GROUP_PAYLOAD_BYTES_MAX)),
+            ("engine", "groups_in_flight_max", Sight::Open, Slot::Number(&mut engine.groups_in_flight_max, 1..=1_024)),
+            ("engine", "resolved_in_memory_max", Sight::Open, Slot::Number(&mut engine.resolved_in_memory_max, 0..=100_000_000)),
+            ("engine", "recalls_in_flight_max", Sight::Open, Slot::Number(&mut engine.recalls_in_flight_max, 1..=1_000_000)),
+            ("log", "durability", Sight::Open, Slot::Durability(&mut log.durability)),
+            ("log", "disk_free_bytes_min", Sight::Open, Slot::Number(&mut log.disk_free_bytes_min, MIB..=MIB * MIB)),
+            ("log", "cache_bytes", Sight::Open, Slot::Number(&mut log.cache_bytes, MIB..=64 * 1024 * MIB)),
+            ("log", "segment_bytes_max", Sight::Open, Slot::Number(&mut log.segment_bytes_max, MIB..=64 * 1024 * MIB)),
+            ("rules", "idempotency_seconds", Sight::Open, Slot::Number(&mut rules.idempotency_seconds, 1..=YEAR_SECONDS)),
+            ("rules", "idempotency_keys_max", Sight::Open, Slot::Number(&mut rules.idempotency_keys_max, 1..=1_000_000_000)),
+            ("rules", "retention_seconds", Sight::Open, Slot::Number(&mut rules.retention_seconds, 1..=YEAR_SECONDS)),
+            (
+                "rules",
+                "reservations_in_memory_max",
+                Sight::Open,
+                Slot::Number(&mut rules.reservations_in_memory_max, 1..=100_000_000),
+            ),
+            ("snapshots", "log_bytes", Sight::Open, Slot::Number(&mut snapshots.log_bytes, MIB..=MIB * MIB)),
+            ("snapshots", "interval_seconds", Sight::Open, Slot::Number(&mut snapshots.interval_seconds, 10..=YEAR_SECONDS)),
+            ("history", "cache_bytes", Sight::Open, Slot::Number(&mut history.cache_bytes, MIB..=64 * 1024 * MIB)),
+            ("feed", "retention_seconds", Sight::Open, Slot::Number(&mut feed.retention_seconds, 60..=YEAR_SECONDS)),
+            ("feed", "retention_bytes", Sight::Open, Slot::Number(&mut feed.retention_bytes, 16 * MIB..=64 * MIB * MIB)),
+            ("feed", "heartbeat_seconds", Sight::Open, Slot::Number(&mut feed.heartbeat_seconds, seconds())),
+            ("feed", "stall_seconds_max", Sight::Open, Slot::Number(&mut feed.stall_seconds_max, seconds())),
+            ("feed", "streams_max", Sight::Open, Slot::Number(&mut feed.streams_max, 1..=1_000_000)),
+            ("output", "format", Sight::Open, Slot::LogFormat(&mut output.format)),
+            ("output", "filter", Sight::Open, Slot::Text(&mut output.filter)),
+            ("telemetry", "otlp_endpoint", Sight::Open, Slot::Collector(&mut telemetry.otlp_endpoint)),
+            ("telemetry", "sample_ratio", Sight::Open, Slot::Ratio(&mut telemetry.sample_ratio)),
+            ("telemetry", "service_name", Sight::Open, Slot::Text(&mut telemetry.service_name)),
         ]
     }
 
     /// The name of every setting with its section: `http.listen`.
     pub fn keys() -> Vec<String> {
-        Self::default().fields().iter().map(|(section, name, _)| format!("{section}.{name}")).collect()
+        Self::default().fields().iter().map(|(section, name, ..)| format!("{section}.{name}")).collect()
     }
 
     /// Checks the relations between settings; each is within its own bounds already.
     pub(crate) fn check(&self) -> Result<(), SettingsError> {
         let listen = self.http.listen;
-        if !listen.ip().is_loopback() {
+        if !listen.ip().is_loopback() && self.auth.keys_file.is_none() {
             return Err(SettingsError::Contradiction {
                 key: "http.listen",
                 given: listen.to_string(),
                 allowed: "a loopback address, such as 127.0.0.1:8700,".to_owned(),
-                reason: "there are no API keys, so whoever reaches the address may do anything".to_owned(),
+                reason: "there are no API keys (auth.keys_file is none), so whoever reaches the address may do anything".to_owned(),
+            });
+        }
+        let lacking = match (&self.tls.certificate_file, &self.tls.private_key_file) {
+            (Some(_), None) => Some("tls.private_key_file"),
+            (None, Some(_)) => Some("tls.certificate_file"),
+            _ => None,
+        };
+        if let Some(key) = lacking {
+            return Err(SettingsError::Contradiction {
+                key,
+                given: "none".to_owned(),
+                allowed: "the path of a file".to_owned(),
+                reason: "a certificate and its private key go together".to_owned(),
+            });
+        }
+        let RulesSettings { idempotency_seconds, retention_seconds, .. } = self.rules;
+        if retention_seconds < idempotency_seconds {
+            return Err(SettingsError::Contradiction {
+                key: "rules.retention_seconds",
+                given: retention_seconds.to_string(),
+                allowed: format!("a whole number of at least {idempotency_seconds}"),
+                reason: format!(
+                    "a repeat is answered with its reservation for rules.idempotency_seconds, which is {idempotency_seconds}"
+                ),
             });
         }
         let EngineSettings { batch_commands_max, group_bytes_max, .. } = self.engine;
-        let last_batch = batch_commands_max * EVENT_BYTES_MAX + LAPSE_BYTES_MAX;
+        let last_batch = (batch_commands_max + WORK_COMMANDS_MAX) * EVENT_BYTES_MAX + LAPSE_BYTES_MAX;
         let allowed_max = GROUP_PAYLOAD_BYTES_MAX - last_batch;
         if group_bytes_max > allowed_max {
             return Err(SettingsError::Contradiction {
@@ -246,4 +453,4 @@ impl Settings {
 }
 
 // The longest batch leaves room for the group before it.
-const _: () = assert!(8_192 * EVENT_BYTES_MAX + LAPSE_BYTES_MAX < GROUP_PAYLOAD_BYTES_MAX);
+const _: () = assert!((8_192 + WORK_COMMANDS_MAX) * EVENT_BYTES_MAX + LAPSE_BYTES_MAX < GROUP_PAYLOAD_BYTES_MAX);

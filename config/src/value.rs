@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::telemetry::{CollectorUrl, Ratio};
+
 /// A number that the program works out where none is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
@@ -81,8 +83,16 @@ pub(crate) enum Slot<'a> {
     Address(&'a mut SocketAddr),
     /// A path; relative ones start at the working directory.
     Path(&'a mut PathBuf),
+    /// A path, or `none`.
+    OptionalPath(&'a mut Option<PathBuf>),
+    /// `true` or `false`.
+    Switch(&'a mut bool),
     /// Any text but an empty one.
     Text(&'a mut String),
+    /// A share from 0 to 1.
+    Ratio(&'a mut Ratio),
+    /// Where a collector is, or `none`.
+    Collector(&'a mut Option<CollectorUrl>),
     /// One of the durabilities.
     Durability(&'a mut Durability),
     /// One of the log formats.
@@ -114,6 +124,24 @@ impl Given<'_> {
             Self::Text(text) => text.parse().ok(),
         }
     }
+
+    fn switch(&self) -> Option<bool> {
+        match self {
+            Self::Toml(toml::Value::Boolean(switch)) => Some(*switch),
+            Self::Toml(_) => None,
+            Self::Text(text) => text.parse().ok(),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "whoever writes no point writes 0 or 1")]
+    fn decimal(&self) -> Option<f64> {
+        match self {
+            Self::Toml(toml::Value::Float(number)) => Some(*number),
+            Self::Toml(toml::Value::Integer(number)) => Some(*number as f64),
+            Self::Toml(_) => None,
+            Self::Text(text) => text.parse().ok(),
+        }
+    }
 }
 
 impl fmt::Display for Given<'_> {
@@ -126,6 +154,28 @@ impl fmt::Display for Given<'_> {
 }
 
 impl Slot<'_> {
+    /// The value, as a settings file has it.
+    pub(crate) fn value(&self) -> toml::Value {
+        let text = |text: &str| toml::Value::String(text.to_owned());
+        let number = |number: u64| toml::Value::Integer(i64::try_from(number).expect("no bounds reach beyond TOML's numbers"));
+        match self {
+            Self::Number(place, _) | Self::PowerOfTwo(place, _) => number(**place),
+            Self::Count(Count::Automatic, _) => text("auto"),
+            Self::Count(Count::Fixed(count), _) => number(*count),
+            Self::Address(place) => text(&place.to_string()),
+            Self::Path(place) => text(place.to_str().expect("a path is read from a text")),
+            Self::OptionalPath(place) => {
+                text(place.as_ref().map_or("none", |path| path.to_str().expect("a path is read from a text")))
+            }
+            Self::Switch(place) => toml::Value::Boolean(**place),
+            Self::Text(place) => text(place),
+            Self::Ratio(place) => toml::Value::Float(place.get()),
+            Self::Collector(place) => text(&place.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
+            Self::Durability(place) => text(word_of(**place)),
+            Self::LogFormat(place) => text(word_of(**place)),
+        }
+    }
+
     /// Puts `given` into its place; otherwise leaves the place alone and says what is allowed there.
     pub(crate) fn set(self, given: Given<'_>) -> Result<(), String> {
         match self {
@@ -148,9 +198,22 @@ impl Slot<'_> {
             Self::Path(place) => {
                 put(place, given.text().filter(|text| !text.is_empty()).map(PathBuf::from), || "the path of a folder".to_owned())
             }
+            Self::OptionalPath(place) => {
+                let path = given.text().filter(|text| !text.is_empty()).map(|text| (text != "none").then(|| PathBuf::from(text)));
+                put(place, path, || "none or the path of a file".to_owned())
+            }
+            Self::Switch(place) => put(place, given.switch(), || "true or false".to_owned()),
             Self::Text(place) => put(place, given.text().filter(|text| !text.is_empty()).map(str::to_owned), || {
                 "a text of at least 1 character".to_owned()
             }),
+            Self::Ratio(place) => put(place, given.decimal().and_then(Ratio::new), || "a number of 0 to 1".to_owned()),
+            Self::Collector(place) => {
+                let collector = given.text().and_then(|text| match text {
+                    "none" => Some(None),
+                    text => CollectorUrl::new(text).map(Some),
+                });
+                put(place, collector, || "none or an address over plain HTTP, such as http://127.0.0.1:4318,".to_owned())
+            }
             Self::Durability(place) => put_choice(place, given),
             Self::LogFormat(place) => put_choice(place, given),
         }

@@ -148,14 +148,43 @@ fn only_loopback_is_listened_on() {
 }
 
 #[test]
+fn with_keys_any_address_is_listened_on() {
+    for address in ["0.0.0.0:8700", "[2001:db8::1]:8700"] {
+        assert!(from_flags(&[("http.listen", address), ("auth.keys_file", "keys.toml")]).is_ok(), "{address}");
+        refused(
+            from_flags(&[("http.listen", address), ("auth.keys_file", "none")]),
+            &["http.listen is ", "auth.keys_file is none"],
+        );
+    }
+}
+
+#[test]
+fn a_certificate_and_its_key_go_together() {
+    let settings = from_file("[tls]\ncertificate_file = \"a.pem\"\nprivate_key_file = \"b.pem\"\n").unwrap();
+    assert_eq!(settings.tls.certificate_file, Some(PathBuf::from("a.pem")));
+    assert_eq!(settings.tls.private_key_file, Some(PathBuf::from("b.pem")));
+    refused(from_flags(&[("tls.certificate_file", "a.pem")]), &["tls.private_key_file is none ", "go together"]);
+    refused(from_flags(&[("tls.private_key_file", "b.pem")]), &["tls.certificate_file is none ", "go together"]);
+    refused(from_file("[tls]\ncertificate_file = true\n"), &["tls.certificate_file is true ", "none or the path of a file"]);
+}
+
+#[test]
+fn a_switch_is_true_or_false() {
+    assert!(from_file("[auth]\nmetrics_without_key = true\n").unwrap().auth.metrics_without_key);
+    assert!(from_variables(&[("TIDEGATE_AUTH_METRICS_WITHOUT_KEY", "true")]).unwrap().auth.metrics_without_key);
+    refused(from_file("[auth]\nmetrics_without_key = 1\n"), &["auth.metrics_without_key is 1 ", "true or false"]);
+    refused(from_flags(&[("auth.metrics_without_key", "yes")]), &["auth.metrics_without_key is yes ", "true or false"]);
+}
+
+#[test]
 fn a_group_and_its_last_batch_fit_the_log() {
-    // 16 MiB, less 1,024 commands of 1 KiB, less 64 KiB of lapses.
-    assert!(from_flags(&[("engine.group_bytes_max", "15663104")]).is_ok());
+    // 16 MiB, less 1,024 commands of 1 KiB and 64 more of the last one's batch, less 512 KiB of lapses.
+    assert!(from_flags(&[("engine.group_bytes_max", "15138816")]).is_ok());
     refused(
-        from_flags(&[("engine.group_bytes_max", "15663105")]),
-        &["engine.group_bytes_max is 15663105 ", "1 to 15663104", "engine.batch_commands_max at 1024"],
+        from_flags(&[("engine.group_bytes_max", "15138817")]),
+        &["engine.group_bytes_max is 15138817 ", "1 to 15138816", "engine.batch_commands_max at 1024"],
     );
-    assert!(from_flags(&[("engine.group_bytes_max", "15663105"), ("engine.batch_commands_max", "1023")]).is_ok());
+    assert!(from_flags(&[("engine.group_bytes_max", "15138817"), ("engine.batch_commands_max", "1023")]).is_ok());
 }
 
 #[test]

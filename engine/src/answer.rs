@@ -3,7 +3,7 @@
 use std::fmt;
 
 use tidegate_persistence::{GroupSequence, StreamId};
-use tidegate_stock::{Rejection, ReservationView, StockState, StockView};
+use tidegate_stock::{GrantSequence, Rejection, ReservationView, StockState, StockView};
 
 /// A place in the change feed: what a stock's `as_of` carries. Opaque to callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +29,15 @@ pub struct StockAnswer {
     pub state: StockState,
     /// Up to where in the change feed this holds.
     pub as_of: Position,
-    /// Changes with settings and life, not with sales: an entity tag.
-    pub version: u64,
+}
+
+/// A page of a stock's reservations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservationPage {
+    /// Newest first.
+    pub reservations: Vec<ReservationView>,
+    /// Where the next page begins: those older than this grant. `None` at the end.
+    pub next: Option<GrantSequence>,
 }
 
 /// What an answer shows.
@@ -71,6 +78,21 @@ pub enum Refusal {
         /// `idempotency_keys_max`.
         keys_max: usize,
     },
+    /// No further reservation fits into memory.
+    #[error("the shard holds as many reservations in memory as it may ({reservations_max})")]
+    MemoryFull {
+        /// `reservations_in_memory_max`.
+        reservations_max: usize,
+    },
+    /// Too many commands wait for reservations to be read from the history.
+    #[error("{recalls_max} commands are waiting for the history already")]
+    RecallsFull {
+        /// `recalls_in_flight_max`.
+        recalls_max: usize,
+    },
+    /// The history could not be read, so the command was not decided.
+    #[error("the history could not be read")]
+    HistoryFailed,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

@@ -1,28 +1,45 @@
 //! The engine as the rest of the house sees it: submit a command, await its answer, read a view, stop.
 
+use std::collections::VecDeque;
 use std::future::Future;
+use std::iter;
+use std::ops::ControlFlow;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
 
 use actix::{Actor, Addr, Arbiter, System};
 use parking_lot::Mutex;
-use tidegate_persistence::ActorName;
-use tidegate_stock::{Command, IdempotencyKey, Ledger, Rejection, Request, ReservationId, Sku, Timestamp};
-use tokio::sync::oneshot;
+use tidegate_persistence::{ActorName, GroupSequence, History, HistoryError, StreamId};
+use tidegate_stock::{
+    Command, GrantSequence, IdempotencyKey, Ledger, Listed, Rejection, Request, ReservationId, ReservationRecord, ReservationState,
+    Sku, StockId, Timestamp, UserId,
+};
+use tokio::sync::{oneshot, watch};
 
-use crate::answer::{Answer, Failure, Fault, Refusal, StockAnswer};
+use crate::answer::{Answer, Failure, Fault, Refusal, ReservationPage, StockAnswer};
 use crate::clock::Clock;
+use crate::codec::decode_record;
 use crate::commit::{CommitLog, CommitProgress};
-use crate::metrics::EngineMetrics;
+use crate::copying::{BLOCKS_WAITING_MAX, CopyGivenUp, LedgerCopy};
+use crate::historian::{ArchiveError, Historian};
+use crate::inbox::Inbox;
+use crate::metrics::{EngineMetrics, HistoryOperation};
 use crate::options::{EngineOptions, OptionError};
 use crate::published::Published;
-use crate::ring::{RingSender, ring};
+use crate::ring::{RingFull, RingSender, ring};
 use crate::router::{Router, ShardNumber};
 use crate::sealing::Sealing;
-use crate::shard::{Inspect, ShardActor, ShardParts, ShardReport, Stop, Work};
+use crate::shard::{BeginCopy, Inspect, ShardActor, ShardParts, ShardReport, Stop};
+use crate::work::{Job, ListQuery, Many, Outcome, WORK_COMMANDS_MAX, Work};
+
+/// Most reservations that one piece of work looks at, so that it takes a fraction of a millisecond.
+const LOOKS_MAX: usize = 500;
+
+/// Most reservations that are looked at for one page of a list, roughly.
+pub const LIST_LOOKS_MAX: usize = 20_000;
 
 /// One shard's state to start from.
 pub struct ShardStart {
@@ -46,8 +63,18 @@ pub struct EngineParts {
     pub metrics: Arc<EngineMetrics>,
     /// True while commands that may write are to be refused for want of disk space.
     pub disk_low: Arc<AtomicBool>,
+    /// Where reservations go that leave memory; without one, none does.
+    pub history: Option<HistoryStart>,
     /// The shards, by number; at least one.
     pub shards: Vec<ShardStart>,
+}
+
+/// The history that an engine uses.
+pub struct HistoryStart {
+    /// The store.
+    pub store: Arc<History>,
+    /// Called at most once, on the history's own thread, when the store takes nothing more: the node must stop.
+    pub on_failure: Box<dyn FnOnce(&HistoryError) + Send>,
 }
 
 /// A command as it comes through a door.
@@ -59,6 +86,21 @@ pub struct Submission {
     pub key: Option<IdempotencyKey>,
     /// Who asks: the name of the API key.
     pub actor: ActorName,
+}
+
+/// Which reservations of a stock are asked for.
+#[derive(Debug, Clone)]
+pub struct ListReservations {
+    /// Of which product.
+    pub sku: Sku,
+    /// Of which user, if of one only.
+    pub user: Option<UserId>,
+    /// In which state, if in one only.
+    pub state: Option<ReservationState>,
+    /// Older than this grant, if not from the newest on.
+    pub before: Option<GrantSequence>,
+    /// How many at most.
+    pub limit: usize,
 }
 
 /// A running engine. Clones share it; any thread may use it.
@@ -79,6 +121,9 @@ struct Inner {
     disk_low: Arc<AtomicBool>,
     stopping: AtomicBool,
     ring_slots: usize,
+    history: Option<Arc<History>>,
+    batches: AtomicU64,
+    changes: Arc<watch::Sender<()>>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -86,6 +131,7 @@ struct Inner {
 struct Threads {
     stop: oneshot::Sender<()>,
     system: thread::JoinHandle<()>,
+    historian: Option<Historian>,
 }
 
 /// A submitted command's answer, to be awaited. Dropping it does not take the command back: it is decided and counts.
@@ -97,7 +143,7 @@ pub struct Pending {
 
 #[derive(Debug)]
 enum PendingReply {
-    Ring(oneshot::Receiver<Result<Answer, Failure>>),
+    Ring(oneshot::Receiver<Outcome>),
     Known(Option<Rejection>),
 }
 
@@ -116,6 +162,51 @@ impl Future for Pending {
     }
 }
 
+/// A submitted batch's answers, to be awaited. Dropping it takes nothing back.
+#[must_use = "the answers come by awaiting them"]
+pub struct PendingBatch {
+    outcomes: Vec<Option<Outcome>>,
+    parts: Vec<BatchPart>,
+}
+
+/// Commands of a batch that went through a ring together.
+struct BatchPart {
+    /// Their places in the batch.
+    places: Vec<usize>,
+    reply: oneshot::Receiver<Vec<Outcome>>,
+}
+
+impl PendingBatch {
+    /// Waits for every answer; they come in the order of the commands.
+    pub async fn outcomes(mut self) -> Vec<Result<Answer, Failure>> {
+        self.wait().await;
+        self.into_outcomes().into_iter().map(|outcome| outcome.unwrap_or(Err(Fault::OutcomeUnknown.into()))).collect()
+    }
+
+    /// Waits until every answer is there. Dropping the wait loses none of those that have come.
+    pub async fn wait(&mut self) {
+        while let Some(part) = self.parts.last_mut() {
+            let outcomes = (&mut part.reply).await.unwrap_or_default();
+            let places = self.parts.pop().map_or_else(Vec::new, |part| part.places);
+            let outcomes = outcomes.into_iter().chain(iter::repeat_with(|| Err(Fault::OutcomeUnknown.into())));
+            for (place, outcome) in places.into_iter().zip(outcomes) {
+                self.outcomes[place] = Some(outcome);
+            }
+        }
+    }
+
+    /// The answers that are there, in the order of the commands; `None` where none has come yet.
+    pub fn into_outcomes(mut self) -> Vec<Option<Result<Answer, Failure>>> {
+        for part in &mut self.parts {
+            let outcomes = part.reply.try_recv().unwrap_or_default();
+            for (place, outcome) in part.places.iter().zip(outcomes) {
+                self.outcomes[*place] = Some(outcome);
+            }
+        }
+        self.outcomes
+    }
+}
+
 impl Engine {
     /// Starts an engine: its threads, one actor per shard. Returns when every shard takes commands.
     ///
@@ -130,11 +221,19 @@ impl Engine {
         let router = Router::new(shard_count);
         let published = Arc::new(Published::default());
         let progress = parts.shards.iter().map(|shard| Arc::clone(&shard.progress)).collect();
+        let (history, historian) = match parts.history {
+            Some(HistoryStart { store, on_failure }) => {
+                (Some(Arc::clone(&store)), Some(Historian::start(store, Arc::clone(&parts.metrics), on_failure)))
+            }
+            None => (None, None),
+        };
+        let changes = Arc::new(watch::Sender::new(()));
         let mut rings = Vec::with_capacity(parts.shards.len());
         let mut actors = Vec::with_capacity(parts.shards.len());
         for (number, shard) in (0_u16..).map(ShardNumber).zip(parts.shards) {
             let (sender, receiver) = ring(parts.options.ring_slots, Arc::clone(shard.progress.wake()));
             rings.push(sender);
+            let history = historian.as_ref().map(|historian| historian.line(Inbox::new(Arc::clone(shard.progress.wake()))));
             actors.push(ShardActor::new(ShardParts {
                 number,
                 ledger: shard.ledger,
@@ -142,12 +241,14 @@ impl Engine {
                 log: shard.log,
                 progress: shard.progress,
                 published: Arc::clone(&published),
+                history,
+                changes: Arc::clone(&changes),
                 options: parts.options,
                 clock: Arc::clone(&parts.clock),
                 metrics: Arc::clone(&parts.metrics),
             }));
         }
-        let (shards, threads) = start_actors(actors);
+        let (shards, threads) = start_actors(actors, historian);
         Ok(Self {
             inner: Arc::new(Inner {
                 router,
@@ -161,6 +262,9 @@ impl Engine {
                 disk_low: parts.disk_low,
                 stopping: AtomicBool::new(false),
                 ring_slots: parts.options.ring_slots,
+                history,
+                batches: AtomicU64::new(0),
+                changes,
                 threads: Mutex::new(Some(threads)),
             }),
         })
@@ -173,31 +277,170 @@ impl Engine {
     pub fn try_submit(&self, submission: Submission) -> Result<Pending, Refusal> {
         let inner = &*self.inner;
         let Submission { command, key, actor } = submission;
-        let shard = match &command {
-            Command::CreateStock { partition, .. } => inner.router.shard_of(*partition),
-            Command::Reserve { sku, .. } => inner.router.shard_of(crate::router::partition_of(sku)),
-            Command::Confirm { reservation, .. }
-            | Command::Release { reservation, .. }
-            | Command::ReadReservation { reservation } => inner.router.shard_of(reservation.stock.partition),
-        };
-        let Some(shard) = shard else {
+        let Some(shard) = inner.router.shard_for(&command) else {
             return Ok(Pending { reply: PendingReply::Known(Some(Rejection::UnknownReservation)) });
         };
         self.admit(&command, shard).inspect_err(|refusal| inner.metrics.count_refusal(*refusal))?;
-        let idempotency = key.map(|key| inner.sealing.fingerprint(&key, &command));
+        let request = self.request(command, key.as_ref());
         let (reply, receiver) = oneshot::channel();
-        let work = Work { request: Request { command, idempotency }, actor, reply };
-        if inner.rings[usize::from(shard.0)].try_send(work).is_err() {
-            let refusal = Refusal::RingFull { slots: inner.ring_slots };
-            inner.metrics.count_refusal(refusal);
-            return Err(refusal);
-        }
+        self.send(shard, Work { job: Job::One { request, reply }, actor, recalled: None })?;
         Ok(Pending { reply: PendingReply::Ring(receiver) })
+    }
+
+    /// Hands commands to the shards that own their products. Never blocks. Each stands alone; those of one product are decided in the
+    /// order given.
+    pub fn submit_batch(&self, submissions: impl IntoIterator<Item = Submission>) -> PendingBatch {
+        let inner = &*self.inner;
+        let batch = inner.batches.fetch_add(1, Ordering::Relaxed);
+        let mut outcomes: Vec<Option<Outcome>> = Vec::new();
+        // What gathers for each shard, until it is enough for one piece of work or the actor changes.
+        let mut gathering: Vec<Gathering> = iter::repeat_with(Gathering::default).take(inner.rings.len()).collect();
+        let mut parts = Vec::new();
+        for (place, Submission { command, key, actor }) in submissions.into_iter().enumerate() {
+            outcomes.push(None);
+            let Some(shard) = inner.router.shard_for(&command) else {
+                outcomes[place] = Some(Err(Rejection::UnknownReservation.into()));
+                continue;
+            };
+            if let Err(refusal) = self.admit(&command, shard) {
+                inner.metrics.count_refusal(refusal);
+                outcomes[place] = Some(Err(refusal.into()));
+                continue;
+            }
+            let gathered = &mut gathering[usize::from(shard.0)];
+            let is_full = gathered.places.len() >= WORK_COMMANDS_MAX;
+            if is_full || gathered.actor.as_ref().is_some_and(|of| *of != actor) {
+                self.send_gathered(batch, shard, std::mem::take(gathered), &mut parts, &mut outcomes);
+            }
+            gathered.actor.get_or_insert(actor);
+            gathered.places.push(place);
+            gathered.requests.push_back(self.request(command, key.as_ref()));
+        }
+        for (shard, gathered) in (0_u16..).map(ShardNumber).zip(gathering) {
+            self.send_gathered(batch, shard, gathered, &mut parts, &mut outcomes);
+        }
+        PendingBatch { outcomes, parts }
+    }
+
+    /// A page of up to `limit` reservations of a stock, newest first, older than grant `before` where one is given; only those of `user`
+    /// and in `state` where they are given. What it shows is committed.
+    ///
+    /// Looks at no more than [`LIST_LOOKS_MAX`] reservations for one page: a page with few of what was asked for can be short, and still
+    /// not be the last.
+    ///
+    /// # Errors
+    /// [`Rejection::UnknownSku`], and what else keeps a shard or the history from answering.
+    pub async fn list(&self, query: &ListReservations) -> Result<ReservationPage, Failure> {
+        let stock = self.inner.published.id(&query.sku).ok_or(Rejection::UnknownSku)?;
+        let mut page = ReservationPage { reservations: Vec::new(), next: None };
+        let mut before = query.before.unwrap_or(GrantSequence::MAX);
+        let mut looks = 0;
+        loop {
+            let (records, down_to) = self.look(stock, before, query.user.as_ref()).await?;
+            looks += records.len();
+            for record in records {
+                if page.reservations.len() == query.limit {
+                    return Ok(page);
+                }
+                page.next = Some(record.id.sequence);
+                if query.state.is_none_or(|state| record.state() == state) {
+                    page.reservations.push(record.view(&query.sku));
+                }
+            }
+            if down_to <= GrantSequence(1) {
+                page.next = None;
+                return Ok(page);
+            }
+            before = down_to;
+            page.next = Some(down_to);
+            if page.reservations.len() == query.limit || looks >= LIST_LOOKS_MAX {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// One look at the reservations older than `before`, wherever they are, newest first; and down to where all have been seen.
+    async fn look(
+        &self,
+        stock: StockId,
+        before: GrantSequence,
+        user: Option<&UserId>,
+    ) -> Result<(Vec<ReservationRecord>, GrantSequence), Failure> {
+        let shard = self.inner.router.shard_of(stock.partition).ok_or(Rejection::UnknownSku)?;
+        self.admit_read(shard)?;
+        let (reply, receiver) = oneshot::channel();
+        let query = ListQuery { stock, before, user: user.cloned(), looks_max: LOOKS_MAX };
+        let actor = ActorName::new("reader").expect("the name is an identifier");
+        self.send(shard, Work { job: Job::List { query, reply }, actor, recalled: None })?;
+        let Listed { records: in_memory, mut down_to, newest } = receiver.await.map_err(|_| Fault::OutcomeUnknown)?;
+        let Some(history) = self.inner.history.clone() else { return Ok((in_memory, down_to)) };
+        // Memory is looked at before the history: what leaves meanwhile is in both, and what is in both counts as memory has it.
+        // With a lower durability than the loss of power a log can end before what the history knows: that was never granted.
+        let (user, before) = (user.cloned(), before.min(GrantSequence(newest.0 + 1)));
+        let kept = tokio::task::spawn_blocking(move || kept_between(&history, stock, down_to, before, user.as_ref()))
+            .await
+            .map_err(|_| Refusal::HistoryFailed)?
+            .map_err(|error| {
+                self.inner.metrics.count_history_failure(HistoryOperation::List);
+                tracing::error!(%error, ?stock, "the reservations of a stock could not be read from the history");
+                Refusal::HistoryFailed
+            })?;
+        if let Some(last) = kept.last().filter(|_| kept.len() == LOOKS_MAX) {
+            down_to = down_to.max(last.id.sequence);
+        }
+        Ok((merge(in_memory, kept, down_to), down_to))
     }
 
     /// The committed view of a stock: at least as new as any answer that has left this node.
     pub fn stock(&self, sku: &Sku) -> Option<StockAnswer> {
         self.inner.published.get(sku, self.now())
+    }
+
+    /// The committed views of up to `limit` stocks behind `after`, by sku.
+    pub fn stocks(&self, after: Option<&Sku>, limit: usize) -> Vec<StockAnswer> {
+        self.inner.published.names(after, limit).iter().filter_map(|sku| self.stock(sku)).collect()
+    }
+
+    /// The name of a stock.
+    pub fn sku_of(&self, stock: StockId) -> Option<Sku> {
+        self.inner.published.name(stock)
+    }
+
+    /// The committed watermark of a stream's shard; `None` where no shard owns it.
+    pub fn committed(&self, stream: StreamId) -> Option<GroupSequence> {
+        self.inner.progress.get(usize::from(stream.0)).map(|progress| progress.committed())
+    }
+
+    /// Bytes that were written to the log since the start.
+    pub fn log_bytes_written(&self) -> u64 {
+        self.inner.metrics.log_bytes_written()
+    }
+
+    /// The streams of its shards, in order.
+    pub fn streams(&self) -> Vec<StreamId> {
+        (0_u16..).take(self.inner.shards.len()).map(StreamId::log).collect()
+    }
+
+    /// Hears of every commit from now on, several of them as one.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Begins a copy of a shard's ledger, which goes on while the shard works. It stands at the end of some group from now on, which need
+    /// not be committed yet.
+    ///
+    /// # Errors
+    /// [`CopyGivenUp`] when the shard has stopped, or another copy of it was asked for.
+    pub async fn copy_ledger(&self, stream: StreamId) -> Result<LedgerCopy, CopyGivenUp> {
+        let shard = usize::from(stream.0);
+        let (Some(actor), Some(progress)) = (self.inner.shards.get(shard), self.inner.progress.get(shard)) else {
+            return Err(CopyGivenUp);
+        };
+        let (sink, pieces) = mpsc::sync_channel(BLOCKS_WAITING_MAX);
+        let (begun, at) = oneshot::channel();
+        actor.send(BeginCopy { sink, begun }).await.map_err(|_| CopyGivenUp)?;
+        let at = at.await.map_err(|_| CopyGivenUp)?;
+        Ok(LedgerCopy { at, pieces, progress: Arc::clone(progress) })
     }
 
     /// How many stocks there are.
@@ -257,25 +500,114 @@ impl Engine {
             if threads.system.join().is_err() {
                 tracing::error!("the engine's thread ended by a panic");
             }
+            // Its lines went with the shards.
+            drop(threads.historian);
+        }
+    }
+
+    fn request(&self, command: Command, key: Option<&IdempotencyKey>) -> Request {
+        let idempotency = key.map(|key| self.inner.sealing.fingerprint(key, &command));
+        Request { command, idempotency }
+    }
+
+    fn send(&self, shard: ShardNumber, work: Work) -> Result<(), Refusal> {
+        let inner = &*self.inner;
+        inner.rings[usize::from(shard.0)].try_send(work).map_err(|RingFull(_)| {
+            let refusal = Refusal::RingFull { slots: inner.ring_slots };
+            inner.metrics.count_refusal(refusal);
+            refusal
+        })
+    }
+
+    fn send_gathered(
+        &self,
+        batch: u64,
+        shard: ShardNumber,
+        gathered: Gathering,
+        parts: &mut Vec<BatchPart>,
+        outcomes: &mut [Option<Outcome>],
+    ) {
+        let Gathering { actor: Some(actor), places, requests } = gathered else { return };
+        let (reply, receiver) = oneshot::channel();
+        let decided = Vec::with_capacity(requests.len());
+        let many = Box::new(Many { batch, requests, outcomes: decided, reply });
+        match self.send(shard, Work { job: Job::Many(many), actor, recalled: None }) {
+            Ok(()) => parts.push(BatchPart { places, reply: receiver }),
+            Err(refusal) => places.into_iter().for_each(|place| outcomes[place] = Some(Err(refusal.into()))),
         }
     }
 
     fn admit(&self, command: &Command, shard: ShardNumber) -> Result<(), Refusal> {
-        // After its log has failed a node only stops.
-        if self.inner.stopping.load(Ordering::Acquire) || self.inner.progress[usize::from(shard.0)].has_failed() {
-            return Err(Refusal::Stopping);
-        }
+        self.admit_read(shard)?;
         if self.inner.disk_low.load(Ordering::Acquire) && !matches!(command, Command::ReadReservation { .. }) {
             return Err(Refusal::DiskLow);
         }
         Ok(())
     }
+
+    fn admit_read(&self, shard: ShardNumber) -> Result<(), Refusal> {
+        // After its log has failed a node only stops.
+        if self.inner.stopping.load(Ordering::Acquire) || self.inner.progress[usize::from(shard.0)].has_failed() {
+            return Err(Refusal::Stopping);
+        }
+        Ok(())
+    }
+}
+
+/// Commands of a batch for one shard.
+#[derive(Default)]
+struct Gathering {
+    actor: Option<ActorName>,
+    places: Vec<usize>,
+    requests: VecDeque<Request>,
+}
+
+/// Up to [`LOOKS_MAX`] reservations in the history below `before` and from `down_to` on, newest first.
+fn kept_between(
+    history: &History,
+    stock: StockId,
+    down_to: GrantSequence,
+    before: GrantSequence,
+    user: Option<&UserId>,
+) -> Result<Vec<ReservationRecord>, ArchiveError> {
+    let mut kept = Vec::new();
+    let mut failed = None;
+    history.newest(stock, before, user.map(UserId::as_str), &mut |key, bytes| {
+        if key.sequence < down_to || kept.len() == LOOKS_MAX {
+            return ControlFlow::Break(());
+        }
+        match decode_record(bytes) {
+            Ok(record) => kept.push(record),
+            Err(error) => {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    failed.map_or(Ok(kept), |error| Err(error.into()))
+}
+
+/// What is in memory and what is in the history from `down_to` on, newest first. What is in both counts as memory has it.
+fn merge(in_memory: Vec<ReservationRecord>, kept: Vec<ReservationRecord>, down_to: GrantSequence) -> Vec<ReservationRecord> {
+    let mut merged: Vec<ReservationRecord> = Vec::with_capacity(in_memory.len() + kept.len());
+    let (mut in_memory, mut kept) = (in_memory.into_iter().peekable(), kept.into_iter().peekable());
+    loop {
+        let sequence = |record: &ReservationRecord| record.id.sequence;
+        let (here, there) = (in_memory.peek().map(sequence), kept.peek().map(sequence));
+        if here.is_some() && here == there {
+            kept.next();
+        }
+        // None is less than any.
+        let Some(record) = (if here >= there { in_memory.next() } else { kept.next() }) else { return merged };
+        merged.extend(Some(record).filter(|record| record.id.sequence >= down_to));
+    }
 }
 
 /// Starts the actor system on a thread of its own and each shard on an arbiter, which is one more thread.
-fn start_actors(actors: Vec<ShardActor>) -> (Vec<Addr<ShardActor>>, Threads) {
+fn start_actors(actors: Vec<ShardActor>, historian: Option<Historian>) -> (Vec<Addr<ShardActor>>, Threads) {
     let (stop, stopped) = oneshot::channel();
-    let (started, addresses) = std::sync::mpsc::channel();
+    let (started, addresses) = mpsc::channel();
     let system = thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
@@ -300,5 +632,5 @@ fn start_actors(actors: Vec<ShardActor>) -> (Vec<Addr<ShardActor>>, Threads) {
         })
         .expect("the operating system gives a thread at start");
     let shards = addresses.recv().expect("the actor system starts its shards");
-    (shards, Threads { stop, system })
+    (shards, Threads { stop, system, historian })
 }

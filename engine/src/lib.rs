@@ -6,8 +6,14 @@
 
 mod answer;
 mod clock;
+mod codec;
 mod commit;
+mod copying;
+mod cursor;
 mod engine;
+mod feed;
+mod historian;
+mod inbox;
 mod local_log;
 mod metrics;
 mod options;
@@ -18,11 +24,19 @@ mod router;
 mod sealing;
 mod shard;
 mod wake;
+mod work;
 
-pub use answer::{Answer, Content, Failure, Fault, Position, Refusal, StockAnswer};
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use answer::{Answer, Content, Failure, Fault, Position, Refusal, ReservationPage, StockAnswer};
+pub use clock::{Clock, ManualClock, SteadyClock, SystemClock};
+pub use codec::{CodecError, decode_image, decode_record, snapshot_items, write_image};
 pub use commit::{CommitLog, CommitProgress};
-pub use engine::{Engine, EngineParts, Pending, ShardStart, Submission};
+pub use copying::{CopyBlock, CopyGivenUp, LedgerCopy};
+pub use cursor::{ChangeId, Cursor, CursorError};
+pub use engine::{
+    Engine, EngineParts, HistoryStart, LIST_LOOKS_MAX, ListReservations, Pending, PendingBatch, ShardStart, Submission,
+};
+pub use feed::{ChangeKind, Changed, Feed, FeedError, FeedEvent, FeedPage, FeedStatus};
+pub use historian::ArchiveError;
 pub use local_log::{LocalCommits, LocalLog};
 pub use metrics::EngineMetrics;
 pub use options::{EngineOptions, OptionError};
@@ -30,4 +44,4 @@ pub use panic::abort_on_panic;
 pub use router::{Router, ShardNumber, partition_of};
 pub use sealing::Sealing;
 pub use shard::ShardReport;
-pub use tidegate_persistence::ActorName;
+pub use tidegate_persistence::{Actor, ActorName};

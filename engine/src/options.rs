@@ -16,6 +16,11 @@ pub struct EngineOptions {
     pub group_bytes_max: usize,
     /// Groups of one shard proposed and not yet committed. At least 1. Default 4.
     pub groups_in_flight_max: usize,
+    /// Reservations of one shard that hold nothing and stay in memory all the same, the newest ones; the others go to the history.
+    /// Default 100,000.
+    pub resolved_in_memory_max: usize,
+    /// Commands of one shard that wait for a reservation from the history at once; more are refused. At least 1. Default 1,024.
+    pub recalls_in_flight_max: usize,
 }
 
 impl Default for EngineOptions {
@@ -26,6 +31,8 @@ impl Default for EngineOptions {
             group_events_max: 16_384,
             group_bytes_max: 1024 * 1024,
             groups_in_flight_max: 4,
+            resolved_in_memory_max: 100_000,
+            recalls_in_flight_max: 1_024,
         }
     }
 }
@@ -52,6 +59,7 @@ impl EngineOptions {
             ("group_events_max", self.group_events_max == 0),
             ("group_bytes_max", self.group_bytes_max == 0),
             ("groups_in_flight_max", self.groups_in_flight_max == 0),
+            ("recalls_in_flight_max", self.recalls_in_flight_max == 0),
         ];
         match zero.iter().find(|(_, is_zero)| *is_zero) {
             Some((name, _)) => Err(OptionError::Zero(name)),

@@ -3,13 +3,14 @@
 //! A view is written by the stock's shard alone, after its group is committed and before the group's replies leave; so whoever has
 //! an answer finds it here too. Writing the counters of a stock never waits for a reader; only showing a new stock takes a lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use parking_lot::RwLock;
 use tidegate_persistence::{GroupSequence, StreamId};
-use tidegate_stock::{Sku, StockTerms, StockView, Timestamp};
+use tidegate_stock::{Sku, StockId, StockView, Timestamp};
 
 use crate::answer::{Position, StockAnswer};
 
@@ -20,13 +21,21 @@ const READ_SPINS: u32 = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     stocks: RwLock<HashMap<Sku, Arc<PublishedStock>>>,
+    /// The same names in order, and by place.
+    names: RwLock<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    in_order: BTreeSet<Sku>,
+    by_id: HashMap<StockId, Sku>,
 }
 
 /// One stock's committed view.
 #[derive(Debug)]
 struct PublishedStock {
+    /// Settings and life as they are, and counters as they were when those were shown first.
     first: StockView,
-    version: u64,
     stream: StreamId,
     counters: Counters,
 }
@@ -35,13 +44,25 @@ impl Published {
     /// Shows `view`, which holds as of `group` of `stream`.
     pub(crate) fn publish(&self, view: StockView, stream: StreamId, group: GroupSequence) {
         let words = [view.allotted, view.available, view.reserved, view.sold, group.0];
-        if let Some(stock) = self.stocks.read().get(&view.sku) {
-            stock.counters.write(words);
+        let known = self.stocks.read().get(&view.sku).map(|stock| {
+            stock.first.revision == view.revision && {
+                stock.counters.write(words);
+                true
+            }
+        });
+        if known == Some(true) {
             return;
         }
-        let version = terms_version(&view.terms);
-        let stock = PublishedStock { version, stream, counters: Counters::new(words), first: view };
-        self.stocks.write().insert(stock.first.sku.clone(), Arc::new(stock));
+        let (id, sku) = (view.id, view.sku.clone());
+        // Settings and life change seldom: a view with others takes the place of the one before.
+        let stock = PublishedStock { stream, counters: Counters::new(words), first: view };
+        self.stocks.write().insert(sku.clone(), Arc::new(stock));
+        // After its view, so that whoever finds a name finds the view too.
+        if known.is_none() {
+            let mut names = self.names.write();
+            names.in_order.insert(sku.clone());
+            names.by_id.insert(id, sku);
+        }
     }
 
     /// The committed view of `sku`; its phase is that at `now`.
@@ -50,32 +71,29 @@ impl Published {
         let [allotted, available, reserved, sold, group] = stock.counters.read();
         let view = StockView { allotted, available, reserved, sold, ..stock.first.clone() };
         let state = view.state(now);
-        Some(StockAnswer {
-            view,
-            state,
-            as_of: Position { stream: stock.stream, group: GroupSequence(group) },
-            version: stock.version,
-        })
+        Some(StockAnswer { view, state, as_of: Position { stream: stock.stream, group: GroupSequence(group) } })
+    }
+
+    /// Up to `limit` names in order, behind `after`.
+    pub(crate) fn names(&self, after: Option<&Sku>, limit: usize) -> Vec<Sku> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.names.read().in_order.range::<Sku, _>((from, Bound::Unbounded)).take(limit).cloned().collect()
+    }
+
+    /// The name of a stock.
+    pub(crate) fn name(&self, id: StockId) -> Option<Sku> {
+        self.names.read().by_id.get(&id).cloned()
+    }
+
+    /// The place of a stock.
+    pub(crate) fn id(&self, sku: &Sku) -> Option<StockId> {
+        self.stocks.read().get(sku).map(|stock| stock.first.id)
     }
 
     /// How many stocks there are.
     pub(crate) fn len(&self) -> usize {
         self.stocks.read().len()
     }
-}
-
-/// A number that changes when the settings do: their 64-bit FNV-1a.
-pub(crate) fn terms_version(terms: &StockTerms) -> u64 {
-    let optional = |value: Option<u64>| value.map_or([0, 0], |value| [1, value]);
-    let [limited, limit] = optional(terms.per_user_limit.map(|limit| u64::from(limit.units())));
-    let [opens, opens_at] = optional(terms.opens_at.map(Timestamp::unix_ms));
-    let [closes, closes_at] = optional(terms.closes_at.map(Timestamp::unix_ms));
-    let hold = u64::from(terms.hold_seconds.seconds());
-    let hold_max = u64::from(terms.hold_seconds_max.seconds());
-    [limited, limit, hold, hold_max, opens, opens_at, closes, closes_at]
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Words that are read together as they were written together: a sequence lock made of atomics, with one writer.

@@ -31,9 +31,9 @@ pub(crate) struct RingReceiver<T: Send + 'static> {
     poller: EventPoller<Slot<T>, MultiProducerBarrier>,
 }
 
-/// The ring had no free slot; the item is gone with the attempt.
+/// The ring had no free slot; here is the item.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct RingFull;
+pub(crate) struct RingFull<T>(pub(crate) T);
 
 /// A ring of `slots` slots, a power of two of at least [`RING_SLOTS_MIN`], whose publications notify `wake`.
 pub(crate) fn ring<T: Send + 'static>(slots: usize, wake: Arc<Wake>) -> (RingSender<T>, RingReceiver<T>) {
@@ -44,12 +44,15 @@ pub(crate) fn ring<T: Send + 'static>(slots: usize, wake: Arc<Wake>) -> (RingSen
 }
 
 impl<T: Send + 'static> RingSender<T> {
-    /// Publishes `item`, or drops it when the ring is full.
-    pub(crate) fn try_send(&self, item: T) -> Result<(), RingFull> {
+    /// Publishes `item`, or gives it back when the ring is full.
+    pub(crate) fn try_send(&self, item: T) -> Result<(), RingFull<T>> {
         let producer = self.producers.get_or(|| RefCell::new(self.origin.lock().clone()));
+        let mut item = Some(item);
         // The closure must not panic: it would leave a hole at which the poller stops for ever. It only moves.
-        let published = producer.borrow_mut().try_publish(|slot| *slot.get_mut() = Some(item));
-        published.map_err(|_| RingFull)?;
+        let published = producer.borrow_mut().try_publish(|slot| *slot.get_mut() = item.take());
+        if let (Err(_), Some(item)) = (published, item) {
+            return Err(RingFull(item));
+        }
         self.wake.notify();
         Ok(())
     }
@@ -59,6 +62,16 @@ impl<T: Send + 'static> RingReceiver<T> {
     /// Whether at least one item waits. Costs a few loads.
     pub(crate) fn has_items(&self) -> bool {
         self.poller.has_available()
+    }
+
+    /// How many items wait. Looks at the mark of each of them, so it is for whoever asks now and then.
+    pub(crate) fn waiting(&mut self) -> usize {
+        let Ok(mut batch) = self.poller.poll() else { return 0 };
+        let events = &mut batch;
+        let waiting = events.len();
+        // Dropped, it would free the slots of items that nobody has taken.
+        std::mem::forget(batch);
+        waiting
     }
 
     /// Hands up to `limit` waiting items to `take`, in the order of publication, then frees their slots. Returns how many there were.
@@ -76,5 +89,28 @@ impl<T: Send + 'static> RingReceiver<T> {
             }
             Err(Polling::NoEvents | Polling::Shutdown) => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_counted_and_stays_where_it_is() {
+        let (sender, mut receiver) = ring(RING_SLOTS_MIN, Arc::default());
+        assert_eq!(receiver.waiting(), 0);
+        for item in 0..RING_SLOTS_MIN {
+            sender.try_send(item).unwrap();
+        }
+        // Counting frees no slot.
+        assert_eq!((receiver.waiting(), receiver.waiting()), (RING_SLOTS_MIN, RING_SLOTS_MIN));
+        assert_eq!(sender.try_send(RING_SLOTS_MIN), Err(RingFull(RING_SLOTS_MIN)));
+        let mut taken = Vec::new();
+        assert_eq!(receiver.drain(10, |item| taken.push(item)), 10);
+        assert_eq!(receiver.waiting(), RING_SLOTS_MIN - 10);
+        receiver.drain(usize::MAX, |item| taken.push(item));
+        assert_eq!(taken, (0..RING_SLOTS_MIN).collect::<Vec<_>>());
+        assert_eq!(receiver.waiting(), 0);
     }
 }

@@ -4,7 +4,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 use tidegate_persistence::{PARTITIONS, StreamId};
-use tidegate_stock::{Partition, Sku};
+use tidegate_stock::{Command, Partition, Sku};
 
 /// One shard of a node: an actor, its ring, its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +39,22 @@ impl Router {
     pub fn new(shards: u16) -> Self {
         assert!((1..=PARTITIONS).contains(&shards), "{shards} shards where 1 to {PARTITIONS} are possible");
         Self { shards }
+    }
+
+    /// The shard that owns what `command` is about; `None` for a partition that does not exist.
+    pub(crate) fn shard_for(self, command: &Command) -> Option<ShardNumber> {
+        self.shard_of(match command {
+            Command::CreateStock { partition, .. } => *partition,
+            Command::Reserve { sku, .. }
+            | Command::ChangeStock { sku, .. }
+            | Command::AdjustStock { sku, .. }
+            | Command::StepStock { sku, .. } => partition_of(sku),
+            Command::Confirm { reservation, .. }
+            | Command::Release { reservation, .. }
+            | Command::Return { reservation, .. }
+            | Command::Extend { reservation, .. }
+            | Command::ReadReservation { reservation } => reservation.stock.partition,
+        })
     }
 
     /// The shard that owns `partition`; `None` for a partition that does not exist.

@@ -3,7 +3,7 @@
 //! ```text
 //! <directory>/lock           held while a process uses the directory
 //! <directory>/identity.json  whose it is
-//! <directory>/log/           the log's store
+//! <directory>/log/           the log, a row of segments
 //! <directory>/durable        up to where the log is durable
 //! ```
 //!
@@ -21,10 +21,11 @@ use crate::disk;
 use crate::group::PayloadError;
 use crate::identity::{self, Identity, IdentityExpectation};
 use crate::record::StreamId;
-use crate::recovery::{self, RecoveredGroup, RecoveredStream, RecoveryError, RecoveryProgress};
-use crate::sidecar::Sidecar;
-use crate::sled_store::{CACHE_BYTES_DEFAULT, Recovery, SledStore};
-use crate::store::{LogStore, StoreError};
+use crate::recovery::{self, LogPosition, RecoveredGroup, RecoveredStream, RecoveryError, RecoveryProgress};
+use crate::segments::{SEGMENT_BYTES_MAX_DEFAULT, SegmentOptions, SegmentedLog};
+use crate::sidecar::{Durable, Sidecar};
+use crate::sled_store::{CACHE_BYTES_DEFAULT, Recovery};
+use crate::store::{LogStore, SegmentInfo, StoreError};
 
 /// How a data directory is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +34,10 @@ pub struct DirectoryOptions {
     pub identity: IdentityExpectation,
     /// The time now, noted when it is made.
     pub now: Timestamp,
-    /// Memory for the store's page cache in bytes, at least 256, roughly. Default: [`CACHE_BYTES_DEFAULT`].
+    /// Memory for the page cache of the log's newest segment in bytes, at least 256, roughly. Default: [`CACHE_BYTES_DEFAULT`].
     pub cache_bytes: u64,
+    /// Bytes of values after which the log goes on in a new segment. Default: [`SEGMENT_BYTES_MAX_DEFAULT`].
+    pub segment_bytes_max: u64,
     /// How long keys will be remembered in what is appended, in seconds; `None` where nothing will be. The identity keeps the shortest.
     pub idempotency_seconds: Option<u32>,
 }
@@ -42,7 +45,13 @@ pub struct DirectoryOptions {
 impl DirectoryOptions {
     /// Options with every default, at `now`.
     pub fn new(now: Timestamp) -> Self {
-        Self { identity: IdentityExpectation::default(), now, cache_bytes: CACHE_BYTES_DEFAULT, idempotency_seconds: None }
+        Self {
+            identity: IdentityExpectation::default(),
+            now,
+            cache_bytes: CACHE_BYTES_DEFAULT,
+            segment_bytes_max: SEGMENT_BYTES_MAX_DEFAULT,
+            idempotency_seconds: None,
+        }
     }
 }
 
@@ -93,6 +102,13 @@ impl OpenError {
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }
+
+    pub(crate) fn store(place: &Path, error: StoreError) -> Self {
+        match error {
+            StoreError::Io(source) => Self::io(place, source),
+            StoreError::Damaged(what) => Self::Damaged { place: place.to_owned(), what },
+        }
+    }
 }
 
 /// An open data directory, before anything is appended. Dropping it releases it.
@@ -105,7 +121,7 @@ pub struct DataDirectory {
     progress: Arc<RecoveryProgress>,
     // In the order in which they must go: the store before the lock that keeps others from it.
     sidecar: Sidecar,
-    store: SledStore,
+    store: SegmentedLog,
     lock: File,
     recovery: Recovery,
 }
@@ -115,7 +131,7 @@ pub(crate) struct DirectoryParts {
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
     pub(crate) sidecar: Sidecar,
-    pub(crate) store: SledStore,
+    pub(crate) store: SegmentedLog,
     pub(crate) lock: File,
 }
 
@@ -163,14 +179,15 @@ impl DataDirectory {
     fn open_locked(path: &Path, mut identity: Identity, options: &DirectoryOptions, lock: File) -> Result<Self, OpenError> {
         identity.check(&options.identity)?;
         let (log, durable) = (path.join("log"), path.join("durable"));
-        if durable.exists() && !log.join("db").exists() {
-            return Err(OpenError::Damaged { place: log, what: "its file db is missing".to_owned() });
+        if durable.exists() && !SegmentedLog::exists(&log)? {
+            return Err(OpenError::Damaged { place: log, what: "its segments are missing".to_owned() });
         }
         let recovery = Recovery::begin();
-        let store = SledStore::open(&log, options.cache_bytes).map_err(|error| open_error(&log, error))?;
+        let segments = SegmentOptions { cache_bytes: options.cache_bytes, segment_bytes_max: options.segment_bytes_max };
+        let store = SegmentedLog::open(&log, segments)?;
         let sidecar = Sidecar::open(&durable).map_err(|source| OpenError::io(&durable, source))?;
         disk::sync_directory(path).map_err(|source| OpenError::io(path, source))?;
-        let streams = store.streams().map_err(|error| open_error(&log, error))?;
+        let streams = store.streams().map_err(|error| OpenError::store(&log, error))?;
         // A stream that nobody replays would hide its losses.
         if let Some(stream) = streams.iter().chain(sidecar.streams().keys()).find(|stream| stream.shard() >= identity.shards) {
             let what = format!("it holds {stream}, and there are {} shards", identity.shards);
@@ -199,35 +216,64 @@ impl DataDirectory {
 
     /// The streams that hold anything, or are known to have held something durable. In order.
     pub fn streams(&self) -> Result<Vec<StreamId>, OpenError> {
-        let mut streams = self.store.streams().map_err(|error| open_error(&self.path.join("log"), error))?;
+        let mut streams = self.store.streams().map_err(|error| OpenError::store(&self.path.join("log"), error))?;
         streams.extend(self.sidecar.streams().keys());
         streams.sort_unstable();
         streams.dedup();
         Ok(streams)
     }
 
-    /// Replays `stream` and calls `visit` for each of its groups in order; checks everything, changes nothing.
+    /// Replays `stream` from its first entry and calls `visit` for each of its groups in order; checks everything, changes nothing.
     ///
-    /// Different streams may be replayed on different threads at once. A payload error that `visit` returns is named as damage.
+    /// Different streams may be replayed on different threads at once. A payload error that `visit` returns is named as damage. A log
+    /// whose beginning was compacted away is damage here: it needs [`DataDirectory::replay_from`].
     pub fn replay(
+        &self,
+        stream: StreamId,
+        visit: impl FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
+    ) -> Result<RecoveredStream, RecoveryError> {
+        self.replay_from(stream, None, visit)
+    }
+
+    /// Replays `stream` like [`DataDirectory::replay`], from the entry behind `start` on: the position of a snapshot. `None` is the
+    /// beginning of the stream.
+    ///
+    /// What the log still holds must continue `start`: its entry there, if it is still retained, is the one that `start` names, and the
+    /// next one follows it. A log that begins later, or ends before `start`, is damage and named as such. The figures of what was read
+    /// count from there on.
+    pub fn replay_from(
+        &self,
+        stream: StreamId,
+        start: Option<&LogPosition>,
+        mut visit: impl FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
+    ) -> Result<RecoveredStream, RecoveryError> {
+        recovery::replay(&self.store, stream, start, self.durable(stream), &self.progress, &mut visit)
+    }
+
+    /// Checks everything that is retained of `stream` and calls `visit` for each of its groups in order, from the oldest entry on, whose
+    /// predecessor it takes on trust; changes nothing. For whoever looks at a log without its snapshots.
+    ///
+    /// As long as nothing was compacted the log must begin with its first entry, as in [`DataDirectory::replay`].
+    pub fn check_from_oldest(
         &self,
         stream: StreamId,
         mut visit: impl FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
     ) -> Result<RecoveredStream, RecoveryError> {
-        let durable = self.sidecar.streams().get(&stream).copied();
-        recovery::replay(&self.store, stream, durable, &self.progress, &mut visit)
+        recovery::check_from_oldest(&self.store, stream, self.durable(stream), &self.progress, &mut visit)
+    }
+
+    /// The segments of its log, oldest first.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.store.segments()
+    }
+
+    fn durable(&self, stream: StreamId) -> Option<Durable> {
+        self.sidecar.streams().get(&stream).copied()
     }
 
     pub(crate) fn into_parts(self) -> DirectoryParts {
         drop(self.recovery);
         DirectoryParts { path: self.path, identity: self.identity, sidecar: self.sidecar, store: self.store, lock: self.lock }
-    }
-}
-
-fn open_error(place: &Path, error: StoreError) -> OpenError {
-    match error {
-        StoreError::Io(source) => OpenError::io(place, source),
-        StoreError::Damaged(what) => OpenError::Damaged { place: place.to_owned(), what },
     }
 }
 

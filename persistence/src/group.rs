@@ -7,7 +7,11 @@
 //!                   varint length and UTF-8 bytes of the name follow
 //!           varint  milliseconds from the group's time
 //!           event   as postcard writes it
+//!           varint  length of the image, then the image's bytes
 //! ```
+//!
+//! An image is how the event left what it is about, for whoever shows changes to others. It is opaque here, may be empty, and replay
+//! neither copies nor looks at it. It counts towards the bound of a group's payload like everything else.
 //!
 //! Varints are little-endian groups of seven bits. A group is built on the shard's thread, so an entry is appended straight to one
 //! buffer. This file knows nothing of keys, checksums or the store.
@@ -73,16 +77,18 @@ impl GroupBuilder {
         Self { sequence, time, last: time, events: 0, names: Vec::new(), payload: vec![0; COUNT_BYTES] }
     }
 
-    /// Adds one event.
+    /// Adds one event with its image.
     ///
     /// # Panics
     /// When `at` is before the event added last, or before the group's time: the log's time never runs backwards.
-    pub fn push(&mut self, event: &Event, actor: &Actor, at: Timestamp) {
+    pub fn push(&mut self, event: &Event, actor: &Actor, at: Timestamp, image: &[u8]) {
         assert!(at >= self.last, "event at {} ms after one at {} ms", at.unix_ms(), self.last.unix_ms());
         self.last = at;
         self.push_actor(actor);
         push_varint(&mut self.payload, at.unix_ms() - self.time.unix_ms());
         postcard::serialize_with_flavor(event, Append(&mut self.payload)).expect("events hold nothing that postcard cannot write");
+        push_varint(&mut self.payload, image.len() as u64);
+        self.payload.extend_from_slice(image);
         self.events += 1;
     }
 
@@ -142,15 +148,17 @@ impl Group {
     }
 }
 
-/// One event with its actor and time.
+/// One event with its actor, time and image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// When it happened.
     pub at: Timestamp,
     /// Who caused it.
     pub actor: Actor,
     /// What happened.
     pub event: Event,
+    /// How it left what it is about, as whoever added it wrote it; borrowed from the payload.
+    pub image: &'a [u8],
 }
 
 /// Why bytes are no payload.
@@ -199,15 +207,16 @@ pub struct Entries<'a> {
     names: Vec<ActorName>,
 }
 
-impl Entries<'_> {
-    fn read(&mut self) -> Result<Entry, PayloadError> {
+impl<'a> Entries<'a> {
+    fn read(&mut self) -> Result<Entry<'a>, PayloadError> {
         let actor = self.read_actor()?;
         let delay = self.read_varint()?;
         let at = self.time.unix_ms().checked_add(delay).ok_or(PayloadError::Number(self.read))?;
         let (event, rest) = postcard::take_from_bytes(self.rest)
             .map_err(|error| PayloadError::Event { entry: self.read, what: error.to_string() })?;
         self.rest = rest;
-        Ok(Entry { at: Timestamp::from_unix_ms(at), actor, event })
+        let image = self.read_bytes()?;
+        Ok(Entry { at: Timestamp::from_unix_ms(at), actor, event, image })
     }
 
     fn read_actor(&mut self) -> Result<Actor, PayloadError> {
@@ -221,11 +230,16 @@ impl Entries<'_> {
     }
 
     fn read_name(&mut self) -> Result<ActorName, PayloadError> {
-        let length = usize::try_from(self.read_varint()?).map_err(|_| PayloadError::Number(self.read))?;
-        let (name, rest) = self.rest.split_at_checked(length).ok_or(PayloadError::Short(self.read))?;
-        self.rest = rest;
-        let name = std::str::from_utf8(name).ok().and_then(|name| ActorName::new(name).ok());
+        let name = std::str::from_utf8(self.read_bytes()?).ok().and_then(|name| ActorName::new(name).ok());
         name.ok_or(PayloadError::Actor(self.read))
+    }
+
+    /// Bytes with their length in front.
+    fn read_bytes(&mut self) -> Result<&'a [u8], PayloadError> {
+        let length = usize::try_from(self.read_varint()?).map_err(|_| PayloadError::Number(self.read))?;
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(PayloadError::Short(self.read))?;
+        self.rest = rest;
+        Ok(bytes)
     }
 
     fn read_varint(&mut self) -> Result<u64, PayloadError> {
@@ -246,8 +260,8 @@ impl Entries<'_> {
     }
 }
 
-impl Iterator for Entries<'_> {
-    type Item = Result<Entry, PayloadError>;
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, PayloadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.read == self.count {

@@ -110,24 +110,33 @@ impl Identity {
 
     /// Writes it to `directory`. Durable at return.
     pub(crate) fn write(&self, directory: &Path) -> Result<(), OpenError> {
-        let fields = self.fields();
-        let mut text = serde_json::to_vec_pretty(&fields).expect("numbers and texts always make JSON");
-        text.push(b'\n');
-        disk::write_file(directory, FILE_NAME, &text).map_err(|source| OpenError::io(&directory.join(FILE_NAME), source))
+        let written = disk::write_file(directory, FILE_NAME, &self.encode());
+        written.map_err(|source| OpenError::io(&directory.join(FILE_NAME), source))
     }
 
     /// Reads the identity of `directory`; `None` when it has none.
     pub(crate) fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
         let path = directory.join(FILE_NAME);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(OpenError::io(&path, source)),
-        };
-        let damaged = |what: String| OpenError::Damaged { place: path.clone(), what };
-        let version: Version = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        match std::fs::read(&path) {
+            Ok(text) => Self::decode(&path, &text).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(OpenError::io(&path, source)),
+        }
+    }
+
+    /// The file's text.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(&self.fields()).expect("numbers and texts always make JSON");
+        text.push(b'\n');
+        text
+    }
+
+    /// The identity that `text` is, which was found at `place`.
+    pub(crate) fn decode(place: &Path, text: &[u8]) -> Result<Self, OpenError> {
+        let damaged = |what: String| OpenError::Damaged { place: place.to_owned(), what };
+        let version: Version = serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
         expect("format_version", &version.format_version, &DIRECTORY_FORMAT)?;
-        let fields: Fields = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let fields: Fields = serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
         let checksum = fields.checksum();
         if fields.checksum != checksum {
             return Err(damaged(format!("checksum is {}, its fields give {checksum}", fields.checksum)));
@@ -135,14 +144,14 @@ impl Identity {
         expect("partition_hash", &fields.partition_hash.as_str(), &PARTITION_HASH)?;
         expect("partition_count", &fields.partition_count, &PARTITIONS)?;
         let secret = from_hex(&fields.secret).ok_or_else(|| damaged("secret is not 64 hexadecimal digits".to_owned()))?;
-        Ok(Some(Self {
+        Ok(Self {
             cluster: fields.cluster_id,
             node: NodeId(fields.node_id),
             shards: fields.shard_count,
             created_at: Timestamp::from_unix_ms(fields.created_at_unix_ms),
             idempotency_seconds_min: fields.idempotency_seconds_min,
             secret: Secret(secret),
-        }))
+        })
     }
 
     /// Refuses what does not match, naming the field and both values.

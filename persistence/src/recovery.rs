@@ -1,4 +1,5 @@
-//! Recovery: reads a stream from its first entry on, checks every claim that its records make, and hands out its groups.
+//! Recovery: reads a stream from its first entry or a known position on, checks every claim that its records make, and hands out its
+//! groups.
 //!
 //! A log may end short in one way only: an unfinished group at its very end, beyond what was ever acknowledged, is what a crash in the
 //! middle of an append leaves, and is set aside. Everything else that does not fit is damage and is named with its place; nothing is
@@ -32,6 +33,8 @@ pub struct RecoveredGroup<'a> {
     pub leader: NodeId,
     /// When it was opened; none of its events is earlier.
     pub time: Timestamp,
+    /// The chain hash of the group before it.
+    pub predecessor: ChainHash,
     /// Its chain hash.
     pub chain: ChainHash,
     /// Its events' bytes.
@@ -43,6 +46,37 @@ impl<'a> RecoveredGroup<'a> {
     pub fn entries(&self) -> Result<Entries<'a>, PayloadError> {
         decode_entries(self.payload, self.time)
     }
+
+    /// Where the stream stands with this group.
+    pub const fn position(&self) -> LogPosition {
+        LogPosition { index: self.index, sequence: self.sequence, chain: self.chain, term: self.term, time: self.time }
+    }
+}
+
+/// A place in a stream, with what the next entry must continue: where a snapshot was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPosition {
+    /// The last entry up to here.
+    pub index: LogIndex,
+    /// The last group up to here.
+    pub sequence: GroupSequence,
+    /// The chain hash of that group.
+    pub chain: ChainHash,
+    /// The term of the last entry.
+    pub term: Term,
+    /// The time of the last entry.
+    pub time: Timestamp,
+}
+
+impl LogPosition {
+    /// In front of a stream's first entry.
+    pub const GENESIS: Self = Self {
+        index: LogIndex(0),
+        sequence: GroupSequence(0),
+        chain: ChainHash::GENESIS,
+        term: Term(0),
+        time: Timestamp::from_unix_ms(0),
+    };
 }
 
 /// Where a stream ends, and what was read to get there.
@@ -56,6 +90,8 @@ pub struct RecoveredStream {
     pub last_sequence: GroupSequence,
     /// The chain hash of its last group.
     pub last_chain: ChainHash,
+    /// The term of its last entry.
+    pub last_term: Term,
     /// The time of its last entry.
     pub last_time: Timestamp,
     /// Groups read.
@@ -71,16 +107,33 @@ pub struct RecoveredStream {
 impl RecoveredStream {
     /// A stream that holds nothing yet.
     pub const fn empty(stream: StreamId) -> Self {
+        Self::at(stream, &LogPosition::GENESIS)
+    }
+
+    /// A stream that stands at `position`, of which nothing was read.
+    pub const fn at(stream: StreamId, position: &LogPosition) -> Self {
         Self {
             stream,
-            last_index: LogIndex(0),
-            last_sequence: GroupSequence(0),
-            last_chain: ChainHash::GENESIS,
-            last_time: Timestamp::from_unix_ms(0),
+            last_index: position.index,
+            last_sequence: position.sequence,
+            last_chain: position.chain,
+            last_term: position.term,
+            last_time: position.time,
             groups: 0,
             events: 0,
             bytes: 0,
             discarded_tail_parts: 0,
+        }
+    }
+
+    /// Where it stands.
+    pub const fn position(&self) -> LogPosition {
+        LogPosition {
+            index: self.last_index,
+            sequence: self.last_sequence,
+            chain: self.last_chain,
+            term: self.last_term,
+            time: self.last_time,
         }
     }
 }
@@ -173,6 +226,27 @@ pub enum DamageKind {
     /// The entry is not the one that was acknowledged as durable.
     #[error("entry is not the one that was durable here")]
     DurableDiffers,
+    /// The log does not reach back to the position that it is to be read from.
+    #[error("the log starts here where the snapshot ends at entry {snapshot}: what lies between is lost")]
+    StartsLater {
+        /// The last entry that the snapshot covers.
+        snapshot: LogIndex,
+    },
+    /// The log ends before the position that it is to be read from. A snapshot is only ever made of committed groups.
+    #[error("log ends here, but a snapshot was made at entry {snapshot}: committed groups are lost")]
+    EndsBelowSnapshot {
+        /// The last entry that the snapshot covers.
+        snapshot: LogIndex,
+    },
+    /// The log was read up to a group that is known to be committed, and does not hold it.
+    #[error("log ends here, but was committed up to group {committed}: committed groups are lost")]
+    EndsBelowCommitted {
+        /// The group that was to be there.
+        committed: GroupSequence,
+    },
+    /// The entry is not the one that a snapshot was made at.
+    #[error("entry is not the one that a snapshot was made at")]
+    SnapshotDiffers,
     /// The payload is unreadable although its checksum is right.
     #[error(transparent)]
     Payload(#[from] PayloadError),
@@ -206,33 +280,103 @@ pub enum RecoveryError {
     Store(StoreError),
 }
 
-/// Replays `stream` from its first entry and calls `visit` for each of its groups in order.
+/// Replays `stream` from the entry behind `start` on, or from its first, and calls `visit` for each of its groups in order.
 ///
 /// `durable` is what the sidecar knows of the stream. Changes nothing in the store. Different streams may be replayed on different threads.
 pub fn replay(
+    store: &dyn LogStore,
+    stream: StreamId,
+    start: Option<&LogPosition>,
+    durable: Option<Durable>,
+    progress: &RecoveryProgress,
+    visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
+) -> Result<RecoveredStream, RecoveryError> {
+    let mut visit = |group: &RecoveredGroup<'_>| visit(group).map(ControlFlow::Continue);
+    let mut walk = Walk::new(stream, durable, progress, &mut visit);
+    let mut from = LogIndex(0);
+    if let Some(start) = start {
+        check_start(store, stream, start, durable)?;
+        walk.end = RecoveredStream::at(stream, start);
+        from = start.index.next();
+    }
+    walk.run(store, from)?;
+    Ok(walk.finish()?)
+}
+
+/// Checks what `store` retains of `stream` like [`replay`], but takes on trust what the oldest entry says of its predecessor, once
+/// anything was compacted.
+pub fn check_from_oldest(
     store: &dyn LogStore,
     stream: StreamId,
     durable: Option<Durable>,
     progress: &RecoveryProgress,
     visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
 ) -> Result<RecoveredStream, RecoveryError> {
-    let mut replay = Replay { durable, progress, visit, end: RecoveredStream::empty(stream), open: None, payload: Vec::new() };
-    let mut damage = None;
-    let from = RecordKey { stream, index: LogIndex(0), part: 0 };
-    let scanned = store.scan(from, &mut |key, value| match replay.value(key, value) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(found) => {
-            damage = Some(found);
-            ControlFlow::Break(())
-        }
-    });
-    if let Some(damage) = damage {
-        return Err(damage.into());
+    if !was_compacted(store) {
+        return replay(store, stream, None, durable, progress, visit);
     }
-    match scanned {
-        Ok(()) => Ok(replay.finish()?),
-        Err(StoreError::Damaged(what)) => Err(replay.damage_at_end(DamageKind::Store(what)).into()),
-        Err(error @ StoreError::Io(_)) => Err(RecoveryError::Store(error)),
+    let mut visit = |group: &RecoveredGroup<'_>| visit(group).map(ControlFlow::Continue);
+    let mut walk = Walk::new(stream, durable, progress, &mut visit);
+    walk.is_trusting = true;
+    walk.run(store, LogIndex(0))?;
+    if walk.is_trusting {
+        // Nothing of it is left, so there is nothing that could contradict the sidecar.
+        return Ok(walk.end);
+    }
+    Ok(walk.finish()?)
+}
+
+/// Reads `stream` from entry `from` on, whose predecessor is taken on trust, until `visit` breaks or the stream ends. Says where.
+pub(crate) fn read(
+    store: &dyn LogStore,
+    stream: StreamId,
+    from: LogIndex,
+    visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> ControlFlow<()>,
+) -> Result<RecoveredStream, RecoveryError> {
+    let progress = RecoveryProgress::default();
+    let mut visit = |group: &RecoveredGroup<'_>| Ok(visit(group));
+    let mut walk = Walk::new(stream, None, &progress, &mut visit);
+    walk.is_trusting = true;
+    walk.run(store, from)?;
+    Ok(walk.end)
+}
+
+/// Whether the beginning of the log was compacted away.
+fn was_compacted(store: &dyn LogStore) -> bool {
+    store.segments().first().is_some_and(|oldest| oldest.number > 1)
+}
+
+/// Checks that the log holds the entry at `start`, or begins right behind it, or holds nothing of the stream any more.
+fn check_start(store: &dyn LogStore, stream: StreamId, start: &LogPosition, durable: Option<Durable>) -> Result<(), RecoveryError> {
+    let damage = |index, what| RecoveryError::Damage(Damage { stream, index, part: 0, what });
+    if durable.is_some_and(|durable| durable.index == start.index && durable.chain != start.chain) {
+        return Err(damage(start.index, DamageKind::DurableDiffers));
+    }
+    if start.index == LogIndex(0) {
+        return Ok(());
+    }
+    let progress = RecoveryProgress::default();
+    let mut visit = |_: &RecoveredGroup<'_>| Ok(ControlFlow::Break(()));
+    let mut walk = Walk::new(stream, None, &progress, &mut visit);
+    walk.is_trusting = true;
+    walk.until = Some(start.index);
+    walk.run(store, start.index)?;
+    match walk.first {
+        Some(first) if first > start.index.next() => Err(damage(first, DamageKind::StartsLater { snapshot: start.index })),
+        Some(first) if first > start.index => Ok(()),
+        Some(_) if walk.end.last_index != start.index => {
+            Err(walk.damage_at_end(DamageKind::EndsBelowSnapshot { snapshot: start.index }).into())
+        }
+        Some(_) if walk.end.position() != *start => Err(damage(start.index, DamageKind::SnapshotDiffers)),
+        Some(_) => Ok(()),
+        None => {
+            let last = store.last_key(stream).map_err(|error| walk.store_error(error))?;
+            if last.is_none() && was_compacted(store) {
+                return Ok(());
+            }
+            let next = last.map_or(LogIndex(1), |last| last.index.next());
+            Err(damage(next, DamageKind::EndsBelowSnapshot { snapshot: start.index }))
+        }
     }
 }
 
@@ -242,22 +386,71 @@ struct Open {
     parts: u32,
 }
 
-struct Replay<'a> {
+type VisitGroup<'a> = dyn FnMut(&RecoveredGroup<'_>) -> Result<ControlFlow<()>, PayloadError> + 'a;
+
+struct Walk<'a> {
     durable: Option<Durable>,
     progress: &'a RecoveryProgress,
-    visit: &'a mut dyn FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
+    visit: &'a mut VisitGroup<'a>,
     end: RecoveredStream,
+    /// Whether the next entry is taken as it is, whatever it says of its predecessor.
+    is_trusting: bool,
+    /// The first entry that was found.
+    first: Option<LogIndex>,
+    /// The entry behind which the walk is over.
+    until: Option<LogIndex>,
     open: Option<Open>,
     payload: Vec<u8>,
 }
 
-impl Replay<'_> {
-    fn value(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damage> {
+impl<'a> Walk<'a> {
+    fn new(stream: StreamId, durable: Option<Durable>, progress: &'a RecoveryProgress, visit: &'a mut VisitGroup<'a>) -> Self {
+        Self {
+            durable,
+            progress,
+            visit,
+            end: RecoveredStream::empty(stream),
+            is_trusting: false,
+            first: None,
+            until: None,
+            open: None,
+            payload: Vec::new(),
+        }
+    }
+
+    /// Reads from entry `from` on until the stream or the walk is over.
+    fn run(&mut self, store: &dyn LogStore, from: LogIndex) -> Result<(), RecoveryError> {
+        let mut damage = None;
+        let from = RecordKey { stream: self.end.stream, index: from, part: 0 };
+        let scanned = store.scan(from, &mut |key, value| {
+            self.value(key, value).unwrap_or_else(|found| {
+                damage = Some(found);
+                ControlFlow::Break(())
+            })
+        });
+        match damage {
+            Some(damage) => Err(damage.into()),
+            None => scanned.map_err(|error| self.store_error(error)),
+        }
+    }
+
+    fn store_error(&self, error: StoreError) -> RecoveryError {
+        match error {
+            StoreError::Damaged(what) => self.damage_at_end(DamageKind::Store(what)).into(),
+            error @ StoreError::Io(_) => RecoveryError::Store(error),
+        }
+    }
+
+    fn value(&mut self, key: &[u8], value: &[u8]) -> Result<ControlFlow<()>, Damage> {
         let Some(key) = RecordKey::decode(key) else { return Err(self.damage_at_end(DamageKind::Key(key.len()))) };
         self.entry_part(key, value).map_err(|what| Damage { stream: key.stream, index: key.index, part: key.part, what })
     }
 
-    fn entry_part(&mut self, key: RecordKey, value: &[u8]) -> Result<(), DamageKind> {
+    fn entry_part(&mut self, key: RecordKey, value: &[u8]) -> Result<ControlFlow<()>, DamageKind> {
+        self.first.get_or_insert(key.index);
+        if self.is_trusting {
+            self.trust(key, value)?;
+        }
         let expected = self.end.last_index.next();
         let parts = self.open.as_ref().map_or(0, |open| open.parts);
         if key.index != expected {
@@ -285,15 +478,32 @@ impl Replay<'_> {
             return Err(DamageKind::Oversized);
         }
         self.payload.extend_from_slice(slice);
-        if is_last {
-            self.open = None;
-            let payload = std::mem::take(&mut self.payload);
-            self.entry(key.index, &header, &payload)?;
-            self.payload = payload;
-            self.payload.clear();
-        } else {
+        if !is_last {
             self.open = Some(Open { header, parts: parts + 1 });
+            return Ok(ControlFlow::Continue(()));
         }
+        self.open = None;
+        let payload = std::mem::take(&mut self.payload);
+        let flow = self.entry(key.index, &header, &payload)?;
+        self.payload = payload;
+        self.payload.clear();
+        Ok(flow)
+    }
+
+    /// Takes what the first entry says of its predecessor for what was read before it.
+    fn trust(&mut self, key: RecordKey, value: &[u8]) -> Result<(), DamageKind> {
+        if key.part != 0 {
+            return Err(DamageKind::Part { expected: 0 });
+        }
+        let (header, _, _) = decode_value(key, value)?;
+        let first = LogIndex(1);
+        self.end.last_index = LogIndex(key.index.0.checked_sub(1).ok_or(DamageKind::Hole { expected: first })?);
+        self.end.last_sequence = match header.kind {
+            RecordKind::Group => GroupSequence(header.sequence.0.saturating_sub(1)),
+            RecordKind::Blank | RecordKind::Membership => header.sequence,
+        };
+        self.end.last_chain = header.predecessor;
+        self.is_trusting = false;
         Ok(())
     }
 
@@ -315,17 +525,19 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, index: LogIndex, header: &RecordHeader, payload: &[u8]) -> Result<(), DamageKind> {
+    fn entry(&mut self, index: LogIndex, header: &RecordHeader, payload: &[u8]) -> Result<ControlFlow<()>, DamageKind> {
+        let mut flow = ControlFlow::Continue(());
         if header.kind == RecordKind::Group {
             let events = u64::from(count_entries(payload)?);
             let chain = header.chain(payload);
-            (self.visit)(&RecoveredGroup {
+            flow = (self.visit)(&RecoveredGroup {
                 stream: self.end.stream,
                 index,
                 sequence: header.sequence,
                 term: header.term,
                 leader: header.leader,
                 time: header.time,
+                predecessor: header.predecessor,
                 chain,
                 payload,
             })?;
@@ -337,11 +549,12 @@ impl Replay<'_> {
             self.progress.events.fetch_add(events, Ordering::Relaxed);
         }
         self.end.last_index = index;
+        self.end.last_term = header.term;
         self.end.last_time = header.time;
-        match self.durable {
-            Some(durable) if durable.index == index && durable.chain != self.end.last_chain => Err(DamageKind::DurableDiffers),
-            _ => Ok(()),
+        if self.durable.is_some_and(|durable| durable.index == index && durable.chain != self.end.last_chain) {
+            return Err(DamageKind::DurableDiffers);
         }
+        Ok(if self.until.is_some_and(|until| until <= index) { ControlFlow::Break(()) } else { flow })
     }
 
     fn finish(mut self) -> Result<RecoveredStream, Damage> {

@@ -10,6 +10,7 @@
 //!   with its neighbour, so a value is at most [`VALUE_BYTES_MAX`].
 //! - A damaged file can make it panic while it opens or reads. Such panics are caught here and reported as damage; [`opening`] tells the
 //!   process' panic hook which ones.
+//! - A picture of its page table that it was writing when its process was killed keeps it from opening. It is removed first.
 //! - Its background flusher is its garbage collector and stays on. It only logs a failed sync; ours is the one that counts.
 //! - A store that was just dropped can hold its file lock a moment longer, so opening waits for the lock, bounded by [`LOCK_WAIT_MAX`].
 //! - A full disk poisons it for good. Whoever uses it looks at the free space first.
@@ -18,6 +19,7 @@ use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk;
 use crate::record::{KEY_BYTES, LogIndex, RecordKey, StreamId};
+use crate::sled_files::{self, PART_BYTES};
 use crate::store::{LogStore, StoreError, Visit};
 
 /// Longest value in bytes, key not counted: what keeps the fullest leaf page that sled can form below its blob threshold.
@@ -34,6 +37,10 @@ pub const VALUE_BYTES_MAX: usize = 6 * 1024;
 
 /// Memory for sled's page cache where nothing else is set, in bytes. The log is written once and read at a restart, so a cache gains little.
 pub const CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
+
+/// Memory for the page cache of a store that is only read, in bytes. sled keeps a page or two in each of the 256 parts of its cache, whatever
+/// the capacity, which are some 30 MB after everything was read.
+const READING_CACHE_BYTES: u64 = 1024 * 1024;
 
 /// Longest wait for the lock of a store that is being dropped.
 pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -44,8 +51,12 @@ const CLOSE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often the background flusher, and with it the garbage collector, runs, in milliseconds.
 const FLUSH_EVERY_MS: u64 = 500;
 
-/// Values read from sled at a time, between two runs of a scan's visitor.
-const SCAN_VALUES: usize = 64;
+/// Values read from sled at a time, between two runs of a scan's visitor: few at first, because many scans want few.
+const SCAN_VALUES_FIRST: usize = 4;
+const SCAN_VALUES_MAX: usize = 64;
+
+/// The unit in which a file's size on the disk is told.
+const DISK_BLOCK_BYTES: u64 = 512;
 
 /// How often a scan reads a value beyond once.
 ///
@@ -53,9 +64,8 @@ const SCAN_VALUES: usize = 64;
 /// it would keep about 16,000 pages, a gigabyte, whatever the cache's capacity. A page of 8 values that is accessed 64 times is evicted.
 const SCAN_ACCESSES: usize = 8;
 
-/// sled's segment; a message of more than a quarter of it, less 20 bytes, becomes a blob.
-const SEGMENT_BYTES: usize = 512 * 1024;
-const BLOB_THRESHOLD_BYTES: usize = SEGMENT_BYTES / 4 - 20;
+/// A message of more than a quarter of a part of sled's file, less 20 bytes, becomes a blob.
+const BLOB_THRESHOLD_BYTES: usize = PART_BYTES / 4 - 20;
 /// A leaf splits when it is visited with more than 16 values, and takes in a neighbour of less than 4.
 const LEAF_VALUES_MAX: usize = 17 + 3;
 /// The most that a leaf spends on a value beside its bytes, and on itself.
@@ -131,6 +141,22 @@ impl SledStore {
     ///
     /// Waits up to [`LOCK_WAIT_MAX`] for a store of this process that was just dropped. `cache_bytes` bounds sled's page cache, roughly.
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        Self::open_safely(path, cache_bytes, Some(FLUSH_EVERY_MS))
+    }
+
+    /// Opens a store that will hardly be written to like [`SledStore::open`], but with little memory and without sled's background flusher,
+    /// which is a thread for each store.
+    pub(crate) fn open_left(path: &Path) -> Result<Self, StoreError> {
+        Self::open_safely(path, READING_CACHE_BYTES, None)
+    }
+
+    /// Opens the store in folder `path`, which was finished, closed, opened again with [`SledStore::open_left`] and closed, only to be read.
+    /// Changes no byte of it, nor when it is closed again.
+    pub(crate) fn open_sealed(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, File::open(path.join("db"))?, READING_CACHE_BYTES, None)
+    }
+
+    fn open_safely(path: &Path, cache_bytes: u64, flush_every_ms: Option<u64>) -> Result<Self, StoreError> {
         disk::create_directory(path)?;
         disk::create_directory(&path.join("blobs"))?;
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join("db"))?;
@@ -138,21 +164,41 @@ impl SledStore {
         if !disk::set_write_through(&file, true)? {
             tracing::warn!(path = %path.display(), "this file system cannot write through: a loss of power may damage the log");
         }
-        let recovery = Recovery::begin();
-        let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(Some(FLUSH_EVERY_MS));
-        let db = contain(|| config.open())?;
-        drop(recovery);
-        let store = Self { db: Some(db), file };
+        let store = Self::open_with(path, file, cache_bytes, flush_every_ms)?;
         store.sync()?;
         File::open(path.join("conf"))?.sync_all()?;
         disk::sync_directory(path)?;
         Ok(store)
     }
 
+    fn open_with(path: &Path, file: File, cache_bytes: u64, flush_every_ms: Option<u64>) -> Result<Self, StoreError> {
+        wait_for_lock(&file)?;
+        sled_files::remove_unfinished(path)?;
+        let recovery = Recovery::begin();
+        let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(flush_every_ms);
+        let db = contain(|| config.open())?;
+        drop(recovery);
+        Ok(Self { db: Some(db), file })
+    }
+
+    /// Has sled do now what it would do when the store is read: it splits and merges pages as it comes across them, and an append leaves at
+    /// most the last page of its stream to be split. At return everything survives a loss of power.
+    pub(crate) fn finish(&self) -> Result<(), StoreError> {
+        for stream in self.streams()? {
+            self.last_key(stream)?;
+        }
+        self.sync()
+    }
+
     /// Has sled's every write survive a loss of power before sled goes on, which is so from the start, or no longer. Without it the store
     /// may not open after a loss of power, synced or not. Has no effect on file systems that cannot do it.
     pub fn set_write_through(&self, is_on: bool) -> Result<(), StoreError> {
         disk::set_write_through(&self.file, is_on).map(drop).map_err(StoreError::Io)
+    }
+
+    /// Bytes that its file takes on the disk.
+    pub(crate) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
+        Ok(self.file.metadata()?.blocks() * DISK_BLOCK_BYTES)
     }
 
     fn db(&self) -> &sled::Db {
@@ -212,11 +258,12 @@ impl LogStore for SledStore {
 
     fn scan(&self, from: RecordKey, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut values = self.range(from);
-        let mut read = Vec::with_capacity(SCAN_VALUES);
+        let mut read = Vec::with_capacity(SCAN_VALUES_MAX);
+        let mut take = SCAN_VALUES_FIRST;
         loop {
             // The visitor runs outside: its panics are its own.
             contain(|| {
-                for value in values.by_ref().take(SCAN_VALUES) {
+                for value in values.by_ref().take(take) {
                     let (key, value) = value?;
                     for _ in 0..SCAN_ACCESSES {
                         self.db().contains_key(&key)?;
@@ -233,6 +280,7 @@ impl LogStore for SledStore {
                     return Ok(());
                 }
             }
+            take = SCAN_VALUES_MAX.min(take * 2);
         }
     }
 

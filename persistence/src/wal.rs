@@ -5,7 +5,6 @@
 //! listener is told once, and the thread takes nothing more. Knows nothing of shards' ledgers or of replies.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use tidegate_stock::Timestamp;
 use crate::directory::DataDirectory;
 use crate::disk;
 use crate::group::Group;
+use crate::reader::{Kept, LogReader};
 use crate::record::{GROUP_BYTES_MAX, GroupSequence, NodeId, StreamId, VALUE_OVERHEAD_BYTES};
 use crate::recovery::RecoveredStream;
 use crate::sidecar::Sidecar;
@@ -146,6 +146,9 @@ pub enum WalError {
         /// What was given.
         given: usize,
     },
+    /// The log has stopped.
+    #[error("the log has stopped")]
+    Stopped,
     /// The log's thread could not be started.
     #[error("the log's thread did not start: {0}")]
     Thread(#[source] io::Error),
@@ -200,6 +203,16 @@ impl WalWriter {
         // A send fails only once the thread is gone, which the listener has been told, or which stop() has returned.
         drop(self.0.send(Message::Append(stream, group)));
     }
+
+    /// Waits until everything that was appended before survives a loss of power, whatever the log's durability.
+    ///
+    /// # Errors
+    /// [`WalError::Stopped`] when the log has stopped or failed meanwhile.
+    pub fn sync(&self) -> Result<(), WalError> {
+        let (done, is_done) = mpsc::sync_channel(1);
+        self.0.send(Message::Sync(done)).map_err(|_| WalError::Stopped)?;
+        is_done.recv().map_err(|_| WalError::Stopped)
+    }
 }
 
 impl fmt::Debug for WalWriter {
@@ -212,6 +225,7 @@ impl fmt::Debug for WalWriter {
 #[derive(Debug)]
 pub struct Wal {
     writer: WalWriter,
+    reader: LogReader,
     thread: Option<JoinHandle<Result<(), WalError>>>,
 }
 
@@ -230,8 +244,8 @@ impl Wal {
         let path = parts.path;
         options.free_space.get_or_insert_with(|| Arc::new(move || disk::free_bytes(&path)));
         parts.store.set_write_through(options.durability == Durability::PowerLoss)?;
-        let store = Box::new(parts.store);
-        Self::start_thread(store, Some(parts.sidecar), Some(parts.lock), parts.identity.node, tails, options, listener)
+        let kept = Kept { store: Box::new(parts.store), _lock: Some(parts.lock) };
+        Self::start_thread(kept, Some(parts.sidecar), parts.identity.node, tails, options, listener)
     }
 
     /// Starts a log on any store, without a directory: no sidecar, and no look at the free space unless the options name one.
@@ -242,13 +256,12 @@ impl Wal {
         options: WalOptions,
         listener: Arc<dyn WalListener>,
     ) -> Result<Self, WalError> {
-        Self::start_thread(store, None, None, node, tails, options, listener)
+        Self::start_thread(Kept { store, _lock: None }, None, node, tails, options, listener)
     }
 
     fn start_thread(
-        store: Box<dyn LogStore>,
+        kept: Kept,
         sidecar: Option<Sidecar>,
-        lock: Option<File>,
         node: NodeId,
         tails: impl IntoIterator<Item = RecoveredStream>,
         options: WalOptions,
@@ -259,10 +272,11 @@ impl Wal {
             return Err(WalError::ValueBytesMax { given: value_bytes_max });
         }
         let (sender, inbox) = mpsc::channel();
+        let kept = Arc::new(kept);
+        let reader = LogReader::new(&kept);
         let mut log = Log {
-            store,
+            kept,
             sidecar,
-            _lock: lock,
             node,
             durability: options.durability,
             slice_bytes_max: value_bytes_max - VALUE_OVERHEAD_BYTES,
@@ -278,7 +292,7 @@ impl Wal {
         };
         log.begin()?;
         let thread = thread::Builder::new().name("wal".to_owned()).spawn(move || log.run(&inbox)).map_err(WalError::Thread)?;
-        Ok(Self { writer: WalWriter(sender), thread: Some(thread) })
+        Ok(Self { writer: WalWriter(sender), reader, thread: Some(thread) })
     }
 
     /// A writer; any number may be used at once.
@@ -286,7 +300,13 @@ impl Wal {
         self.writer.clone()
     }
 
-    /// Writes and syncs what was handed over before, closes the store and releases the directory. Waits for the thread.
+    /// A reader of what is committed; any number may be used at once, none keeps the log from stopping.
+    pub fn reader(&self) -> LogReader {
+        self.reader.clone()
+    }
+
+    /// Writes and syncs what was handed over before, closes the store and releases the directory. Waits for the thread, but not for a
+    /// reader that is reading right now: the store and the directory are free once it is done.
     ///
     /// Whatever the durability, everything committed survives a loss of power at return. An error that the listener was told of comes
     /// back here too.

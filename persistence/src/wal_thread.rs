@@ -1,20 +1,19 @@
 //! The log's thread: gather, append, sync, tell. Everything here runs on that one thread, but for [`Log::begin`].
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use tidegate_stock::Timestamp;
 
 use crate::group::Group;
+use crate::reader::Kept;
 use crate::record::{
     ChainHash, GROUP_BYTES_MAX, GroupSequence, LogIndex, NodeId, RecordHeader, RecordKey, RecordKind, StreamId, Term, encode_value,
 };
 use crate::recovery::RecoveredStream;
 use crate::sidecar::{Durable, Sidecar};
-use crate::store::LogStore;
 use crate::wal::{Durability, FreeSpace, SyncReport, WalError, WalListener};
 
 /// Payload bytes after which the thread syncs what it has, even if more is waiting.
@@ -27,10 +26,12 @@ const DISK_LOOK_BUSY: Duration = Duration::from_millis(200);
 const DISK_LOOK_IDLE: Duration = Duration::from_secs(1);
 
 /// The term of every group of a node that stands alone.
-const TERM_ALONE: Term = Term(1);
+pub(crate) const TERM_ALONE: Term = Term(1);
 
 pub(crate) enum Message {
     Append(StreamId, Group),
+    /// Make everything before it survive a loss of power, whatever the durability, and say so.
+    Sync(SyncSender<()>),
     Stop,
 }
 
@@ -56,11 +57,11 @@ impl From<RecoveredStream> for Tail {
     }
 }
 
-/// The log's state. The store comes before the lock that keeps others from it, so that it goes first.
+/// The log's state.
 pub(crate) struct Log {
-    pub(crate) store: Box<dyn LogStore>,
+    /// Readers borrow it, each for as long as it reads.
+    pub(crate) kept: Arc<Kept>,
     pub(crate) sidecar: Option<Sidecar>,
-    pub(crate) _lock: Option<File>,
     pub(crate) node: NodeId,
     pub(crate) durability: Durability,
     pub(crate) slice_bytes_max: usize,
@@ -76,7 +77,7 @@ impl Log {
     pub(crate) fn begin(&mut self) -> Result<(), WalError> {
         for (stream, tail) in self.tails.iter_mut().filter(|(_, tail)| tail.is_ragged) {
             let index = tail.index.next();
-            let removed = self.store.remove(RecordKey { stream: *stream, index, part: 0 }, index)?;
+            let removed = self.kept.store.remove(RecordKey { stream: *stream, index, part: 0 }, index)?;
             tracing::info!(%stream, %index, removed, "removed the parts of an unfinished group that was never acknowledged");
             tail.is_ragged = false;
         }
@@ -109,16 +110,26 @@ impl Log {
         let mut report = SyncReport::default();
         let mut committed = BTreeMap::new();
         let (started, mut payload_bytes, mut is_open) = (Instant::now(), 0, true);
+        let mut asked_to_sync = Vec::new();
         for message in std::iter::once(first).chain(inbox.try_iter()) {
-            let Message::Append(stream, group) = message else {
-                is_open = false;
+            match message {
+                Message::Append(stream, group) => {
+                    self.append(stream, &group, &mut report)?;
+                    committed.insert(stream, group.sequence);
+                    payload_bytes += group.payload.len();
+                }
+                Message::Sync(done) => asked_to_sync.push(done),
+                Message::Stop => is_open = false,
+            }
+            if !is_open || payload_bytes >= SYNC_BYTES_MAX {
                 break;
-            };
-            self.append(stream, &group, &mut report)?;
-            committed.insert(stream, group.sequence);
-            payload_bytes += group.payload.len();
-            if payload_bytes >= SYNC_BYTES_MAX {
-                break;
+            }
+        }
+        if !asked_to_sync.is_empty() {
+            self.make_durable(Durability::PowerLoss)?;
+            // Whoever asked and left does not hear of it.
+            for done in asked_to_sync {
+                let _ = done.try_send(());
             }
         }
         if report.groups == 0 {
@@ -132,6 +143,7 @@ impl Log {
             self.listener.committed(stream, sequence);
         }
         self.listener.synced(&report);
+        self.kept.store.between_groups()?;
         Ok(is_open)
     }
 
@@ -160,7 +172,7 @@ impl Log {
         loop {
             let (slice, after) = rest.split_at(rest.len().min(self.slice_bytes_max));
             encode_value(key, &header, after.is_empty(), slice, &mut self.value);
-            self.store.append(key, &self.value)?;
+            self.kept.store.append(key, &self.value)?;
             report.values += 1;
             report.bytes += self.value.len() as u64;
             if after.is_empty() {
@@ -185,8 +197,8 @@ impl Log {
     fn make_durable(&mut self, durability: Durability) -> Result<(), WalError> {
         match durability {
             Durability::None => return Ok(()),
-            Durability::ProcessCrash => return Ok(self.store.flush()?),
-            Durability::PowerLoss => self.store.sync()?,
+            Durability::ProcessCrash => return Ok(self.kept.store.flush()?),
+            Durability::PowerLoss => self.kept.store.sync()?,
         }
         let Some(sidecar) = &mut self.sidecar else { return Ok(()) };
         for (stream, tail) in self.tails.iter().filter(|(_, tail)| tail.index > LogIndex(0)) {

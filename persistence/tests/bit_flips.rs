@@ -114,9 +114,10 @@ impl Log {
 
     /// The log's snapshot file, relative to the directory.
     fn snapshot(&self) -> String {
-        let names =
-            fs::read_dir(self.folder.path().join("log")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        format!("log/{}", names.into_iter().find(|name| name.starts_with("snap.")).unwrap())
+        let names = fs::read_dir(common::segment(self.folder.path()))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        format!("log/0000000001/{}", names.into_iter().find(|name| name.starts_with("snap.")).unwrap())
     }
 }
 
@@ -135,12 +136,12 @@ fn a_flipped_bit_in_the_store_never_takes_an_acknowledged_group_silently() {
     let seed = 20_261_120;
     let (mut random, mut outcomes) = (StdRng::seed_from_u64(seed), Outcomes::default());
     for _ in 0..400 {
-        let (offset, bit) = (random.random_range(0..log.length("log/db")), random.random_range(0..8));
+        let (offset, bit) = (random.random_range(0..log.length("log/0000000001/db")), random.random_range(0..8));
         log.check(&mut outcomes, &(seed, offset, bit), |folder| {
-            edit(&folder.join("log/db"), offset, 1, |byte| byte[0] ^= 1 << bit);
+            edit(&folder.join("log/0000000001/db"), offset, 1, |byte| byte[0] ^= 1 << bit);
         });
     }
-    println!("seed {seed}, {} bytes: {outcomes:?}", log.length("log/db"));
+    println!("seed {seed}, {} bytes: {outcomes:?}", log.length("log/0000000001/db"));
     // If every flip were harmless, or if sled noticed them all, this would not have tested what it says.
     assert!(outcomes.whole > 0 && outcomes.found_by_open > 0 && outcomes.found_by_sidecar > 0, "{outcomes:?}");
 }
@@ -148,15 +149,17 @@ fn a_flipped_bit_in_the_store_never_takes_an_acknowledged_group_silently() {
 #[test]
 fn a_zeroed_sector_or_a_cut_file_never_takes_an_acknowledged_group_silently() {
     let log = write_log(150);
-    let length = log.length("log/db");
+    let length = log.length("log/0000000001/db");
     let seed = 11_202_026;
     let (mut random, mut outcomes) = (StdRng::seed_from_u64(seed), Outcomes::default());
     for _ in 0..60 {
         let offset = random.random_range(0..length) / 512 * 512;
-        log.check(&mut outcomes, &(seed, offset), |folder| edit(&folder.join("log/db"), offset, 512, |bytes| bytes.fill(0)));
+        log.check(&mut outcomes, &(seed, offset), |folder| {
+            edit(&folder.join("log/0000000001/db"), offset, 512, |bytes| bytes.fill(0));
+        });
         let cut = random.random_range(0..length);
         log.check(&mut outcomes, &(seed, cut), |folder| {
-            fs::OpenOptions::new().write(true).open(folder.join("log/db")).unwrap().set_len(cut).unwrap();
+            fs::OpenOptions::new().write(true).open(folder.join("log/0000000001/db")).unwrap().set_len(cut).unwrap();
         });
     }
     println!("seed {seed}, {length} bytes: {outcomes:?}");
@@ -168,7 +171,7 @@ fn damage_in_the_small_files_never_takes_an_acknowledged_group_silently() {
     let log = write_log(60);
     // sled writes its snapshot when it opens a log.
     drop(open(log.folder.path()).unwrap());
-    for file in ["identity.json".to_owned(), "durable".to_owned(), "log/conf".to_owned(), log.snapshot()] {
+    for file in ["identity.json".to_owned(), "durable".to_owned(), "log/0000000001/conf".to_owned(), log.snapshot()] {
         let length = log.length(&file);
         let seed = 2_026;
         let (mut random, mut outcomes) = (StdRng::seed_from_u64(seed), Outcomes::default());

@@ -21,7 +21,7 @@ fn with(identity: IdentityExpectation) -> DirectoryOptions {
 
 /// Opens the log's store behind the directory's back.
 fn tamper(path: &Path, change: impl FnOnce(&SledStore)) {
-    let store = SledStore::open(&path.join("log"), 1 << 20).unwrap();
+    let store = SledStore::open(&common::segment(path), 1 << 20).unwrap();
     change(&store);
     store.sync().unwrap();
 }

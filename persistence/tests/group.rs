@@ -31,7 +31,7 @@ fn key(name: &str) -> Actor {
     Actor::Key(ActorName::new(name).unwrap())
 }
 
-fn entries() -> Vec<Entry> {
+fn entries() -> Vec<Entry<'static>> {
     let units = |units| Quantity::new(units).unwrap();
     let created = Event::StockCreated {
         stock: STOCK,
@@ -71,31 +71,32 @@ fn entries() -> Vec<Entry> {
     let released = Event::Released { reservation: reservation(1), quantity: Quantity::ONE, idempotency: None };
     let expired = Event::Expired { reservations: vec![reservation(1), reservation(2)] };
     vec![
-        Entry { at: TIME, actor: key("shop"), event: created },
-        Entry { at: TIME, actor: key("app"), event: reserved_with_all },
-        Entry { at: after(1), actor: key("shop"), event: reserved_with_least },
-        Entry { at: after(130), actor: key("shop"), event: confirmed },
-        Entry { at: after(130), actor: key("app"), event: released },
-        Entry { at: after(600_001), actor: Actor::Clock, event: expired },
+        Entry { at: TIME, actor: key("shop"), event: created, image: b"stock" },
+        Entry { at: TIME, actor: key("app"), event: reserved_with_all, image: b"held" },
+        Entry { at: after(1), actor: key("shop"), event: reserved_with_least, image: b"" },
+        Entry { at: after(130), actor: key("shop"), event: confirmed, image: &[0xff; 130] },
+        Entry { at: after(130), actor: key("app"), event: released, image: b"" },
+        Entry { at: after(600_001), actor: Actor::Clock, event: expired, image: b"over" },
     ]
 }
 
 fn fixture() -> Vec<u8> {
-    bytes(
+    let ones = "ff".repeat(130);
+    bytes(&format!(
         "00000006
-         01 04 73686f70 00   00 e80703 0d 6970686f6e652d31373a323536 a09c01 0102 d804 901c 01 80a0f1c2b134 00
-         02 03 617070   00   01 e80703 01 03 752d31 02 c0ef95c3b134 01 07 6f726465727e39 01 01 ffffffffffffffffffffffffffffffffffff03
-         01             01   01 e80703 02 03 752d32 01 c1ef95c3b134 00 00
-         01           8201   02 e80703 01 01 01 ac02 07
-         02           8201   03 e80703 01 01 00
-         00         c1cf24   04 02 e80703 01 e80703 02",
-    )
+         01 04 73686f70 00   00 e80703 0d 6970686f6e652d31373a323536 a09c01 0102 d804 901c 01 80a0f1c2b134 00   05 73746f636b
+         02 03 617070   00   01 e80703 01 03 752d31 02 c0ef95c3b134 01 07 6f726465727e39 01 01 ffffffffffffffffffffffffffffffffffff03   04 68656c64
+         01             01   01 e80703 02 03 752d32 01 c1ef95c3b134 00 00   00
+         01           8201   02 e80703 01 01 01 ac02 07   8201 {ones}
+         02           8201   03 e80703 01 01 00   00
+         00         c1cf24   04 02 e80703 01 e80703 02   04 6f766572",
+    ))
 }
 
-fn build(entries: &[Entry]) -> Group {
+fn build(entries: &[Entry<'_>]) -> Group {
     let mut builder = GroupBuilder::new(GroupSequence(9), TIME);
     for entry in entries {
-        builder.push(&entry.event, &entry.actor, entry.at);
+        builder.push(&entry.event, &entry.actor, entry.at, entry.image);
     }
     builder.finish()
 }
@@ -109,7 +110,8 @@ fn every_event_has_the_bytes_that_are_committed_here() {
 
 #[test]
 fn the_committed_bytes_are_read_as_what_they_were_written_from() {
-    let read: Vec<Entry> = decode_entries(&fixture(), TIME).unwrap().map(Result::unwrap).collect();
+    let fixture = fixture();
+    let read: Vec<Entry<'_>> = decode_entries(&fixture, TIME).unwrap().map(Result::unwrap).collect();
     assert_eq!(read, entries());
 }
 
@@ -118,10 +120,10 @@ fn a_builder_counts_events_and_bytes() {
     let mut builder = GroupBuilder::new(GroupSequence(1), TIME);
     assert!(builder.is_empty());
     let first = &entries()[3];
-    builder.push(&first.event, &first.actor, TIME);
+    builder.push(&first.event, &first.actor, TIME, b"image");
     assert_eq!((builder.events(), builder.is_empty()), (1, false));
-    // The count, the actor with its name, the delay, the event.
-    assert_eq!(builder.bytes(), 4 + 6 + 1 + 10);
+    // The count, the actor with its name, the delay, the event, the image.
+    assert_eq!(builder.bytes(), 4 + 6 + 1 + 10 + 6);
 }
 
 #[test]
@@ -134,22 +136,25 @@ fn a_group_without_events_has_no_entries() {
 #[test]
 fn equal_names_share_a_number_although_they_are_not_the_same_text_in_memory() {
     let released = entries().remove(4).event;
-    let entries: Vec<Entry> =
-        ["a", "b", "a", "b"].map(|name| Entry { at: TIME, actor: key(name), event: released.clone() }).to_vec();
+    let entries: Vec<Entry<'_>> =
+        ["a", "b", "a", "b"].map(|name| Entry { at: TIME, actor: key(name), event: released.clone(), image: b"" }).to_vec();
     let group = build(&entries);
     assert_eq!(
         group.payload,
-        bytes("00000004 010161 00 03e8070301 0100 020162 00 03e8070301 0100 01 00 03e8070301 0100 02 00 03e8070301 0100")
+        bytes(
+            "00000004 010161 00 03e8070301 0100 00 020162 00 03e8070301 0100 00 01 00 03e8070301 0100 00 02 00 03e8070301 0100 00"
+        )
     );
 }
 
 #[test]
 fn many_actors_each_keep_their_name() {
     let released = entries().remove(4).event;
-    let entries: Vec<Entry> = (0..1_000)
-        .map(|number| Entry { at: TIME, actor: key(&format!("key-{}", number % 300)), event: released.clone() })
+    let entries: Vec<Entry<'_>> = (0..1_000)
+        .map(|number| Entry { at: TIME, actor: key(&format!("key-{}", number % 300)), event: released.clone(), image: b"" })
         .collect();
-    let read: Vec<Entry> = build(&entries).entries().unwrap().map(Result::unwrap).collect();
+    let group = build(&entries);
+    let read: Vec<Entry<'_>> = group.entries().unwrap().map(Result::unwrap).collect();
     assert_eq!(read, entries);
 }
 
@@ -157,7 +162,7 @@ fn many_actors_each_keep_their_name() {
 #[should_panic(expected = "event at 1799999999999 ms after one at 1800000000000 ms")]
 fn an_event_before_the_last_panics() {
     let mut builder = GroupBuilder::new(GroupSequence(1), TIME);
-    builder.push(&entries()[4].event, &Actor::Clock, Timestamp::from_unix_ms(TIME.unix_ms() - 1));
+    builder.push(&entries()[4].event, &Actor::Clock, Timestamp::from_unix_ms(TIME.unix_ms() - 1), &[]);
 }
 
 #[test]
@@ -182,7 +187,7 @@ fn first_error(hex: &str) -> PayloadError {
 
 #[test]
 fn a_payload_that_contradicts_itself_is_named() {
-    let released = "03e8070301 0100";
+    let released = "03e8070301 0100 00";
     assert_eq!(first_error("00000000 00"), PayloadError::Trailing(1));
     assert_eq!(first_error(&format!("00000001 02 00 {released}")), PayloadError::Actor(0));
     assert_eq!(first_error(&format!("00000002 00 00 {released} 02 00 {released}")), PayloadError::Actor(1));
@@ -193,6 +198,9 @@ fn a_payload_that_contradicts_itself_is_named() {
     assert_eq!(first_error(&format!("00000001 00 ffffffffffffffffff02 {released}")), PayloadError::Number(0));
     assert_eq!(first_error(&format!("00000001 00 ffffffffffffffffff01 {released}")), PayloadError::Number(0));
     assert!(matches!(first_error("00000001 00 00 05"), PayloadError::Event { entry: 0, .. }));
+    // An image longer than what is left of the payload, and one whose length is no number.
+    assert_eq!(first_error("00000001 00 00 03e8070301 0100 03 6162"), PayloadError::Short(0));
+    assert_eq!(first_error("00000001 00 00 03e8070301 0100 ffffffffffffffffff02"), PayloadError::Number(0));
     // A reservation of no unit is no event.
     assert!(matches!(first_error("00000001 00 00 03e8070301 0000"), PayloadError::Event { entry: 0, .. }));
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::panic;
 use std::sync::{Arc, Mutex};
 
-use common::{open, write_groups};
+use common::{open, segment, write_groups};
 use tidegate_persistence::{OpenError, sled_store};
 
 const SEGMENT_BYTES: usize = 512 * 1024;
@@ -20,7 +20,7 @@ const SEGMENT_BYTES: usize = 512 * 1024;
 fn a_panic_while_opening_is_reported_as_damage_and_known_to_the_panic_hook() {
     let folder = tempfile::tempdir().unwrap();
     write_groups(folder.path(), 1, 60, 1_000);
-    let log = folder.path().join("log");
+    let log = segment(folder.path());
     // sled reads all segments anew, and finds one of them twice.
     for entry in fs::read_dir(&log).unwrap().map(Result::unwrap) {
         if entry.file_name().to_string_lossy().starts_with("snap.") {
@@ -28,9 +28,9 @@ fn a_panic_while_opening_is_reported_as_damage_and_known_to_the_panic_hook() {
         }
     }
     let db = fs::OpenOptions::new().read(true).write(true).open(log.join("db")).unwrap();
-    let mut segment = vec![0; SEGMENT_BYTES];
-    db.read_exact_at(&mut segment, 0).unwrap();
-    db.write_all_at(&segment, SEGMENT_BYTES as u64).unwrap();
+    let mut bytes = vec![0; SEGMENT_BYTES];
+    db.read_exact_at(&mut bytes, 0).unwrap();
+    db.write_all_at(&bytes, SEGMENT_BYTES as u64).unwrap();
 
     let panics = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&panics);

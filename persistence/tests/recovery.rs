@@ -8,8 +8,8 @@ use common::{STREAM, group, header, put, put_groups};
 use tidegate_persistence::record::encode_value;
 use tidegate_persistence::recovery::replay;
 use tidegate_persistence::{
-    ChainHash, DamageKind, Durable, GroupSequence, LogIndex, LogStore, MemoryStore, PayloadError, RecordHeader, RecordKey,
-    RecordKind, RecoveredStream, RecoveryError, RecoveryProgress, StreamId,
+    ChainHash, DamageKind, Durable, GroupSequence, LogIndex, LogPosition, LogStore, MemoryStore, PayloadError, RecordHeader,
+    RecordKey, RecordKind, RecoveredStream, RecoveryError, RecoveryProgress, StreamId, Term,
 };
 
 const ALL: std::ops::Range<usize> = 0..usize::MAX;
@@ -20,7 +20,7 @@ fn recover(
     durable: impl Into<Option<Durable>>,
 ) -> Result<(RecoveredStream, Vec<u64>), (u64, u16, DamageKind)> {
     let mut handed_out = Vec::new();
-    let end = replay(store, STREAM, durable.into(), &RecoveryProgress::default(), &mut |recovered| {
+    let end = replay(store, STREAM, None, durable.into(), &RecoveryProgress::default(), &mut |recovered| {
         assert_eq!(recovered.payload, group(recovered.sequence.0, recovered.entries()?.count() as u64).payload);
         handed_out.push(recovered.sequence.0);
         Ok(())
@@ -70,12 +70,12 @@ fn every_group_is_handed_out_in_order_with_its_parts_joined() {
     put_groups(&store, StreamId::log(1), 5, 6, 1, ChainHash::GENESIS);
     let progress = RecoveryProgress::default();
     let mut handed_out = Vec::new();
-    let end = replay(&store, STREAM, Some(durable(3, ChainHash::GENESIS)), &progress, &mut |_| Ok(()));
+    let end = replay(&store, STREAM, None, Some(durable(3, ChainHash::GENESIS)), &progress, &mut |_| Ok(()));
     assert!(
         matches!(end, Err(RecoveryError::Damage(damage)) if damage.what == DamageKind::DurableDiffers && damage.index == LogIndex(3))
     );
     let progress = RecoveryProgress::default();
-    let end = replay(&store, STREAM, Some(durable(4, chain)), &progress, &mut |recovered| {
+    let end = replay(&store, STREAM, None, Some(durable(4, chain)), &progress, &mut |recovered| {
         assert_eq!(
             (recovered.stream, recovered.index.0, recovered.time),
             (STREAM, recovered.sequence.0, common::at(recovered.sequence.0))
@@ -228,7 +228,7 @@ fn a_payload_that_the_visitor_cannot_read_is_damage() {
     let mut broken = group(2, 1);
     broken.payload.push(0);
     put(&store, STREAM, 2, &broken, chain, 6_000, ALL);
-    let end = replay(&store, STREAM, None, &RecoveryProgress::default(), &mut |recovered| {
+    let end = replay(&store, STREAM, None, None, &RecoveryProgress::default(), &mut |recovered| {
         recovered.entries()?.try_for_each(|entry| entry.map(drop))
     });
     let Err(RecoveryError::Damage(damage)) = end else { panic!("the log is damaged") };
@@ -263,7 +263,130 @@ fn blank_and_membership_entries_take_an_index_and_nothing_else() {
 fn damage_says_where_it_is_and_what_it_is() {
     let store = MemoryStore::new();
     put_groups(&store, StreamId::log(3), 2, 2, 1, ChainHash::GENESIS);
-    let end = replay(&store, StreamId::log(3), None, &RecoveryProgress::default(), &mut |_| Ok(()));
+    let end = replay(&store, StreamId::log(3), None, None, &RecoveryProgress::default(), &mut |_| Ok(()));
     let text = end.unwrap_err().to_string();
     assert_eq!(text, "the log of shard 3 is damaged at entry 2, part 0: entry follows where 1 was expected");
+}
+
+/// Like [`recover`], from the position `start` on.
+fn recover_from(
+    store: &MemoryStore,
+    start: &LogPosition,
+    durable: impl Into<Option<Durable>>,
+) -> Result<(RecoveredStream, Vec<u64>), (u64, DamageKind)> {
+    let mut handed_out = Vec::new();
+    let end = replay(store, STREAM, Some(start), durable.into(), &RecoveryProgress::default(), &mut |recovered| {
+        handed_out.push(recovered.sequence.0);
+        Ok(())
+    });
+    match end {
+        Ok(end) => Ok((end, handed_out)),
+        Err(RecoveryError::Damage(damage)) => Err((damage.index.0, damage.what)),
+        Err(RecoveryError::Store(error)) => panic!("memory failed: {error}"),
+    }
+}
+
+/// Groups 1 to 20 of three events each, and where the stream stood with each of them, by sequence; the first is the beginning.
+fn twenty_groups() -> (MemoryStore, Vec<LogPosition>) {
+    let store = MemoryStore::new();
+    put_groups(&store, STREAM, 1, 20, 3, ChainHash::GENESIS);
+    let mut positions = vec![LogPosition::GENESIS];
+    let visit = &mut |group: &tidegate_persistence::RecoveredGroup<'_>| {
+        positions.push(group.position());
+        Ok(())
+    };
+    replay(&store, STREAM, None, None, &RecoveryProgress::default(), visit).unwrap();
+    (store, positions)
+}
+
+#[test]
+fn a_replay_from_any_position_hands_out_what_lies_behind_it_and_ends_alike() {
+    let (store, positions) = twenty_groups();
+    for (sequence, start) in (0..).zip(&positions) {
+        let (end, handed_out) = recover_from(&store, start, None).unwrap();
+        assert_eq!(handed_out, (sequence + 1..=20).collect::<Vec<_>>());
+        assert_eq!((end.position(), end.groups, end.events), (positions[20], 20 - sequence, 3 * (20 - sequence)));
+        // The entry of the position itself may be compacted away.
+        let compacted = MemoryStore::new();
+        put_groups(&compacted, STREAM, sequence + 1, 20, 3, start.chain);
+        if sequence < 20 {
+            assert_eq!(recover_from(&compacted, start, None).unwrap(), (end, handed_out));
+        }
+    }
+}
+
+#[test]
+fn a_position_that_the_log_does_not_continue_is_damage() {
+    let (store, positions) = twenty_groups();
+    let start = positions[5];
+    for other in [
+        LogPosition { sequence: GroupSequence(4), ..start },
+        LogPosition { chain: positions[4].chain, ..start },
+        LogPosition { term: Term(2), ..start },
+        LogPosition { time: positions[6].time, ..start },
+    ] {
+        assert_eq!(recover_from(&store, &other, None), Err((5, DamageKind::SnapshotDiffers)));
+    }
+    // Without the position's own entry, the next one tells.
+    let rest = MemoryStore::new();
+    put_groups(&rest, STREAM, 6, 20, 3, start.chain);
+    assert_eq!(recover_from(&rest, &LogPosition { chain: positions[4].chain, ..start }, None), Err((6, DamageKind::Chain)));
+    let (found, expected) = (GroupSequence(6), GroupSequence(5));
+    let earlier = LogPosition { sequence: GroupSequence(4), ..start };
+    assert_eq!(recover_from(&rest, &earlier, None), Err((6, DamageKind::Sequence { found, expected })));
+    let (before, found) = (positions[7].time, positions[6].time);
+    assert_eq!(recover_from(&rest, &LogPosition { time: before, ..start }, None), Err((6, DamageKind::Time { before, found })));
+    // The sidecar knows better than the snapshot what was durable there.
+    let differs = durable(5, positions[4].chain);
+    assert_eq!(recover_from(&rest, &start, differs), Err((5, DamageKind::DurableDiffers)));
+}
+
+#[test]
+fn a_log_that_starts_behind_a_snapshot_is_named_with_both_places() {
+    let (_, positions) = twenty_groups();
+    let store = MemoryStore::new();
+    put_groups(&store, STREAM, 9, 20, 3, positions[8].chain);
+    let kind = DamageKind::StartsLater { snapshot: LogIndex(7) };
+    assert_eq!(recover_from(&store, &positions[7], None), Err((9, kind.clone())));
+    assert_eq!(kind.to_string(), "the log starts here where the snapshot ends at entry 7: what lies between is lost");
+    assert!(recover_from(&store, &positions[8], None).is_ok());
+    // Without a snapshot it must begin with its first entry.
+    assert_eq!(damage(&store, None), (9, 0, DamageKind::Hole { expected: LogIndex(1) }));
+}
+
+#[test]
+fn a_log_that_ends_before_a_snapshot_is_named() {
+    let (store, positions) = twenty_groups();
+    store.remove(key(16, 0), LogIndex(20)).unwrap();
+    for start in &positions[16..=20] {
+        let kind = DamageKind::EndsBelowSnapshot { snapshot: start.index };
+        assert_eq!(recover_from(&store, start, None), Err((16, kind)));
+    }
+    assert!(recover_from(&store, &positions[15], None).is_ok());
+    // The snapshot's own entry is there, but unfinished.
+    put(&store, STREAM, 16, &group(16, 3), positions[15].chain, 20, 0..2);
+    let kind = DamageKind::EndsBelowSnapshot { snapshot: LogIndex(16) };
+    assert_eq!(recover_from(&store, &positions[16], None), Err((16, kind)));
+    // Nothing at all is left of a stream of which nothing was compacted.
+    let kind = DamageKind::EndsBelowSnapshot { snapshot: LogIndex(3) };
+    assert_eq!(recover_from(&MemoryStore::new(), &positions[3], None), Err((1, kind)));
+}
+
+#[test]
+fn a_log_that_ends_below_what_was_durable_is_named_whatever_it_is_read_from() {
+    let (store, positions) = twenty_groups();
+    let kind = DamageKind::EndsBelowDurable { durable: LogIndex(21) };
+    assert_eq!(recover_from(&store, &positions[20], durable(21, ChainHash::GENESIS)), Err((21, kind.clone())));
+    assert_eq!(recover_from(&store, &positions[3], durable(21, ChainHash::GENESIS)), Err((21, kind)));
+    assert!(recover_from(&store, &positions[20], durable(7, ChainHash::GENESIS)).is_ok());
+}
+
+#[test]
+fn an_unfinished_tail_behind_a_position_is_set_aside() {
+    let (store, positions) = twenty_groups();
+    put(&store, STREAM, 21, &group(21, 3), positions[20].chain, 20, 0..2);
+    for start in [&positions[4], &positions[20]] {
+        let (end, _) = recover_from(&store, start, None).unwrap();
+        assert_eq!((end.position(), end.discarded_tail_parts), (positions[20], 2));
+    }
 }

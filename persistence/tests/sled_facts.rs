@@ -137,6 +137,57 @@ fn space_of_removed_values_is_used_again_with_the_background_flusher_as_the_coll
     }
 }
 
+#[test]
+fn reading_splits_a_page_that_the_last_append_left_too_full_and_otherwise_changes_no_byte() {
+    let config = |path: &Path| sled::Config::new().path(path).flush_every_ms(None);
+    for is_visited in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        {
+            let db = config(folder.path()).open().unwrap();
+            for index in 1..=17 {
+                db.insert(key(0, index, 0).encode(), noise(100, index)).unwrap();
+            }
+            if is_visited {
+                assert!(db.contains_key(key(0, 17, 0).encode()).unwrap());
+            }
+        }
+        // As it opens, it takes a picture of its page table.
+        drop(config(folder.path()).open().unwrap());
+        let file = || fs::read(folder.path().join("db")).unwrap();
+        let before = file();
+        for _ in 0..2 {
+            let db = config(folder.path()).open().unwrap();
+            assert_eq!(db.iter().keys().map(Result::unwrap).count(), 17);
+        }
+        assert_eq!(file() == before, is_visited);
+    }
+}
+
+#[test]
+fn a_picture_of_the_page_table_that_was_being_written_at_a_kill_keeps_sled_from_opening_but_not_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 1..=3 {
+        let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+        store.append(key(0, index, 0), &noise(100, index)).unwrap();
+        store.sync().unwrap();
+    }
+    let pictures = || {
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("snap.")).collect::<Vec<_>>()
+    };
+    let finished = pictures();
+    assert_eq!(finished.len(), 1);
+    let newest = u64::from_str_radix(finished[0].extension().unwrap().to_str().unwrap(), 16).unwrap();
+    for half in [&b""[..], &[7; 5], &[7; 500]] {
+        let unfinished = folder.path().join(format!("snap.{:016X}.generating", newest + 1_000_000));
+        fs::write(&unfinished, half).unwrap();
+        assert!(sled::Config::new().path(folder.path()).flush_every_ms(None).open().is_err());
+        let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+        assert_eq!(store.last_key(StreamId(0)).unwrap(), Some(key(0, 3, 0)));
+        assert!(!unfinished.exists());
+    }
+}
+
 /// The descriptors of this process that are open on the store's file.
 fn descriptors(path: &Path) -> Vec<PathBuf> {
     let file = fs::canonicalize(path.join("db")).unwrap();

@@ -4,7 +4,11 @@
 
 use std::ops::ControlFlow;
 
-use tidegate_persistence::{LogIndex, LogStore, MemoryStore, RecordKey, SledStore, StreamId, VALUE_BYTES_MAX};
+use tidegate_persistence::{
+    LogIndex, LogStore, MemoryStore, RecordKey, SegmentOptions, SegmentedLog, SledStore, StreamId, VALUE_BYTES_MAX,
+};
+
+const OPTIONS: SegmentOptions = SegmentOptions { cache_bytes: 1 << 20, segment_bytes_max: 1 << 20 };
 
 const fn key(stream: u16, index: u64, part: u16) -> RecordKey {
     RecordKey { stream: StreamId(stream), index: LogIndex(index), part }
@@ -25,6 +29,8 @@ fn check_every_store(check: impl Fn(&dyn LogStore)) {
     check(&MemoryStore::new());
     let folder = tempfile::tempdir().unwrap();
     check(&SledStore::open(folder.path(), 1 << 20).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    check(&SegmentedLog::open(folder.path(), OPTIONS).unwrap());
 }
 
 #[test]

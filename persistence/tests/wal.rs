@@ -14,7 +14,7 @@ use tidegate_persistence::recovery::replay;
 use tidegate_persistence::store::Visit;
 use tidegate_persistence::{
     Durability, GROUP_BYTES_MAX, LogIndex, LogStore, MemoryStore, NodeId, RecordKey, RecoveredStream, RecoveryProgress, StoreError,
-    StreamId, Wal, WalOptions,
+    StreamId, Wal, WalError, WalOptions,
 };
 
 const SECOND: StreamId = StreamId::log(1);
@@ -25,7 +25,7 @@ fn tails() -> [RecoveredStream; 2] {
 
 fn recovered(store: &dyn LogStore, stream: StreamId) -> (RecoveredStream, Vec<Vec<u8>>) {
     let mut payloads = Vec::new();
-    let end = replay(store, stream, None, &RecoveryProgress::default(), &mut |group| {
+    let end = replay(store, stream, None, None, &RecoveryProgress::default(), &mut |group| {
         payloads.push(group.payload.to_vec());
         Ok(())
     });
@@ -347,6 +347,50 @@ fn durability_says_what_a_committed_group_survives() {
         assert_eq!(recovered(&memory, STREAM).0.groups, after_crash, "{durability}");
         wal.stop().unwrap();
     }
+}
+
+#[test]
+fn a_sync_makes_what_was_handed_over_before_it_survive_a_loss_of_power_whatever_the_durability() {
+    for durability in [Durability::None, Durability::ProcessCrash] {
+        let memory = MemoryStore::new();
+        let (wal, ear) = start_on(memory.clone(), WalOptions { durability, ..WalOptions::default() });
+        wal.writer().append(STREAM, group(1, 3));
+        ear.wait_committed(STREAM, 1);
+        let syncs = memory.syncs();
+        wal.writer().append(STREAM, group(2, 3));
+        wal.writer().append(SECOND, group(1, 3));
+        wal.writer().sync().unwrap();
+        assert_eq!(memory.syncs(), syncs + 1);
+        // With nothing appended since, the log syncs when it is asked again too.
+        wal.writer().sync().unwrap();
+        assert_eq!(memory.syncs(), syncs + 2);
+        assert_eq!(memory.crash(0), 0);
+        assert_eq!(recovered(&memory, STREAM).1, [group(1, 3).payload, group(2, 3).payload]);
+        assert_eq!(recovered(&memory, SECOND).1, [group(1, 3).payload]);
+        // What comes later is as durable as the log is, which is not at all.
+        wal.writer().append(STREAM, group(3, 3));
+        ear.wait_committed(STREAM, 3);
+        assert_eq!(memory.crash(0), 1);
+        assert_eq!(recovered(&memory, STREAM).0.last_sequence.0, 2);
+        wal.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_sync_of_a_log_that_has_stopped_or_failed_says_so() {
+    let (wal, _ear) = start_on(MemoryStore::new(), WalOptions::default());
+    let writer = wal.writer();
+    writer.sync().unwrap();
+    wal.stop().unwrap();
+    assert!(matches!(writer.sync(), Err(WalError::Stopped)));
+    // The one that fails tells nobody yes.
+    let (wal, _ear) =
+        start_on(Wrapped(MemoryStore::new(), Sync::Fail), WalOptions { durability: Durability::None, ..WalOptions::default() });
+    let writer = wal.writer();
+    writer.append(STREAM, group(1, 1));
+    assert!(matches!(writer.sync(), Err(WalError::Stopped)));
+    assert!(matches!(writer.sync(), Err(WalError::Stopped)));
+    assert_eq!(wal.stop().unwrap_err().to_string(), "log store failed: no sync today");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rustix::fs::{IFlags, ioctl_getflags};
 use tidegate_persistence::{
-    DataDirectory, DirectoryOptions, Durability, GroupSequence, StreamId, SyncReport, Wal, WalError, WalListener, WalOptions,
+    DataDirectory, DirectoryOptions, Durability, GroupSequence, LogIndex, LogStore, RecordKey, SegmentOptions, SegmentedLog,
+    StreamId, SyncReport, Wal, WalError, WalListener, WalOptions,
 };
 use tidegate_stock::Timestamp;
 
@@ -22,7 +23,7 @@ impl WalListener for Deaf {
 }
 
 fn writes_through(directory: &Path) -> bool {
-    let file = File::open(directory.join("log").join("db")).expect("the log has its file");
+    let file = File::open(directory.join("log/0000000001/db")).expect("the log has its file");
     ioctl_getflags(&file).expect("the file system of the build has flags").contains(IFlags::SYNC)
 }
 
@@ -39,5 +40,31 @@ fn the_log_writes_through_from_its_first_byte_unless_a_loss_of_power_may_undo_it
         let wal = Wal::start(directory, [], WalOptions { durability, ..WalOptions::default() }, Arc::new(Deaf)).unwrap();
         assert_eq!(writes_through(&path), expected, "{durability}");
         wal.stop().unwrap();
+    }
+}
+
+#[test]
+fn every_segment_writes_through_as_the_log_does_those_that_come_later_too() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for writes_through in [true, false] {
+        let path = folder.path().join(writes_through.to_string());
+        let store = SegmentedLog::open(&path, SegmentOptions { cache_bytes: 1 << 20, segment_bytes_max: 16 * 1024 }).unwrap();
+        store.set_write_through(writes_through).unwrap();
+        for index in 1..=20_000 {
+            store.append(RecordKey { stream: StreamId::log(0), index: LogIndex(index), part: 0 }, &[7; 1_024]).unwrap();
+            store.sync().unwrap();
+            store.between_groups().unwrap();
+            if store.segments().len() > 3 {
+                break;
+            }
+        }
+        let segments = store.segments();
+        assert!(segments.len() > 3);
+        // Closed first: a segment that was left may be being opened anew right now.
+        drop(store);
+        for segment in segments {
+            let file = File::open(path.join(format!("{:010}", segment.number)).join("db")).unwrap();
+            assert_eq!(ioctl_getflags(&file).unwrap().contains(IFlags::SYNC), writes_through, "{segment:?}");
+        }
     }
 }

@@ -361,6 +361,7 @@ pub(crate) mod tests {
             reserved: ask.units,
             confirmed: 0,
             released: 0,
+            returned: 0,
             state: ReservationState::Reserved,
             sequence,
             reserved_at_ms: 1_000 + sequence,

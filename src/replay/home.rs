@@ -11,8 +11,9 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use super::ReplayError;
-use super::report::{Failure, FinalStock, Verified};
+use super::report::{Failure, Verified};
 use crate::child::{self, Node, NodeError, NodeOptions};
+use crate::client::Stock;
 
 /// Longest wait for `tidegate verify`.
 const VERIFY_WAIT_MAX: Duration = Duration::from_mins(10);
@@ -68,7 +69,7 @@ impl Home {
     }
 
     /// Runs `tidegate verify` on the directory and compares what the log says of `stocks` with what the node said of them.
-    pub(crate) async fn verify(&self, program: &Path, stocks: &[FinalStock]) -> io::Result<(Verified, Vec<Failure>)> {
+    pub(crate) async fn verify(&self, program: &Path, stocks: &[Stock]) -> io::Result<(Verified, Vec<Failure>)> {
         let arguments = ["verify".as_ref(), self.data_dir.as_os_str(), "--json".as_ref()];
         let (status, stdout, stderr) = tokio::time::timeout(VERIFY_WAIT_MAX, child::run_to_end(program, &arguments)).await??;
         let said: Said = serde_json::from_str(&stdout).unwrap_or_else(|_| Said {
@@ -109,16 +110,19 @@ struct SaidStock {
 }
 
 /// Stocks of which the log says something else than the node did. The log may hold more stocks than the file.
-fn differences(log: &[SaidStock], stocks: &[FinalStock]) -> Vec<Failure> {
+fn differences(log: &[SaidStock], stocks: &[Stock]) -> Vec<Failure> {
     let in_log: BTreeMap<&str, &SaidStock> = log.iter().map(|stock| (stock.sku.as_str(), stock)).collect();
-    let difference = |stock: &FinalStock| {
+    let difference = |stock: &Stock| {
         let detail = match in_log.get(stock.sku.as_str()) {
             None => "its stock is not in the log".to_owned(),
             Some(said)
                 if (said.allotted, said.available, said.reserved, said.sold)
                     != (stock.allotted, stock.available, stock.reserved, stock.sold) =>
             {
-                format!("the node says {} units are sold, its log says {} of {}", stock.sold, said.sold, said.allotted)
+                format!(
+                    "the node says {} available, {} reserved and {} sold, its log says {}, {} and {}",
+                    stock.available, stock.reserved, stock.sold, said.available, said.reserved, said.sold
+                )
             }
             Some(_) => return None,
         };
@@ -139,8 +143,8 @@ mod tests {
         SaidStock { sku: sku.into(), allotted: 5, available: 5 - sold, reserved: 0, sold }
     }
 
-    fn last(sku: &str, sold: u64) -> FinalStock {
-        FinalStock { sku: sku.into(), bought: 5, allotted: 5, available: 5 - sold, reserved: 0, sold }
+    fn last(sku: &str, sold: u64) -> Stock {
+        Stock { sku: sku.into(), allotted: 5, available: 5 - sold, reserved: 0, sold }
     }
 
     #[test]
@@ -150,6 +154,6 @@ mod tests {
         let found = differences(&log, &[last("A", 4), last("B", 4), last("C", 5)]);
         let skus: Vec<_> = found.iter().map(|failure| failure.sku.as_str()).collect();
         assert_eq!(skus, ["A", "C"]);
-        assert!(found[0].detail.contains("the node says 4 units are sold, its log says 5 of 5"), "{found:?}");
+        assert!(found[0].detail.contains("the node says 1 available, 0 reserved and 4 sold, its log says 0, 0 and 5"), "{found:?}");
     }
 }

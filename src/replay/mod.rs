@@ -1,24 +1,34 @@
-//! `tidegate replay`: a shop's real invoices through the door of a real node, and the proof that each unit was sold once.
+//! `tidegate replay`: a shop's real invoices through the door of a real node, and the proof that each unit was sold once and came back
+//! when it was given back.
 //!
 //! It owns the course of it: file, node, lines, report, offline check. How a line is read, asked for and told is its parts' business.
 
+mod audit;
+mod columns;
+mod dates;
 mod drive;
+mod export;
 mod home;
 mod invoices;
+mod numbers;
 mod report;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tidegate_stock::Sku;
 use tokio::time::interval;
 
+use self::audit::Expected;
+use self::export::{Export, FILE_BYTES_MAX, FileError, ReadingOptions};
 use self::home::Home;
-use self::invoices::{FILE_BYTES_MAX, FileError, Plan};
+use self::invoices::{Plan, Product};
 use self::report::{FileFigures, Report, Verified};
 use crate::child::{self, Node, NodeError};
 use crate::client::{Client, ClientOptions, Patience};
@@ -34,8 +44,13 @@ const NODE_LOOK_PAUSE: Duration = Duration::from_millis(200);
 /// Options of `tidegate replay`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReplayOptions {
-    /// The shop's export: comma-separated, with the columns `InvoiceNo`, `StockCode`, `Quantity` and `CustomerID`
+    /// The shop's export: a header row, and a row for each line of an invoice, with commas, semicolons or tabulators between the fields
     file: PathBuf,
+    #[command(flatten)]
+    reading: ReadingOptions,
+    /// What stands before every product's code in the name of its stock, so that a file can go through one node more than once
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = prefix)]
+    prefix: String,
     /// A running node, as http://HOST:PORT [default: a node of its own, started for this and stopped after it]
     #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
     target: Option<String>,
@@ -126,9 +141,10 @@ pub(crate) enum ReplayError {
 }
 
 /// Replays the file and prints the report on the standard output. Succeeds only when every sale line was granted and confirmed, every
-/// stock is sold out exactly, and (for a node of its own) the node stopped cleanly and `tidegate verify` reads the same from its log.
-/// Safe to repeat on the same node: every line has its own idempotency key, so a repeat changes nothing. A node of its own is killed
-/// when this is dropped.
+/// cancellation returned or adjusted what the file says, every stock holds what a reading of the file alone says it must, and (for a
+/// node of its own) the node stopped cleanly and `tidegate verify` reads the same from its log. Safe to repeat on the same node for as
+/// long as the node remembers keys: every call that changes something has a key made of its line, so a repeat changes nothing. A node
+/// of its own is killed when this is dropped.
 pub(crate) async fn run(options: ReplayOptions) -> Result<(), ReplayError> {
     tokio::select! {
         // A node of its own is dropped, and so killed, with the branch that loses.
@@ -141,21 +157,24 @@ pub(crate) async fn run(options: ReplayOptions) -> Result<(), ReplayError> {
 }
 
 async fn replay(options: &ReplayOptions) -> Result<(), ReplayError> {
-    let mut plan = read_plan(&options.file)?;
-    let file = FileFigures::take(&mut plan);
+    let Understood { plan, file, expected } = read(options)?;
     let mut home = None;
     let (driven, verified) = if let Some(target) = &options.target {
-        (drive_plan(plan, resolve(target).await?, options).await, None)
+        (drive_plan(plan.products, resolve(target).await?, options).await, None)
     } else {
         let home = home.insert(Home::create(options.data_dir.as_deref())?);
-        let (driven, verified) = drive_own_node(plan, home, options).await?;
+        let (driven, verified) = drive_own_node(plan.products, home, options).await?;
         (driven, Some(verified))
     };
+    let drive::Driven { answers, mut failures, read, stocks } = driven;
+    let (stocks, differences) = if read { audit::compare(&expected, &stocks) } else { <_>::default() };
+    failures.extend(differences);
     let damage = verified.as_ref().is_some_and(|verified| !verified.ok);
-    let failures = driven.failures.len();
-    let complete = driven.stocks.len() == file.products && driven.answers.confirms == file.sales as u64;
-    let ok = failures == 0 && !damage && complete;
-    let report = Report { ok, file, answers: driven.answers, failures: driven.failures, stocks: driven.stocks, verified };
+    let asked = [file.products, file.sales, file.sales, file.returns, file.adjustments].map(|count| count as u64);
+    let complete = asked == [answers.stocks, answers.grants, answers.confirms, answers.returns, answers.adjustments];
+    let ok = read && complete && failures.is_empty() && !damage;
+    let count = failures.len();
+    let report = Report { ok, file, answers, failures, stocks, verified };
     print(&report, options.json).map_err(|source| ReplayError::Io { what: "the report cannot be printed", source })?;
     if ok {
         return Ok(());
@@ -164,17 +183,38 @@ async fn replay(options: &ReplayOptions) -> Result<(), ReplayError> {
         home.keep();
         home.data_dir().to_owned()
     });
-    Err(ReplayError::Failed { failures, damage, data_dir })
+    Err(ReplayError::Failed { failures: count, damage, data_dir })
 }
 
-fn read_plan(path: &Path) -> Result<Plan, ReplayError> {
-    let failed = |source| ReplayError::File { file: path.to_owned(), source };
+/// What the file says: what to ask for, and what a node must hold in the end.
+struct Understood {
+    plan: Plan,
+    file: FileFigures,
+    expected: BTreeMap<String, Expected>,
+}
+
+fn read(options: &ReplayOptions) -> Result<Understood, ReplayError> {
+    let path = &options.file;
+    let failed = |source| ReplayError::File { file: path.clone(), source };
     let mut text = Vec::new();
     File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)).map_err(failed)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(ReplayError::FileTooLarge(path.to_owned()));
+        return Err(ReplayError::FileTooLarge(path.clone()));
     }
-    Plan::read(&text).map_err(|source| ReplayError::Format { file: path.to_owned(), source })
+    let read = || {
+        let export = Export::open(&text, &options.reading)?;
+        let plan = Plan::read(&export, &options.prefix)?;
+        Ok(Understood { file: FileFigures::new(&export, &plan), expected: audit::expected(&export, &options.prefix, &plan)?, plan })
+    };
+    read().map_err(|source| ReplayError::Format { file: path.clone(), source })
+}
+
+/// A prefix that leaves room for a code behind it.
+fn prefix(text: &str) -> Result<String, String> {
+    match Sku::new(&format!("{text}0")) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The first address of `http://HOST:PORT`; its IPv4 one where a name has both kinds.
@@ -188,16 +228,20 @@ async fn resolve(target: &str) -> Result<SocketAddr, ReplayError> {
     addresses.first().copied().ok_or_else(|| failed("it has no address".to_owned()))
 }
 
-async fn drive_plan(plan: Plan, address: SocketAddr, options: &ReplayOptions) -> drive::Driven {
+async fn drive_plan(products: Vec<Product>, address: SocketAddr, options: &ReplayOptions) -> drive::Driven {
     let lanes = usize::from(options.concurrency);
     let client = Client::new(address, ClientOptions { connections_max: lanes, ..ClientOptions::default() });
     let style = ProgressStyle::with_template("{msg:20} {wide_bar} {pos}/{len} {elapsed}").expect("the template is well-formed");
     // Draws on the standard error, and only where that is a terminal.
     let bar = ProgressBar::no_length().with_style(style);
-    drive::drive(client, Patience::default(), plan.products, lanes, bar).await
+    drive::drive(client, Patience::default(), products, lanes, bar).await
 }
 
-async fn drive_own_node(plan: Plan, home: &mut Home, options: &ReplayOptions) -> Result<(drive::Driven, Verified), ReplayError> {
+async fn drive_own_node(
+    products: Vec<Product>,
+    home: &mut Home,
+    options: &ReplayOptions,
+) -> Result<(drive::Driven, Verified), ReplayError> {
     let program = std::env::current_exe().map_err(|source| ReplayError::Io { what: "this program cannot be found", source })?;
     let mut node = home.start(&program).await.map_err(|source| home.failure(source))?;
     let probe = Client::new(node.address(), ClientOptions::default());
@@ -206,7 +250,7 @@ async fn drive_own_node(plan: Plan, home: &mut Home, options: &ReplayOptions) ->
     let mut driven = tokio::select! {
         // Nobody would bring it back: without this the lanes would ask a dead node until their patience ends.
         error = end_of(&mut node) => return Err(home.failure(error)),
-        driven = drive_plan(plan, address, options) => driven,
+        driven = drive_plan(products, address, options) => driven,
     };
     let status = node.terminate().await.map_err(|source| home.failure(source))?;
     if !status.success() {

@@ -5,7 +5,9 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use super::invoices::{Cancellation, Plan, SkipReason, Skipped};
+use super::audit::FinalStock;
+use super::export::{Export, Format};
+use super::invoices::{Plan, Returned, SkipReason, Skipped};
 
 /// Lines that the table shows of each kind of skipped line.
 const SKIPPED_SHOWN: usize = 5;
@@ -17,31 +19,60 @@ const FAILURES_SHOWN: usize = 20;
 /// What the file says.
 #[derive(Debug, Serialize)]
 pub(crate) struct FileFigures {
-    /// Lines, the header excluded.
+    /// How it is written.
+    pub(crate) format: Format,
+    /// Lines, the header excluded; each is a sale, a cancellation or skipped.
     pub(crate) lines: u64,
-    /// Lines that are sales.
+    /// Lines that buy.
     pub(crate) sales: usize,
     /// Units that they buy.
-    pub(crate) units: u64,
-    /// Products that they buy.
+    pub(crate) bought: u64,
+    /// Units that cancellations take back from earlier lines.
+    pub(crate) returned: u64,
+    /// Units that cancellations bring in and that no earlier line bought.
+    pub(crate) adjusted: u64,
+    /// Products that are bought or taken back.
     pub(crate) products: usize,
-    /// Customers that buy.
+    /// Customers that buy or give back.
     pub(crate) customers: usize,
     /// Invoices of buyers without an account.
     pub(crate) guests: usize,
-    /// Lines that take a sale back.
+    /// Lines that take units back.
     pub(crate) cancellations: Cancellations,
     /// All other lines, by reason.
     pub(crate) skipped: BTreeMap<SkipReason, SkippedLines>,
+    /// Returns that the cancellations need: one for each earlier line that one takes from.
+    #[serde(skip)]
+    pub(crate) returns: usize,
+    /// Adjustments that they need.
+    #[serde(skip)]
+    pub(crate) adjustments: usize,
 }
 
-/// Lines that take a sale back.
+/// Lines that take units back.
 #[derive(Debug, Serialize)]
 pub(crate) struct Cancellations {
     lines: usize,
-    /// Units of products that they would return; discounts and the like return none.
-    units: u64,
-    listed: Vec<Cancellation>,
+    /// Of them, those that only take back what earlier lines bought.
+    returned: usize,
+    /// Those that take back some of it.
+    returned_in_part: usize,
+    /// Those that take back nothing of it.
+    adjusted: usize,
+    listed: Vec<CancelledLine>,
+}
+
+/// A line that takes units back.
+#[derive(Debug, Serialize)]
+pub(crate) struct CancelledLine {
+    line: u64,
+    invoice: String,
+    sku: String,
+    /// `None` for a line without a customer.
+    user: Option<String>,
+    units: u32,
+    returned: Vec<Returned>,
+    adjusted: u32,
 }
 
 /// Lines that were skipped for one reason.
@@ -52,26 +83,76 @@ pub(crate) struct SkippedLines {
 }
 
 impl FileFigures {
-    /// The figures of a plan; takes its cancellations and skipped lines out of it.
-    pub(crate) fn take(plan: &mut Plan) -> Self {
+    /// The figures of the plan of `export`.
+    pub(crate) fn new(export: &Export<'_>, plan: &Plan) -> Self {
         let (mut customers, mut guests) = (BTreeSet::new(), BTreeSet::new());
-        for sale in plan.products.iter().flat_map(|product| &product.lines) {
+        for sale in plan.sales() {
             let kind = if sale.guest { &mut guests } else { &mut customers };
             kind.insert(sale.user.as_str());
         }
-        let (customers, guests) = (customers.len(), guests.len());
-        let listed = std::mem::take(&mut plan.cancellations);
-        let units = listed.iter().filter(|one| one.product).map(|one| one.units).sum();
-        let skipped = std::mem::take(&mut plan.skipped);
+        customers.extend(plan.cancellations().filter_map(|(_, one)| Some(one.user.as_ref()?.as_str())));
+        let cancellations = Cancellations::new(plan);
+        let listed = &cancellations.listed;
         Self {
+            format: export.format(),
             lines: plan.lines,
-            sales: plan.sales(),
-            units: plan.units(),
+            sales: plan.sales().count(),
+            bought: plan.products.iter().map(|product| product.bought).sum(),
+            returned: listed.iter().flat_map(|one| &one.returned).map(|returned| u64::from(returned.units)).sum(),
+            adjusted: listed.iter().map(|one| u64::from(one.adjusted)).sum(),
             products: plan.products.len(),
-            customers,
-            guests,
-            cancellations: Cancellations { lines: listed.len(), units, listed },
-            skipped: skipped.into_iter().map(|(reason, listed)| (reason, SkippedLines { lines: listed.len(), listed })).collect(),
+            customers: customers.len(),
+            guests: guests.len(),
+            returns: listed.iter().map(|one| one.returned.len()).sum(),
+            adjustments: listed.iter().filter(|one| one.adjusted > 0).count(),
+            cancellations,
+            skipped: plan
+                .skipped
+                .iter()
+                .map(|(reason, listed)| (*reason, SkippedLines { lines: listed.len(), listed: listed.clone() }))
+                .collect(),
+        }
+    }
+}
+
+impl Cancellations {
+    fn new(plan: &Plan) -> Self {
+        let mut listed: Vec<CancelledLine> = plan
+            .cancellations()
+            .map(|(sku, one)| CancelledLine {
+                line: one.line,
+                invoice: one.invoice.clone(),
+                sku: sku.to_string(),
+                user: one.user.as_ref().map(ToString::to_string),
+                units: one.quantity.units(),
+                returned: one.returned.clone(),
+                adjusted: one.adjusted,
+            })
+            .collect();
+        listed.sort_by_key(|one| one.line);
+        let count = |whose: fn(&CancelledLine) -> bool| listed.iter().filter(|one| whose(one)).count();
+        Self {
+            lines: listed.len(),
+            returned: count(|one| one.adjusted == 0),
+            returned_in_part: count(|one| one.adjusted > 0 && !one.returned.is_empty()),
+            adjusted: count(|one| one.returned.is_empty()),
+            listed,
+        }
+    }
+}
+
+impl fmt::Display for CancelledLine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = self.user.as_deref().unwrap_or("no customer");
+        write!(formatter, "line {}: {} gives back {} of {} ({whose})", self.line, self.invoice, self.units, self.sku)?;
+        for (index, Returned { line, units }) in self.returned.iter().enumerate() {
+            write!(formatter, "{} {units} of line {line}", if index == 0 { ":" } else { "," })?;
+        }
+        match self.adjusted {
+            0 => Ok(()),
+            units => {
+                write!(formatter, "; {units} {}", if self.returned.is_empty() { "from no earlier line" } else { "more from none" })
+            }
         }
     }
 }
@@ -96,25 +177,6 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A stock as the node shows it after the last line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct FinalStock {
-    pub(crate) sku: String,
-    /// What the file buys of it, in units.
-    pub(crate) bought: u64,
-    pub(crate) allotted: u64,
-    pub(crate) available: u64,
-    pub(crate) reserved: u64,
-    pub(crate) sold: u64,
-}
-
-impl FinalStock {
-    /// Whether it sold what the file bought, and nothing is left or held.
-    pub(crate) const fn as_bought(&self) -> bool {
-        self.sold == self.bought && self.allotted == self.bought && self.available == 0 && self.reserved == 0
-    }
-}
-
 /// What was asked of the node, and what it said.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Answers {
@@ -126,9 +188,17 @@ pub(crate) struct Answers {
     pub(crate) grants_repeated: u64,
     /// Grants that were confirmed.
     pub(crate) confirms: u64,
+    /// Returns that were made.
+    pub(crate) returns: u64,
+    /// Of them, those made by an earlier attempt with the same key.
+    pub(crate) returns_repeated: u64,
+    /// Adjustments that were made.
+    pub(crate) adjustments: u64,
+    /// Of them, those made by an earlier attempt with the same key.
+    pub(crate) adjustments_repeated: u64,
     /// Calls that were refused or whose outcome was unknown, and that were made again.
     pub(crate) asked_again: u64,
-    /// Seconds from the first stock to the last confirm.
+    /// Seconds from the first stock to the last line.
     pub(crate) seconds: f64,
 }
 
@@ -150,7 +220,7 @@ pub(crate) struct Verified {
 /// A whole replay.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// Whether every line was sold as the file says, and the proofs hold.
+    /// Whether every line got what the file says, and the proofs hold.
     pub(crate) ok: bool,
     /// What the file says.
     pub(crate) file: FileFigures,
@@ -158,7 +228,7 @@ pub(crate) struct Report {
     pub(crate) answers: Answers,
     /// Lines and stocks that did not get what the file says.
     pub(crate) failures: Vec<Failure>,
-    /// Every stock after the last line.
+    /// Every stock after the last line, beside what the file says of it.
     pub(crate) stocks: Vec<FinalStock>,
     /// The offline check of the log; `None` for a node that is not ours.
     pub(crate) verified: Option<Verified>,
@@ -168,23 +238,29 @@ impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Text::default();
         let file = &self.file;
-        text.row("lines", file.lines, "");
+        text.row("lines", file.lines, file.format.order());
         text.row("sales", file.sales, "");
-        text.row("units", file.units, "");
+        text.row("units bought", file.bought, "");
+        text.row("units returned", file.returned, "to be sold again");
+        text.row("units adjusted", file.adjusted, "came back, and no earlier line bought them");
         text.row("products", file.products, "");
         text.row("customers", file.customers, "");
         text.row("guests", file.guests, "invoices without a customer");
-        text.row(
-            "cancellations",
-            file.cancellations.lines,
-            &format!("would return {} units of products", file.cancellations.units),
-        );
-        for one in file.cancellations.listed.iter().take(CANCELLATIONS_SHOWN) {
-            let whose = one.user.as_deref().unwrap_or("no customer");
-            let what = if one.product { "" } else { ", which is no product" };
-            text.note(&format!("line {}: {} gives back {} of {}{what} ({whose})", one.line, one.invoice, one.units, one.sku));
+        let cancellations = &file.cancellations;
+        let kinds = match cancellations.lines {
+            0 => String::new(),
+            _ => format!(
+                "{} of earlier lines, {} in part, {} of none",
+                cancellations.returned, cancellations.returned_in_part, cancellations.adjusted
+            ),
+        };
+        text.row("cancellations", cancellations.lines, &kinds);
+        // Those that return something first: a file may have many that do not.
+        let (some, none): (Vec<_>, Vec<_>) = cancellations.listed.iter().partition(|one| !one.returned.is_empty());
+        for one in some.into_iter().chain(none).take(CANCELLATIONS_SHOWN) {
+            text.note(&one.to_string());
         }
-        text.more(file.cancellations.lines, CANCELLATIONS_SHOWN);
+        text.more(cancellations.lines, CANCELLATIONS_SHOWN);
         let skipped: usize = file.skipped.values().map(|lines| lines.lines).sum();
         text.row("skipped", skipped, if skipped == 0 { "" } else { "of them:" });
         for (reason, lines) in &file.skipped {
@@ -197,12 +273,14 @@ impl fmt::Display for Report {
         }
         let answers = &self.answers;
         text.row("stocks open", answers.stocks, "");
-        let repeated = match answers.grants_repeated {
+        let repeated = |count| match count {
             0 => String::new(),
-            repeated => format!("{repeated} of them by an earlier attempt with the same key"),
+            count => format!("{count} of them by an earlier attempt with the same key"),
         };
-        text.row("grants", answers.grants, &repeated);
+        text.row("grants", answers.grants, &repeated(answers.grants_repeated));
         text.row("confirms", answers.confirms, "");
+        text.row("returns", answers.returns, &repeated(answers.returns_repeated));
+        text.row("adjustments", answers.adjustments, &repeated(answers.adjustments_repeated));
         text.row("asked again", answers.asked_again, "calls that were refused or whose outcome was unknown");
         text.row("seconds", format!("{:.2}", answers.seconds), "");
         text.row("failures", self.failures.len(), "");
@@ -211,14 +289,17 @@ impl fmt::Display for Report {
         }
         text.more(self.failures.len(), FAILURES_SHOWN);
         text.line("");
-        if file.sales == 0 {
-            text.line("no line of the file is a sale: there is nothing to prove");
+        if file.products == 0 {
+            text.line("no line of the file is a sale or takes one back: there is nothing to prove");
         }
-        let right = self.stocks.iter().filter(|stock| stock.as_bought()).count();
-        let sold: u64 = self.stocks.iter().map(|stock| stock.sold).sum();
+        let right = self.stocks.iter().filter(|stock| stock.holds()).count();
+        let sum = |of: fn(&FinalStock) -> u64| self.stocks.iter().map(of).sum::<u64>();
         text.line(&format!(
-            "{right} of {} stocks sold exactly what the file bought, with nothing available and nothing reserved: {sold} of {} units",
-            file.products, file.units
+            "{right} of {} stocks add up and sold exactly what the file buys and does not return: {} sold, {} available, {} allotted",
+            file.products,
+            sum(|stock| stock.sold),
+            sum(|stock| stock.available),
+            sum(|stock| stock.allotted)
         ));
         if let Some(verified) = &self.verified {
             match &verified.what {
@@ -263,39 +344,34 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
+    use super::super::export::ReadingOptions;
     use super::*;
-
-    #[test]
-    fn a_stock_is_as_bought_only_when_all_of_it_is_sold() {
-        let right = FinalStock { sku: "A".into(), bought: 5, allotted: 5, available: 0, reserved: 0, sold: 5 };
-        assert!(right.as_bought());
-        assert!(!FinalStock { available: 1, ..right.clone() }.as_bought());
-        assert!(!FinalStock { reserved: 1, ..right.clone() }.as_bought());
-        assert!(!FinalStock { sold: 4, ..right.clone() }.as_bought());
-        assert!(!FinalStock { sold: 6, ..right.clone() }.as_bought());
-        assert!(!FinalStock { allotted: 6, ..right.clone() }.as_bought());
-    }
 
     #[test]
     fn the_table_cuts_long_lists_and_says_so() {
         let header = "InvoiceNo,StockCode,Quantity,CustomerID\n";
-        let rows = "7,A,2,1\n7,A,1,\n7,POST,1,1\n7,POST,1,1\n7,DOT,1,1\n7,POST,1,1\nC7,A,-1,1\nC7,D,-1,1\n";
-        let mut plan = Plan::read(format!("{header}{rows}").as_bytes()).unwrap();
-        let file = FileFigures::take(&mut plan);
+        let rows = "7,A,2,1\n7,A,1,\n7,POST,1,1\n7,POST,1,1\n7,DOT,1,1\n7,POST,1,1\nC7,A,-5,1\nC7,D,-1,1\nC8,Z,-4,\nC9,A,-1,1\n";
+        let text = format!("{header}{rows}");
+        let export = Export::open(text.as_bytes(), &ReadingOptions::default()).unwrap();
+        let file = FileFigures::new(&export, &Plan::read(&export, "").unwrap());
+        assert_eq!((file.returns, file.adjustments), (1, 3));
         let report =
             Report { ok: false, file, answers: Answers::default(), failures: Vec::new(), stocks: Vec::new(), verified: None };
         let table = report.to_string();
         for expected in [
-            "lines                                  8\n",
+            "lines                                 10  in the order of the file\n",
             "sales                                  2\n",
-            "units                                  3\n",
+            "units bought                           3\n",
+            "units returned                         2  to be sold again\n",
+            "units adjusted                         8  came back, and no earlier line bought them\n",
+            "products                               2\n",
             "customers                              1\n",
             "guests                                 1  invoices without a customer\n",
-            "cancellations                          2  would return 1 units of products\n",
-            "line 8: C7 gives back 1 of A (1)\n",
-            "line 9: C7 gives back 1 of D, which is no product (1)\n",
-            "line 4: StockCode POST\n      line 6: StockCode DOT\n      and 2 more (--json lists every one)\n",
-            "0 of 1 stocks sold exactly",
+            "cancellations                          3  0 of earlier lines, 1 in part, 2 of none\n",
+            "line 8: C7 gives back 5 of A (1): 2 of line 2; 3 more from none\n",
+            "line 10: C8 gives back 4 of Z (no customer); 4 from no earlier line\n",
+            "line 4: product POST\n      line 6: product DOT\n      line 9: product D\n      and 2 more (--json lists every one)\n",
+            "0 of 2 stocks add up",
             "replay: FAILED\n",
         ] {
             assert!(table.contains(expected), "{expected:?} is not in\n{table}");

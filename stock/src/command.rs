@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use crate::values::{
-    Allotment, HoldSeconds, Idempotency, OutOfBounds, Partition, Quantity, Reference, ReservationId, Sku, Timestamp, UserId,
+    Allotment, Delta, HoldSeconds, Idempotency, OutOfBounds, Partition, Quantity, Reason, Reference, ReservationId, Revision, Sku,
+    Timestamp, UserId,
 };
 
 /// The settings of a stock: everything but its counters.
@@ -50,6 +51,46 @@ impl StockTerms {
             _ => Ok(()),
         }
     }
+
+    /// These terms with `patch` laid over them.
+    #[must_use]
+    pub fn patched(&self, patch: &TermsPatch) -> Self {
+        Self {
+            per_user_limit: patch.per_user_limit.unwrap_or(self.per_user_limit),
+            hold_seconds: patch.hold_seconds.unwrap_or(self.hold_seconds),
+            hold_seconds_max: patch.hold_seconds_max.unwrap_or(self.hold_seconds_max),
+            opens_at: patch.opens_at.unwrap_or(self.opens_at),
+            closes_at: patch.closes_at.unwrap_or(self.closes_at),
+        }
+    }
+}
+
+/// Which settings of a stock become what; `None` leaves one as it is, `Some(None)` takes an optional one away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct TermsPatch {
+    /// Most units of one user.
+    pub per_user_limit: Option<Option<Quantity>>,
+    /// The stock's own hold.
+    pub hold_seconds: Option<HoldSeconds>,
+    /// The longest hold.
+    pub hold_seconds_max: Option<HoldSeconds>,
+    /// When it opens.
+    pub opens_at: Option<Option<Timestamp>>,
+    /// When it closes.
+    pub closes_at: Option<Option<Timestamp>>,
+}
+
+/// A step in a stock's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum LifeStep {
+    /// Grants nothing until it is reopened.
+    Pause,
+    /// Undoes pause and close.
+    Reopen,
+    /// The sale is over; confirm, release, return and expiry still work.
+    Close,
+    /// For ever closed: users' counts and keys leave memory.
+    Archive,
 }
 
 /// One thing a caller asks for.
@@ -99,6 +140,45 @@ pub enum Command {
     ReadReservation {
         /// Which reservation.
         reservation: ReservationId,
+    },
+    /// Refunded: sold units become available.
+    Return {
+        /// Which reservation.
+        reservation: ReservationId,
+        /// How many of its sold units; all of them when `None`.
+        quantity: Option<Quantity>,
+    },
+    /// Hold on for `hold_seconds` from now, instead of until the moment agreed before.
+    Extend {
+        /// Which reservation.
+        reservation: ReservationId,
+        /// How long, from now.
+        hold_seconds: HoldSeconds,
+    },
+    /// Change a stock's settings.
+    ChangeStock {
+        /// The product.
+        sku: Sku,
+        /// What becomes what.
+        patch: TermsPatch,
+        /// Only if the stock's revision is one of these; `None` for any.
+        if_revision: Option<Vec<Revision>>,
+    },
+    /// Give a stock more units, or take available ones away.
+    AdjustStock {
+        /// The product.
+        sku: Sku,
+        /// How many.
+        delta: Delta,
+        /// Why, in the caller's words.
+        reason: Reason,
+    },
+    /// Take a step in a stock's life.
+    StepStock {
+        /// The product.
+        sku: Sku,
+        /// Which step.
+        step: LifeStep,
     },
 }
 

@@ -1,15 +1,17 @@
 //! Decisions: pure functions of ledger, request and time.
 //!
 //! A rejection's precedence is the order of the checks below, and is part of the contract: unknown sku or reservation, idempotency,
-//! the hold's bound, closed, not open, limit reached, sold out.
+//! the hold's bound, closed, paused, not open, limit reached, sold out.
 
-use crate::command::{Command, Request};
+use crate::command::{Command, LifeStep, Request, TermsPatch};
 use crate::event::Event;
-use crate::ledger::Ledger;
-use crate::limits::LAPSE_RESERVATIONS_MAX;
+use crate::ledger::{Ledger, Rules, Stock};
+use crate::limits::{ALLOTTED_MAX, LAPSE_RESERVATIONS_MAX};
+use crate::record::{LastExit, ReservationRecord};
 use crate::rejection::Rejection;
-use crate::reservation::{LastExit, Reservation};
-use crate::values::{GrantSequence, Idempotency, Quantity, ReservationId, StockId, Timestamp};
+use crate::values::{
+    Delta, GrantSequence, HoldSeconds, Idempotency, Quantity, Reason, ReservationId, Revision, Sku, StockId, Timestamp,
+};
 
 /// What an accepted command is about; its answer shows this as it stands once the event is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct Accepted {
 /// A rejected request can still carry an event: a command that finds a hold past its time lapses it, whatever becomes of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
+    /// To be applied and logged before the event: it takes back into memory what the event changes, or lapses what is due of it.
+    pub recall: Option<Event>,
     /// To be applied and logged before the answer leaves.
     pub event: Option<Event>,
     /// The answer.
@@ -44,24 +48,57 @@ pub struct Decision {
 
 impl Decision {
     const fn reject(rejection: Rejection) -> Self {
-        Self { event: None, outcome: Err(rejection) }
+        Self { recall: None, event: None, outcome: Err(rejection) }
+    }
+
+    const fn of_stock(event: Option<Event>, stock: StockId) -> Self {
+        let accepted = Accepted { subject: Subject::Stock(stock), created: false, replayed: false };
+        Self { recall: None, event, outcome: Ok(accepted) }
     }
 }
 
+/// The request cannot be decided from memory alone: this reservation has left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeedsRecord(pub ReservationId);
+
+/// What is known of a reservation that a request needs and that is not in memory.
+#[derive(Debug, Clone, Copy)]
+pub enum Recall<'a> {
+    /// Nothing yet.
+    NotTried,
+    /// The history does not have the reservation that was needed.
+    Missing(ReservationId),
+    /// The history has it.
+    Found(&'a ReservationRecord),
+}
+
 /// Decides `request` against `ledger` at `now`, which must not be earlier than [`Ledger::last_applied`].
-pub fn decide(ledger: &Ledger, request: &Request, now: Timestamp) -> Decision {
+///
+/// # Errors
+/// [`NeedsRecord`] when the request is about a reservation that has left memory. Nothing has been decided then: look the record up and
+/// ask again with it. What `recall` tells of a reservation that is in memory meanwhile counts for nothing.
+pub fn decide(ledger: &Ledger, request: &Request, now: Timestamp, recall: Recall<'_>) -> Result<Decision, NeedsRecord> {
+    let look = Look { ledger, now, recall };
+    let idempotency = request.idempotency;
     match &request.command {
-        Command::CreateStock { .. } => decide_create_stock(ledger, &request.command),
-        Command::Reserve { .. } => {
-            decide_reserve(ledger, &request.command, request.idempotency, now).unwrap_or_else(Decision::reject)
+        Command::CreateStock { .. } => Ok(decide_create_stock(ledger, &request.command)),
+        Command::Reserve { sku, .. } => match stock_and_replay(&look, sku, idempotency)? {
+            Err(decision) => Ok(decision),
+            Ok(stock) => Ok(decide_reserve(ledger, stock, &request.command, idempotency, now).unwrap_or_else(Decision::reject)),
+        },
+        Command::Confirm { reservation, quantity } => look.decide(*reservation, Verb::Confirm(*quantity), idempotency),
+        Command::Release { reservation, quantity } => look.decide(*reservation, Verb::Release(*quantity), idempotency),
+        Command::Return { reservation, quantity } => look.decide(*reservation, Verb::Return(*quantity), idempotency),
+        Command::Extend { reservation, hold_seconds } => look.decide(*reservation, Verb::Extend(*hold_seconds), idempotency),
+        Command::ReadReservation { reservation } => look.decide(*reservation, Verb::Read, None),
+        Command::ChangeStock { sku, patch, if_revision } => {
+            Ok(decide_change(ledger, sku, patch, if_revision.as_deref()).unwrap_or_else(Decision::reject))
         }
-        Command::Confirm { reservation, quantity } => {
-            decide_held(ledger, *reservation, Verb::Confirm(*quantity), request.idempotency, now)
-        }
-        Command::Release { reservation, quantity } => {
-            decide_held(ledger, *reservation, Verb::Release(*quantity), request.idempotency, now)
-        }
-        Command::ReadReservation { reservation } => decide_held(ledger, *reservation, Verb::Read, None, now),
+        Command::AdjustStock { sku, delta, reason } => match stock_and_replay(&look, sku, idempotency)? {
+            Err(decision) => Ok(decision),
+            Ok(stock) => Ok(decide_adjust(stock, *delta, reason, idempotency).unwrap_or_else(Decision::reject)),
+        },
+        Command::StepStock { sku, step } => Ok(decide_step(ledger, sku, *step, now).unwrap_or_else(Decision::reject)),
     }
 }
 
@@ -78,42 +115,52 @@ fn decide_create_stock(ledger: &Ledger, command: &Command) -> Decision {
         if stock.first_quantity != *quantity || stock.terms != *terms {
             return Decision::reject(Rejection::StockExists);
         }
-        let accepted = Accepted { subject: Subject::Stock(stock.id), created: false, replayed: false };
-        return Decision { event: None, outcome: Ok(accepted) };
+        return Decision::of_stock(None, stock.id);
     }
     let stock = ledger.next_stock_id(*partition);
     Decision {
+        recall: None,
         event: Some(Event::StockCreated { stock, sku: sku.clone(), quantity: *quantity, terms: terms.clone() }),
         outcome: Ok(Accepted { subject: Subject::Stock(stock), created: true, replayed: false }),
     }
 }
 
+/// The stock of a command that names one and may carry a key; a decision instead where there is none, or where the key is known.
+fn stock_and_replay<'a>(
+    look: &Look<'a>,
+    sku: &Sku,
+    idempotency: Option<Idempotency>,
+) -> Result<Result<&'a Stock, Decision>, NeedsRecord> {
+    let Some(slot) = look.ledger.stock_slot(sku) else { return Ok(Err(Decision::reject(Rejection::UnknownSku))) };
+    Ok(look.replay(slot, idempotency)?.map_or(Ok(&look.ledger.stocks[slot]), Err))
+}
+
 fn decide_reserve(
     ledger: &Ledger,
+    stock: &Stock,
     command: &Command,
     idempotency: Option<Idempotency>,
     now: Timestamp,
 ) -> Result<Decision, Rejection> {
-    let Command::Reserve { sku, user, quantity, hold_seconds, reference } = command else {
+    let Command::Reserve { sku: _, user, quantity, hold_seconds, reference } = command else {
         unreachable!("called for Reserve only")
     };
-    let slot = ledger.stock_slot(sku).ok_or(Rejection::UnknownSku)?;
-    if let Some(replay) = decide_replay(ledger, slot, idempotency, now)? {
-        return Ok(replay);
-    }
-    let stock = &ledger.stocks[slot];
     let hold = hold_seconds.unwrap_or(stock.terms.hold_seconds);
     if hold > stock.terms.hold_seconds_max {
         return Err(Rejection::HoldOverMax { asked: hold.seconds(), max: stock.terms.hold_seconds_max.seconds() });
     }
-    if stock.terms.closes_at.is_some_and(|closes_at| now >= closes_at) {
+    if stock.is_closed(now) {
         return Err(Rejection::Closed);
+    }
+    if stock.life.is_paused {
+        return Err(Rejection::Paused);
     }
     if let Some(opens_at) = stock.terms.opens_at.filter(|opens_at| now < *opens_at) {
         return Err(Rejection::NotOpen { opens_at });
     }
     if let Some(limit) = stock.terms.per_user_limit {
-        let has = ledger.units_of(slot, user);
+        let slot = ledger.stock_slot_of(stock.id);
+        let has = slot.map_or(0, |slot| ledger.units_of(slot, user));
         if has + u64::from(quantity.units()) > u64::from(limit.units()) {
             return Err(Rejection::LimitReached { limit: limit.units(), has, asked: quantity.units() });
         }
@@ -124,6 +171,7 @@ fn decide_reserve(
     let sequence = GrantSequence(stock.grants + 1);
     let id = ReservationId { stock: stock.id, sequence };
     Ok(Decision {
+        recall: None,
         event: Some(Event::Reserved {
             stock: stock.id,
             sequence,
@@ -137,99 +185,274 @@ fn decide_reserve(
     })
 }
 
-/// The answer to a repeat of a command whose key is known; `None` when there is no key or it is new.
-fn decide_replay(
-    ledger: &Ledger,
-    stock: u32,
-    idempotency: Option<Idempotency>,
-    now: Timestamp,
-) -> Result<Option<Decision>, Rejection> {
-    let Some(idempotency) = idempotency else { return Ok(None) };
-    let Some(entry) = ledger.known_key(stock, idempotency, now) else { return Ok(None) };
-    if entry.request != idempotency.request {
-        return Err(Rejection::IdempotencyKeyReused);
+fn decide_change(ledger: &Ledger, sku: &Sku, patch: &TermsPatch, if_revision: Option<&[Revision]>) -> Result<Decision, Rejection> {
+    let stock = stock_named(ledger, sku)?;
+    if if_revision.is_some_and(|revisions| !revisions.contains(&stock.revision)) {
+        return Err(Rejection::PreconditionFailed);
     }
-    let id = ledger.id_of(entry.reservation);
-    let accepted = Accepted { subject: Subject::Reservation(id), created: entry.created, replayed: true };
-    Ok(Some(Decision { event: lapse_if_due(&ledger.reservations[entry.reservation], id, now), outcome: Ok(accepted) }))
+    if stock.life.is_archived {
+        return Err(Rejection::Closed);
+    }
+    let terms = stock.terms.patched(patch);
+    terms.check().map_err(Rejection::TermsContradict)?;
+    let event = (terms != stock.terms).then_some(Event::StockChanged { stock: stock.id, terms });
+    Ok(Decision::of_stock(event, stock.id))
 }
 
-/// What is wanted of a reservation that may hold units.
+/// An archived stock can be adjusted: what is found out after the sale has no other place.
+fn decide_adjust(stock: &Stock, delta: Delta, reason: &Reason, idempotency: Option<Idempotency>) -> Result<Decision, Rejection> {
+    let units = delta.units();
+    if stock.available.checked_add_signed(units).is_none() {
+        return Err(Rejection::InsufficientStock { available: stock.available, delta: units });
+    }
+    if stock.allotted.checked_add_signed(units).is_none_or(|allotted| allotted > ALLOTTED_MAX) {
+        return Err(Rejection::AllottedOverMax { allotted: stock.allotted, delta: units });
+    }
+    let event = Event::StockAdjusted { stock: stock.id, delta, reason: reason.clone(), idempotency };
+    Ok(Decision::of_stock(Some(event), stock.id))
+}
+
+fn decide_step(ledger: &Ledger, sku: &Sku, step: LifeStep, now: Timestamp) -> Result<Decision, Rejection> {
+    let stock = stock_named(ledger, sku)?;
+    let (id, life) = (stock.id, stock.life);
+    let event = match step {
+        LifeStep::Pause | LifeStep::Reopen if life.is_archived => return Err(Rejection::Closed),
+        LifeStep::Pause => (!life.is_paused).then_some(Event::StockPaused { stock: id }),
+        LifeStep::Reopen => (life.is_paused || life.is_closed).then_some(Event::StockReopened { stock: id }),
+        LifeStep::Close => (!life.is_closed && !life.is_archived).then_some(Event::StockClosed { stock: id }),
+        LifeStep::Archive if life.is_archived => None,
+        LifeStep::Archive if !stock.is_closed(now) || stock.reserved > 0 => {
+            return Err(Rejection::StockInUse { reserved: if stock.is_closed(now) { stock.reserved } else { 0 } });
+        }
+        LifeStep::Archive => Some(Event::StockArchived { stock: id }),
+    };
+    Ok(Decision::of_stock(event, id))
+}
+
+fn stock_named<'a>(ledger: &'a Ledger, sku: &Sku) -> Result<&'a Stock, Rejection> {
+    ledger.stock_slot(sku).map(|slot| &ledger.stocks[slot]).ok_or(Rejection::UnknownSku)
+}
+
+/// What is wanted of a reservation.
 #[derive(Clone, Copy)]
 enum Verb {
     Confirm(Option<Quantity>),
     Release(Option<Quantity>),
+    Return(Option<Quantity>),
+    Extend(HoldSeconds),
     Read,
 }
 
-fn decide_held(ledger: &Ledger, id: ReservationId, verb: Verb, idempotency: Option<Idempotency>, now: Timestamp) -> Decision {
-    let Some(slot) = ledger.reservation_slot(id) else { return Decision::reject(Rejection::UnknownReservation) };
-    let reservation = &ledger.reservations[slot];
-    match decide_replay(ledger, reservation.stock, idempotency, now) {
-        Ok(Some(replay)) => return replay,
-        Ok(None) => {}
-        Err(rejection) => return Decision::reject(rejection),
-    }
-    let accepted = Accepted { subject: Subject::Reservation(id), created: false, replayed: false };
-    let lapse = lapse_if_due(reservation, id, now);
-    let reserved = if lapse.is_some() { 0 } else { reservation.reserved };
-    let (wanted, nothing_held): (_, NothingHeld) = match verb {
-        Verb::Read => return Decision { event: lapse, outcome: Ok(accepted) },
-        Verb::Confirm(wanted) => (wanted, confirm_with_nothing_held),
-        Verb::Release(wanted) => (wanted, release_with_nothing_held),
-    };
-    if reserved == 0 {
-        let last_exit = if lapse.is_some() { LastExit::Expired } else { reservation.last_exit };
-        let standing = Standing { confirmed: reservation.confirmed, last_exit, lapses: lapse.is_some(), wanted };
-        return Decision { event: lapse, outcome: nothing_held(standing).map(|()| accepted) };
-    }
-    let asked = wanted.map_or(reserved, Quantity::units);
-    let quantity = match Quantity::new(u64::from(asked)) {
-        Ok(quantity) if asked <= reserved => quantity,
-        _ => return Decision::reject(Rejection::QuantityOverRemaining { asked, remaining: reserved }),
-    };
-    let event = match verb {
-        Verb::Confirm(_) => Event::Confirmed { reservation: id, quantity, idempotency },
-        Verb::Release(_) => Event::Released { reservation: id, quantity, idempotency },
-        Verb::Read => unreachable!("a read has been answered above"),
-    };
-    Decision { event: Some(event), outcome: Ok(accepted) }
-}
-
-/// How a verb answers when nothing is held.
-type NothingHeld = fn(Standing) -> Result<(), Rejection>;
-
-/// A reservation with nothing held, and how many units a call named all the same.
+/// A reservation as it stands, wherever it is kept.
 #[derive(Clone, Copy)]
 struct Standing {
+    reserved_at: Timestamp,
+    reserved: u32,
     confirmed: u32,
+    returned: u32,
     last_exit: LastExit,
     /// Whether units were held until this very call.
     lapses: bool,
-    wanted: Option<Quantity>,
 }
 
-fn confirm_with_nothing_held(standing: Standing) -> Result<(), Rejection> {
-    match (standing.wanted, standing.confirmed, standing.last_exit) {
+/// What a decision about a reservation looks at.
+struct Look<'a> {
+    ledger: &'a Ledger,
+    now: Timestamp,
+    recall: Recall<'a>,
+}
+
+/// A reservation that was found.
+struct Found<'a> {
+    standing: Standing,
+    /// It lapses now.
+    lapse: Option<Event>,
+    /// It is not in memory.
+    recalled: Option<&'a ReservationRecord>,
+}
+
+impl<'a> Look<'a> {
+    fn decide(&self, id: ReservationId, verb: Verb, idempotency: Option<Idempotency>) -> Result<Decision, NeedsRecord> {
+        let granted = |stock: &u32| (1..=self.ledger.stocks[*stock].grants).contains(&id.sequence.0);
+        let Some(stock) = self.ledger.stock_slot_of(id.stock).filter(granted) else {
+            return Ok(Decision::reject(Rejection::UnknownReservation));
+        };
+        if let Some(replay) = self.replay(stock, idempotency)? {
+            return Ok(replay);
+        }
+        let Some(found) = self.find(id, self.ledger.rules.retention_seconds)? else {
+            return Ok(Decision::reject(Rejection::UnknownReservation));
+        };
+        let accepted = Accepted { subject: Subject::Reservation(id), created: false, replayed: false };
+        let event = match self.event(id, stock, verb, &found.standing, idempotency) {
+            Ok(event) => event,
+            Err(rejection) => return Ok(Decision { recall: None, event: found.lapse, outcome: Err(rejection) }),
+        };
+        let recall = event.as_ref().and(found.recalled).map(|record| Event::Recalled { record: Box::new(record.clone()) });
+        let (recall, event) = match (event, found.lapse) {
+            // Sold units come back while others, held until now, are due: those lapse first, so that no answer shows them as held.
+            (Some(event), Some(lapse)) => (Some(lapse), Some(event)),
+            (event, lapse) => (recall, event.or(lapse)),
+        };
+        Ok(Decision { recall, event, outcome: Ok(accepted) })
+    }
+
+    /// The event that `verb` brings about; `None` where it is accepted and changes nothing.
+    fn event(
+        &self,
+        id: ReservationId,
+        stock: u32,
+        verb: Verb,
+        standing: &Standing,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Option<Event>, Rejection> {
+        let reservation = id;
+        match verb {
+            Verb::Read => Ok(None),
+            Verb::Confirm(wanted) if standing.reserved == 0 => confirm_with_nothing_held(standing, wanted).map(|()| None),
+            Verb::Confirm(wanted) => {
+                let quantity = of_remaining(wanted, standing.reserved)?;
+                Ok(Some(Event::Confirmed { reservation, quantity, idempotency }))
+            }
+            Verb::Release(wanted) if standing.reserved == 0 => release_with_nothing_held(standing, wanted).map(|()| None),
+            Verb::Release(wanted) => {
+                let quantity = of_remaining(wanted, standing.reserved)?;
+                Ok(Some(Event::Released { reservation, quantity, idempotency }))
+            }
+            Verb::Return(wanted) if standing.confirmed == 0 => return_with_nothing_sold(standing, wanted).map(|()| None),
+            Verb::Return(wanted) => {
+                let quantity = of_remaining(wanted, standing.confirmed)?;
+                Ok(Some(Event::Returned { reservation, quantity, idempotency }))
+            }
+            Verb::Extend(_) if standing.reserved == 0 => Err(extend_with_nothing_held(standing)),
+            Verb::Extend(hold) => {
+                let hold_max = self.ledger.stocks[stock].terms.hold_seconds_max;
+                let (expires_at, max) =
+                    (self.now.plus_seconds(hold.seconds()), standing.reserved_at.plus_seconds(hold_max.seconds()));
+                if expires_at > max {
+                    return Err(Rejection::ExtendOverMax { asked: expires_at, max });
+                }
+                Ok(Some(Event::Extended { reservation, expires_at, idempotency }))
+            }
+        }
+    }
+
+    /// The answer to a repeat of a command whose key is known; `None` when there is no key or it is new.
+    fn replay(&self, stock: u32, idempotency: Option<Idempotency>) -> Result<Option<Decision>, NeedsRecord> {
+        let Some(idempotency) = idempotency else { return Ok(None) };
+        let Some(entry) = self.ledger.known_key(stock, idempotency, self.now) else { return Ok(None) };
+        if entry.request() != idempotency.request {
+            return Ok(Some(Decision::reject(Rejection::IdempotencyKeyReused)));
+        }
+        let id = self.ledger.stocks[stock].id;
+        let (subject, event) = match entry.reservation() {
+            None => (Subject::Stock(id), None),
+            Some(sequence) => {
+                let id = ReservationId { stock: id, sequence };
+                // Whoever changed it at the last moment may repeat that for as long as the key is remembered.
+                let Rules { retention_seconds, idempotency_seconds, .. } = self.ledger.rules;
+                let retained_seconds = retention_seconds.saturating_add(idempotency_seconds);
+                let Some(found) = self.find(id, retained_seconds)? else {
+                    return Ok(Some(Decision::reject(Rejection::UnknownReservation)));
+                };
+                (Subject::Reservation(id), found.lapse)
+            }
+        };
+        let accepted = Accepted { subject, created: entry.created, replayed: true };
+        Ok(Some(Decision { recall: None, event, outcome: Ok(accepted) }))
+    }
+
+    /// A reservation that was granted once; `None` where it was resolved `retained_seconds` ago.
+    fn find(&self, id: ReservationId, retained_seconds: u32) -> Result<Option<Found<'a>>, NeedsRecord> {
+        let retained = |resolved_at: Option<Timestamp>| resolved_at.is_none_or(|at| self.now < at.plus_seconds(retained_seconds));
+        if let Some(slot) = self.ledger.reservation_slot(id) {
+            let reservation = &self.ledger.reservations[slot];
+            let lapses = reservation.reserved > 0 && reservation.expires_at <= self.now;
+            return Ok(retained(reservation.resolved_at()).then(|| Found {
+                standing: Standing {
+                    reserved_at: reservation.reserved_at,
+                    reserved: if lapses { 0 } else { reservation.reserved },
+                    confirmed: reservation.confirmed,
+                    returned: reservation.returned,
+                    last_exit: if lapses { LastExit::Expired } else { reservation.last_exit() },
+                    lapses,
+                },
+                // A command that finds a hold at or past its end lapses it, without waiting for the wheel's tick.
+                lapse: lapses.then(|| Event::Expired { reservations: vec![id] }),
+                recalled: None,
+            }));
+        }
+        match self.recall {
+            Recall::Found(record) if record.id == id => Ok(retained(record.resolved_at).then_some(Found {
+                standing: Standing {
+                    reserved_at: record.reserved_at,
+                    reserved: record.reserved,
+                    confirmed: record.confirmed,
+                    returned: record.returned,
+                    last_exit: record.last_exit,
+                    lapses: false,
+                },
+                lapse: None,
+                recalled: Some(record),
+            })),
+            Recall::Missing(missing) if missing == id => Ok(None),
+            _ => Err(NeedsRecord(id)),
+        }
+    }
+}
+
+/// As many units as were named, or all that remain.
+fn of_remaining(wanted: Option<Quantity>, remaining: u32) -> Result<Quantity, Rejection> {
+    let asked = wanted.map_or(remaining, Quantity::units);
+    let quantity = Quantity::new(u64::from(asked)).ok().filter(|_| asked <= remaining);
+    quantity.ok_or(Rejection::QuantityOverRemaining { asked, remaining })
+}
+
+fn over_nothing(wanted: Quantity) -> Rejection {
+    Rejection::QuantityOverRemaining { asked: wanted.units(), remaining: 0 }
+}
+
+/// What became of a reservation of which nothing is held or sold.
+const fn gone(last_exit: LastExit) -> Rejection {
+    match last_exit {
+        LastExit::Expired => Rejection::ReservationExpired,
+        LastExit::Returned => Rejection::ReservationReturned,
+        LastExit::Released | LastExit::None => Rejection::ReservationReleased,
+    }
+}
+
+fn confirm_with_nothing_held(standing: &Standing, wanted: Option<Quantity>) -> Result<(), Rejection> {
+    match (wanted, standing.confirmed, standing.last_exit) {
         // Whoever confirms units that were held and are late must not read a yes, though others of the reservation are sold.
         (None, 1.., _) if standing.lapses => Err(Rejection::ReservationExpired),
         (None, 1.., _) => Ok(()),
         // A call that names units wants more of them sold; that some were sold before does not answer it.
-        (Some(_), 1.., LastExit::Expired) | (_, 0, LastExit::Expired) => Err(Rejection::ReservationExpired),
-        (Some(wanted), 1.., _) => Err(Rejection::QuantityOverRemaining { asked: wanted.units(), remaining: 0 }),
-        (_, 0, _) => Err(Rejection::ReservationReleased),
+        (Some(_), 1.., LastExit::Expired) => Err(Rejection::ReservationExpired),
+        (Some(wanted), 1.., _) => Err(over_nothing(wanted)),
+        (_, 0, last_exit) => Err(gone(last_exit)),
     }
 }
 
-fn release_with_nothing_held(standing: Standing) -> Result<(), Rejection> {
-    match (standing.wanted, standing.confirmed) {
-        (_, 1..) => Err(Rejection::ReservationConfirmed),
-        (None, 0) => Ok(()),
-        (Some(wanted), 0) => Err(Rejection::QuantityOverRemaining { asked: wanted.units(), remaining: 0 }),
+fn release_with_nothing_held(standing: &Standing, wanted: Option<Quantity>) -> Result<(), Rejection> {
+    match (wanted, standing.confirmed, standing.returned) {
+        (_, 1.., _) => Err(Rejection::ReservationConfirmed),
+        (_, 0, 1..) => Err(Rejection::ReservationReturned),
+        (None, 0, 0) => Ok(()),
+        (Some(wanted), 0, 0) => Err(over_nothing(wanted)),
     }
 }
 
-/// A command that finds a hold at or past its end lapses it, without waiting for the wheel's tick.
-fn lapse_if_due(reservation: &Reservation, id: ReservationId, now: Timestamp) -> Option<Event> {
-    reservation.is_due(now).then(|| Event::Expired { reservations: vec![id] })
+fn return_with_nothing_sold(standing: &Standing, wanted: Option<Quantity>) -> Result<(), Rejection> {
+    match (wanted, standing.returned) {
+        (_, 0) => Err(Rejection::ReservationNotConfirmed),
+        (None, 1..) => Ok(()),
+        (Some(wanted), 1..) => Err(over_nothing(wanted)),
+    }
+}
+
+const fn extend_with_nothing_held(standing: &Standing) -> Rejection {
+    match standing.confirmed {
+        1.. if !standing.lapses => Rejection::ReservationConfirmed,
+        _ => gone(standing.last_exit),
+    }
 }

@@ -5,7 +5,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::StockTerms;
-use crate::values::{Allotment, GrantSequence, Idempotency, Quantity, Reference, ReservationId, Sku, StockId, Timestamp, UserId};
+use crate::record::ReservationRecord;
+use crate::values::{
+    Allotment, Delta, GrantSequence, Idempotency, Quantity, Reason, Reference, ReservationId, Sku, StockId, Timestamp, UserId,
+};
 
 /// One change of a ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,5 +63,66 @@ pub enum Event {
     Expired {
         /// Which reservations; each holds at least one unit and is due. At most [`crate::limits::LAPSE_RESERVATIONS_MAX`].
         reservations: Vec<ReservationId>,
+    },
+    /// Units of a reservation went from sold to available.
+    Returned {
+        /// Which reservation.
+        reservation: ReservationId,
+        /// How many.
+        quantity: Quantity,
+        /// The key it came with.
+        idempotency: Option<Idempotency>,
+    },
+    /// A reservation's hold ends at another moment.
+    Extended {
+        /// Which reservation; it holds at least one unit.
+        reservation: ReservationId,
+        /// From this moment on the hold is no longer good.
+        expires_at: Timestamp,
+        /// The key it came with.
+        idempotency: Option<Idempotency>,
+    },
+    /// A stock's settings changed.
+    StockChanged {
+        /// Which stock.
+        stock: StockId,
+        /// Its settings from now on.
+        terms: StockTerms,
+    },
+    /// A stock was given units, or lost available ones.
+    StockAdjusted {
+        /// Which stock.
+        stock: StockId,
+        /// How many.
+        delta: Delta,
+        /// Why, in the caller's words.
+        reason: Reason,
+        /// The key it came with.
+        idempotency: Option<Idempotency>,
+    },
+    /// A stock grants nothing until it is reopened.
+    StockPaused {
+        /// Which stock.
+        stock: StockId,
+    },
+    /// A stock is neither paused nor closed by hand any more.
+    StockReopened {
+        /// Which stock.
+        stock: StockId,
+    },
+    /// A stock was closed by hand.
+    StockClosed {
+        /// Which stock.
+        stock: StockId,
+    },
+    /// A stock is closed for ever; nothing of it is reserved.
+    StockArchived {
+        /// Which stock.
+        stock: StockId,
+    },
+    /// A reservation that had left memory is back, because the next event changes it. Nothing that callers see changes.
+    Recalled {
+        /// As it stood when it left.
+        record: Box<ReservationRecord>,
     },
 }

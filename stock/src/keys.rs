@@ -1,119 +1,224 @@
-//! The idempotency table: which keys were used for what, and until when that is remembered. A key costs about 110 bytes.
+//! The idempotency table: which keys were used for what, and until when that is remembered. A key costs about 80 bytes.
 
-use foldhash::quality::FixedState;
-use hashbrown::HashMap;
+use crate::reservation::NIL;
+use crate::slab::Slab;
+use crate::table::SlotTable;
+use crate::values::{Fingerprint, GrantSequence, Idempotency, Timestamp};
 
-use crate::slab::Queue;
-use crate::values::{Fingerprint, Idempotency, Timestamp};
-
-/// Maps that the entries are spread over by fingerprint: each grows by itself, so that one growth moves one part in 256.
-const PARTS: usize = 256;
-
-/// A key within the name space of its stock.
-type ScopedKey = (u32, Fingerprint);
-
-/// What a key was used for.
+/// What a key was used for. Its halves are kept apart, so that an entry needs no more than 64 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyEntry {
-    pub(crate) request: Fingerprint,
-    /// The reservation that it granted or changed.
-    pub(crate) reservation: u32,
-    /// Whether it granted it: its answer is then 201 and not 200.
+    key: [u64; 2],
+    request: [u64; 2],
+    pub(crate) at: Timestamp,
+    /// The reservation that it granted or changed; 0 for the stock itself.
+    sequence: u64,
+    pub(crate) stock: u32,
+    /// Neighbours in the order of use, which is the order of time.
+    older: u32,
+    newer: u32,
+    /// Whether it granted the reservation: its answer is then 201 and not 200.
     pub(crate) created: bool,
+    /// Whether the stock was archived before. A key from before its archiving is forgotten with it.
+    pub(crate) since_archived: bool,
+    /// Whether the same key was used again, after its time.
+    is_superseded: bool,
+}
+
+const _: () = assert!(size_of::<KeyEntry>() <= 64);
+
+impl KeyEntry {
+    pub(crate) fn key(&self) -> Fingerprint {
+        join(self.key)
+    }
+
+    pub(crate) fn request(&self) -> Fingerprint {
+        join(self.request)
+    }
+
+    pub(crate) const fn is_superseded(&self) -> bool {
+        self.is_superseded
+    }
+
+    /// `None` for the stock itself.
+    pub(crate) fn reservation(&self) -> Option<GrantSequence> {
+        (self.sequence > 0).then_some(GrantSequence(self.sequence))
+    }
+}
+
+/// What a key that is used now is remembered for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyUse {
+    pub(crate) stock: u32,
+    pub(crate) idempotency: Idempotency,
+    /// `None` for the stock itself.
+    pub(crate) reservation: Option<GrantSequence>,
+    pub(crate) created: bool,
+    pub(crate) since_archived: bool,
     pub(crate) at: Timestamp,
 }
 
 /// What to put back when the newest entry is undone.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyInverse {
-    scoped: ScopedKey,
-    replaced: Option<KeyEntry>,
+    slot: u32,
+    superseded: Option<u32>,
+}
+
+impl KeyInverse {
+    /// The slot of the entry that was added.
+    pub(crate) const fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// The slot of the entry that it took the place of: one whose time is over, or from before its stock was archived.
+    pub(crate) const fn superseded(self) -> Option<u32> {
+        self.superseded
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct KeyTable {
-    parts: Box<[HashMap<ScopedKey, KeyEntry, FixedState>]>,
-    length: usize,
-    /// In the order of use, which is the order of time.
-    oldest: Queue<(Timestamp, ScopedKey)>,
+    entries: Slab<KeyEntry>,
+    by_key: SlotTable,
+    oldest: u32,
+    newest: u32,
     remembered_ms: u64,
-    /// The latest time that [`Self::forget`] was given.
-    committed: Timestamp,
 }
 
 impl KeyTable {
     pub(crate) fn new(seed: u64, remembered_seconds: u32) -> Self {
         Self {
-            parts: (0..PARTS).map(|_| HashMap::with_hasher(FixedState::with_seed(seed))).collect(),
-            length: 0,
-            oldest: Queue::new(),
+            entries: Slab::new(),
+            by_key: SlotTable::new(seed),
+            oldest: NIL,
+            newest: NIL,
             remembered_ms: u64::from(remembered_seconds) * 1_000,
-            committed: Timestamp::default(),
         }
     }
 
     pub(crate) const fn len(&self) -> usize {
-        self.length
+        self.entries.len()
+    }
+
+    pub(crate) const fn entries(&self) -> &Slab<KeyEntry> {
+        &self.entries
     }
 
     /// Whether there is an entry whose time is over at `now`: one that is only waiting to be forgotten.
     pub(crate) fn has_spare(&self, now: Timestamp) -> bool {
-        self.oldest.front().is_some_and(|(at, _)| self.is_over(*at, now))
+        self.oldest != NIL && self.is_over(self.entries[self.oldest].at, now)
     }
 
     /// The entry of `key` if it is still remembered at `now`. Whether [`Self::forget`] has run makes no difference to the answer.
     pub(crate) fn get(&self, stock: u32, key: Fingerprint, now: Timestamp) -> Option<&KeyEntry> {
-        let scoped = (stock, key);
-        self.parts[part(scoped)].get(&scoped).filter(|entry| !self.is_over(entry.at, now))
+        let slot = self.find(stock, split(key))?;
+        Some(&self.entries[slot]).filter(|entry| !self.is_over(entry.at, now))
     }
 
-    pub(crate) fn insert(
-        &mut self,
-        stock: u32,
-        idempotency: Idempotency,
-        reservation: u32,
-        created: bool,
-        at: Timestamp,
-    ) -> KeyInverse {
-        let scoped = (stock, idempotency.key);
-        let replaced = self.put(scoped, KeyEntry { request: idempotency.request, reservation, created, at });
-        self.oldest.push_back((at, scoped));
-        KeyInverse { scoped, replaced }
+    pub(crate) fn insert(&mut self, used: KeyUse) -> KeyInverse {
+        let key = split(used.idempotency.key);
+        let superseded = self.find(used.stock, key);
+        if let Some(old) = superseded {
+            self.entries[old].is_superseded = true;
+            self.by_key.remove(self.hash(used.stock, key), old);
+        }
+        let slot = self.add(used);
+        self.link_newest(slot);
+        KeyInverse { slot, superseded }
+    }
+
+    /// Takes in a key that was remembered elsewhere, and returns its slot; `None` when it is known. Once all are in,
+    /// [`Self::link_in_order`] must be told their order.
+    pub(crate) fn load(&mut self, used: KeyUse) -> Option<u32> {
+        match self.find(used.stock, split(used.idempotency.key)) {
+            Some(_) => None,
+            None => Some(self.add(used)),
+        }
+    }
+
+    /// Puts all entries in the order of their time.
+    pub(crate) fn link_in_order(&mut self, slots: impl Iterator<Item = u32>) {
+        slots.for_each(|slot| self.link_newest(slot));
+    }
+
+    fn add(&mut self, used: KeyUse) -> u32 {
+        let key = split(used.idempotency.key);
+        let slot = self.entries.push(KeyEntry {
+            key,
+            request: split(used.idempotency.request),
+            at: used.at,
+            sequence: used.reservation.map_or(0, |sequence| sequence.0),
+            stock: used.stock,
+            older: NIL,
+            newer: NIL,
+            created: used.created,
+            since_archived: used.since_archived,
+            is_superseded: false,
+        });
+        self.by_key.insert(self.hash(used.stock, key), slot);
+        slot
+    }
+
+    fn link_newest(&mut self, slot: u32) {
+        self.entries[slot].older = self.newest;
+        match self.newest {
+            NIL => self.oldest = slot,
+            newest => self.entries[newest].newer = slot,
+        }
+        self.newest = slot;
     }
 
     pub(crate) fn undo(&mut self, inverse: KeyInverse) {
-        // An entry that was over at a committed time may be forgotten already, and nobody can ask for it again: put back, it would stay.
-        match inverse.replaced.filter(|entry| !self.is_over(entry.at, self.committed)) {
-            Some(entry) => self.put(inverse.scoped, entry),
-            None => self.take(inverse.scoped),
-        };
-        let newest = self.oldest.pop_back();
-        debug_assert_eq!(newest.map(|(_, scoped)| scoped), Some(inverse.scoped));
+        let KeyEntry { key, stock, .. } = self.entries[inverse.slot];
+        self.remove(inverse.slot);
+        // What has been forgotten meanwhile was over at a committed time, so nobody can ask for it again.
+        let superseded = inverse.superseded.filter(|slot| {
+            let old = &self.entries[*slot];
+            self.entries.is_occupied(*slot) && old.is_superseded && (old.key, old.stock) == (key, stock)
+        });
+        if let Some(old) = superseded {
+            self.entries[old].is_superseded = false;
+            self.by_key.insert(self.hash(stock, key), old);
+        }
     }
 
     /// Drops up to `limit` entries that are no longer remembered at `committed`, which no undo may reach behind.
     pub(crate) fn forget(&mut self, committed: Timestamp, limit: usize) {
-        self.committed = self.committed.max(committed);
         for _ in 0..limit {
-            let Some((at, scoped)) = self.oldest.front().copied().filter(|(at, _)| self.is_over(*at, committed)) else { return };
-            // A key used again after its time has a newer entry, which stays.
-            if self.parts[part(scoped)].get(&scoped).is_some_and(|entry| entry.at == at) {
-                self.take(scoped);
+            if !self.has_spare(committed) {
+                return;
             }
-            self.oldest.pop_front();
+            self.remove(self.oldest);
         }
     }
 
-    fn put(&mut self, scoped: ScopedKey, entry: KeyEntry) -> Option<KeyEntry> {
-        let replaced = self.parts[part(scoped)].insert(scoped, entry);
-        self.length += usize::from(replaced.is_none());
-        replaced
+    /// Drops the entry at `slot`.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        let KeyEntry { key, stock, older, newer, is_superseded, .. } = self.entries[slot];
+        match older {
+            NIL => self.oldest = newer,
+            older => self.entries[older].newer = newer,
+        }
+        match newer {
+            NIL => self.newest = older,
+            newer => self.entries[newer].older = older,
+        }
+        if !is_superseded {
+            self.by_key.remove(self.hash(stock, key), slot);
+        }
+        self.entries.remove(slot);
     }
 
-    fn take(&mut self, scoped: ScopedKey) -> Option<KeyEntry> {
-        let taken = self.parts[part(scoped)].remove(&scoped);
-        self.length -= usize::from(taken.is_some());
-        taken
+    fn find(&self, stock: u32, key: [u64; 2]) -> Option<u32> {
+        self.by_key.find(self.hash(stock, key), |slot| {
+            let entry = &self.entries[slot];
+            entry.key == key && entry.stock == stock
+        })
+    }
+
+    fn hash(&self, stock: u32, key: [u64; 2]) -> crate::table::KeyHash {
+        self.by_key.hash(&(stock, key))
     }
 
     const fn is_over(&self, at: Timestamp, now: Timestamp) -> bool {
@@ -121,7 +226,11 @@ impl KeyTable {
     }
 }
 
-/// Fingerprints are keyed hashes, so any of their bits spread evenly.
-const fn part(scoped: ScopedKey) -> usize {
-    (scoped.1.0 & (PARTS as u128 - 1)) as usize
+#[expect(clippy::cast_possible_truncation, reason = "the two halves together are the whole")]
+const fn split(fingerprint: Fingerprint) -> [u64; 2] {
+    [(fingerprint.0 >> 64) as u64, fingerprint.0 as u64]
+}
+
+fn join([high, low]: [u64; 2]) -> Fingerprint {
+    Fingerprint(u128::from(high) << 64 | u128::from(low))
 }

@@ -1,42 +1,73 @@
-//! The ledger of one shard: stocks, reservations, users' units, remembered keys. [`Ledger::apply`] is its only mutator.
+//! The ledger of one shard: stocks, reservations, users' units, remembered keys. Its state and how it is read; what changes it is in
+//! `apply.rs`, what leaves and re-enters memory in `eviction.rs`, copies of the whole in `snapshot.rs`.
 
 use crate::command::{Command, Request, StockTerms};
-use crate::event::Event;
-use crate::keys::{KeyEntry, KeyInverse, KeyTable};
-use crate::reservation::{LastExit, NIL, Reservation};
-use crate::slab::Slab;
+use crate::grants::Grants;
+use crate::keys::{KeyEntry, KeyTable};
+use crate::names::{NameId, Names};
+use crate::record::{ReservationRecord, StockRecord};
+use crate::reservation::{NIL, Reservation};
+use crate::slab::{Queue, Slab};
+use crate::snapshot::Copying;
 use crate::table::SlotTable;
-use crate::values::{Allotment, Idempotency, Partition, Quantity, ReservationId, Sku, StockId, StockNumber, Timestamp, UserId};
-use crate::view::{ReservationState, ReservationView, StockView};
+use crate::values::{
+    Allotment, ChangeSequence, GrantSequence, Idempotency, Partition, Reference, ReservationId, Revision, Sku, StockId,
+    StockNumber, Timestamp, UserId,
+};
+use crate::view::{Life, ReservationView, StockView};
 use crate::wheel::Wheel;
 
-/// Rules that hold for a whole ledger. They must be the same wherever the same log is applied.
+pub use crate::apply::Inverse;
+
+/// Rules that hold for a whole ledger. They must be the same wherever the same log is decided on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// How long a key is remembered after its command, by log time.
     pub idempotency_seconds: u32,
-    /// Most keys that are remembered at once; beyond, new keyed work is refused. Keys that are over and not yet dropped do not count
-    /// against it, so there may be a few more for as long as that takes.
+    /// Most keys that are remembered at once, at most [`crate::limits::IDEMPOTENCY_KEYS_MAX`]; beyond, new keyed work is refused. Keys
+    /// that are over and not yet dropped do not count against it, so there may be a few more for as long as that takes.
     pub idempotency_keys_max: usize,
+    /// How long a reservation stays readable after its last held unit went; not shorter than `idempotency_seconds`. The history keeps it
+    /// for `idempotency_seconds` more, for repeats of what was done to it at the last moment.
+    pub retention_seconds: u32,
+    /// Most reservations in memory, at most [`crate::limits::RESERVATIONS_IN_MEMORY_MAX`]; beyond, new ones are refused.
+    pub reservations_in_memory_max: usize,
+}
+
+/// Why a request must be refused instead of decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// No further key can be remembered, and none may be forgotten.
+    Keys,
+    /// No further reservation fits into memory.
+    Reservations,
 }
 
 /// The state of one shard's products.
 #[derive(Debug)]
 pub struct Ledger {
-    rules: Rules,
+    pub(crate) rules: Rules,
     pub(crate) stocks: Slab<Stock>,
-    stocks_by_sku: SlotTable,
-    stocks_by_id: SlotTable,
+    pub(crate) stocks_by_sku: SlotTable,
+    pub(crate) stocks_by_id: SlotTable,
     /// Highest stock number given in each partition that has any.
-    stock_numbers: std::collections::BTreeMap<Partition, StockNumber>,
+    pub(crate) stock_numbers: std::collections::BTreeMap<Partition, StockNumber>,
     pub(crate) reservations: Slab<Reservation>,
-    reservations_by_id: SlotTable,
-    users: Slab<User>,
-    users_by_name: SlotTable,
-    keys: KeyTable,
-    wheel: Wheel,
-    last_applied: Timestamp,
-    open_holds: u64,
+    pub(crate) users: Slab<User>,
+    pub(crate) users_by_name: SlotTable,
+    pub(crate) names: Names,
+    pub(crate) keys: KeyTable,
+    pub(crate) wheel: Wheel,
+    pub(crate) last_applied: Timestamp,
+    pub(crate) open_holds: u64,
+    /// Reservations that hold nothing, in the order in which events brought that about, and when.
+    pub(crate) resolved: Queue<(u32, Timestamp)>,
+    /// The same of those that were changed once more. Apart, so that undoing an event finds its own entry at the end of the other.
+    pub(crate) resolved_again: Queue<(u32, Timestamp)>,
+    /// Stocks whose archiving may still be undone, so that their users and keys must stay, and when it was.
+    pub(crate) archived: Queue<(u32, Timestamp)>,
+    pub(crate) sweep: Option<crate::eviction::Sweep>,
+    pub(crate) copying: Option<Box<Copying>>,
 }
 
 /// One product.
@@ -46,16 +77,23 @@ pub(crate) struct Stock {
     pub(crate) sku: Sku,
     pub(crate) first_quantity: Allotment,
     pub(crate) terms: StockTerms,
+    pub(crate) life: Life,
+    pub(crate) revision: Revision,
     pub(crate) allotted: u64,
     pub(crate) available: u64,
     pub(crate) reserved: u64,
     pub(crate) sold: u64,
     /// The place of the newest grant; 0 before the first.
     pub(crate) grants: u64,
+    /// The place of the newest change.
+    pub(crate) changes: ChangeSequence,
+    /// Whether it was archived, and that is committed: users' counts and keys from before are of no use any more.
+    pub(crate) is_archived_for_good: bool,
+    pub(crate) in_memory: Grants,
 }
 
 impl Stock {
-    fn assert_conserved(&self) {
+    pub(crate) fn assert_conserved(&self) {
         assert!(
             self.available + self.reserved + self.sold == self.allotted,
             "conservation is broken for {}: available {} + reserved {} + sold {} != allotted {}",
@@ -66,50 +104,80 @@ impl Stock {
             self.allotted
         );
     }
+
+    pub(crate) fn is_closed(&self, now: Timestamp) -> bool {
+        self.life.is_archived || self.life.is_closed || self.terms.closes_at.is_some_and(|closes_at| now >= closes_at)
+    }
+
+    pub(crate) fn view(&self) -> StockView {
+        StockView {
+            id: self.id,
+            sku: self.sku.clone(),
+            allotted: self.allotted,
+            available: self.available,
+            reserved: self.reserved,
+            sold: self.sold,
+            terms: self.terms.clone(),
+            life: self.life,
+            revision: self.revision,
+        }
+    }
+
+    pub(crate) fn record(&self) -> StockRecord {
+        StockRecord {
+            id: self.id,
+            sku: self.sku.clone(),
+            first_quantity: self.first_quantity,
+            terms: self.terms.clone(),
+            allotted: self.allotted,
+            available: self.available,
+            reserved: self.reserved,
+            sold: self.sold,
+            grants: self.grants,
+            changes: self.changes,
+            revision: self.revision,
+            is_paused: self.life.is_paused,
+            is_closed: self.life.is_closed,
+            is_archived: self.life.is_archived,
+        }
+    }
 }
 
-/// One user's units of one stock.
-#[derive(Debug)]
-struct User {
-    stock: u32,
-    name: UserId,
-    /// Reserved and sold.
-    units: u64,
+/// One user's units of one stock. Kept while there are any, or a reservation of theirs is in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct User {
+    pub(crate) name: NameId,
+    pub(crate) stock: u32,
+    /// Reserved and sold, in two halves, so that a user needs no more than 20 bytes.
+    units: [u32; 2],
+    /// The newest of their reservations in memory.
+    pub(crate) newest: u32,
 }
 
-/// What undoes one [`Ledger::apply`]. Inverses are used newest first and at most once.
-#[derive(Debug)]
-#[must_use = "drop it only once the event is committed"]
-pub struct Inverse {
-    change: InverseChange,
-    last_applied: Timestamp,
-}
+const _: () = assert!(size_of::<User>() == 20);
 
-#[derive(Debug)]
-enum InverseChange {
-    StockCreated { stock: u32 },
-    Reserved { reservation: u32, is_new_user: bool, key: Option<KeyInverse> },
-    Confirmed { before: ReservationBefore, key: Option<KeyInverse> },
-    Released { before: ReservationBefore, key: Option<KeyInverse> },
-    Expired { before: Vec<ReservationBefore> },
-}
+impl User {
+    pub(crate) const fn new(stock: u32, name: NameId) -> Self {
+        Self { name, stock, units: [0; 2], newest: NIL }
+    }
 
-/// What a reservation was before held units left it.
-#[derive(Debug)]
-struct ReservationBefore {
-    slot: u32,
-    /// How many units left.
-    units: u32,
-    resolved_at: Timestamp,
-    last_exit: LastExit,
-}
+    pub(crate) fn units(&self) -> u64 {
+        let [high, low] = self.units;
+        u64::from(high) << 32 | u64::from(low)
+    }
 
-/// Where held units go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Exit {
-    Sold,
-    Released,
-    Expired,
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves together are the whole")]
+    pub(crate) const fn set_units(&mut self, units: u64) {
+        self.units = [(units >> 32) as u32, units as u32];
+    }
+
+    pub(crate) fn add_units(&mut self, units: u64) {
+        self.set_units(self.units() + units);
+    }
+
+    pub(crate) fn take_units(&mut self, units: u64) {
+        self.set_units(self.units() - units);
+    }
 }
 
 impl Ledger {
@@ -122,13 +190,18 @@ impl Ledger {
             stocks_by_id: SlotTable::new(seed),
             stock_numbers: std::collections::BTreeMap::new(),
             reservations: Slab::new(),
-            reservations_by_id: SlotTable::new(seed),
             users: Slab::new(),
             users_by_name: SlotTable::new(seed),
+            names: Names::new(),
             keys: KeyTable::new(seed, rules.idempotency_seconds),
             wheel: Wheel::default(),
             last_applied: Timestamp::default(),
             open_holds: 0,
+            resolved: Queue::new(),
+            resolved_again: Queue::new(),
+            archived: Queue::new(),
+            sweep: None,
+            copying: None,
         }
     }
 
@@ -152,8 +225,18 @@ impl Ledger {
         self.reservations.len()
     }
 
+    /// Stocks.
+    pub const fn stock_count(&self) -> usize {
+        self.stocks.len()
+    }
+
+    /// Users kept in memory, counted once for each stock.
+    pub const fn user_count(&self) -> usize {
+        self.users.len()
+    }
+
     /// Keys kept in memory.
-    pub fn key_count(&self) -> usize {
+    pub const fn key_count(&self) -> usize {
         self.keys.len()
     }
 
@@ -164,12 +247,14 @@ impl Ledger {
 
     /// Every stock, in the order of creation.
     pub fn stocks(&self) -> impl Iterator<Item = StockView> + '_ {
-        self.stocks.iter().map(Stock::view)
+        self.stocks.iter().map(|(_, stock)| stock.view())
     }
 
-    /// Every reservation in memory, in the order of the grants.
+    /// Every reservation in memory, stock by stock in the order of the grants.
     pub fn reservations(&self) -> impl Iterator<Item = ReservationView> + '_ {
-        self.reservations.iter().map(|reservation| self.view(reservation))
+        self.stocks
+            .iter()
+            .flat_map(|(_, stock)| stock.in_memory.from(GrantSequence(1)).map(|(_, slot)| self.record_at(slot).view(&stock.sku)))
     }
 
     /// One stock, if it is there.
@@ -177,131 +262,68 @@ impl Ledger {
         self.stock_slot_of(id).map(|slot| self.stocks[slot].view())
     }
 
-    /// One stock by its name, if it is there.
-    pub fn stock_of_sku(&self, sku: &Sku) -> Option<StockView> {
-        self.stock_slot(sku).map(|slot| self.stocks[slot].view())
-    }
-
-    /// One reservation, if it is there.
+    /// One reservation, if it is in memory.
     pub fn reservation(&self, id: ReservationId) -> Option<ReservationView> {
-        self.reservation_slot(id).map(|slot| self.view(&self.reservations[slot]))
+        let slot = self.reservation_slot(id)?;
+        Some(self.record_at(slot).view(&self.stocks[self.users[self.reservations[slot].user].stock].sku))
     }
 
-    /// What a user has of a stock, reserved and sold.
+    /// What a user has of a stock, reserved and sold. 0 once the stock is archived.
     pub fn user_units(&self, id: StockId, user: &UserId) -> u64 {
-        self.stock_slot_of(id).map_or(0, |stock| self.units_of(stock, user))
+        self.stock_slot_of(id).filter(|stock| !self.stocks[*stock].life.is_archived).map_or(0, |stock| self.units_of(stock, user))
     }
 
-    /// True when `request` carries a key that is not known and the key table has no room for it: the request must be refused, not
-    /// decided, so that it neither forgets an old key nor goes unremembered.
-    pub fn lacks_room_for_key(&self, request: &Request, now: Timestamp) -> bool {
-        let Some(idempotency) = request.idempotency else { return false };
+    /// Whether `request` must be refused, not decided, because what it would add has no room: a key that is not known, so that it
+    /// neither forgets an old key nor goes unremembered, or a reservation.
+    pub fn lacks_room(&self, request: &Request, now: Timestamp) -> Option<NoRoom> {
+        let key_known = request.idempotency.and_then(|idempotency| {
+            let stock = self.stock_slot_for(&request.command)?;
+            Some(self.known_key(stock, idempotency, now).is_some())
+        });
         // A key that is over makes room even before it is dropped: dropping waits for log time, which moves only when something is logged.
-        if self.keys.len() < self.rules.idempotency_keys_max || self.keys.has_spare(now) {
-            return false;
+        let keys_full = self.keys.len() >= self.rules.idempotency_keys_max && !self.keys.has_spare(now);
+        if keys_full && key_known == Some(false) {
+            return Some(NoRoom::Keys);
         }
-        let stock = match &request.command {
-            Command::Reserve { sku, .. } => self.stock_slot(sku),
-            Command::Confirm { reservation, .. } | Command::Release { reservation, .. } => self.stock_slot_of(reservation.stock),
-            Command::CreateStock { .. } | Command::ReadReservation { .. } => None,
-        };
-        stock.is_some_and(|stock| self.keys.get(stock, idempotency.key, now).is_none())
+        let is_full = self.reservations.len() >= self.rules.reservations_in_memory_max;
+        // What names no stock is rejected, and needs no room.
+        let grants = || matches!(&request.command, Command::Reserve { sku, .. } if self.stock_slot(sku).is_some());
+        (is_full && key_known != Some(true) && grants()).then_some(NoRoom::Reservations)
     }
 
-    /// Drops up to `limit` keys whose time is over at `committed`, a time no undo reaches behind. Changes no decision.
-    pub fn forget_keys(&mut self, committed: Timestamp, limit: usize) {
-        self.keys.forget(committed, limit);
-    }
-
-    /// Applies `event`, which happened at `at`, and returns what undoes it.
-    ///
-    /// # Panics
-    /// When the event does not fit the ledger (it was not decided on this state) or conservation breaks: a broken invariant. The
-    /// node must stop.
-    pub fn apply(&mut self, event: &Event, at: Timestamp) -> Inverse {
-        assert!(at >= self.last_applied, "time went backwards in the log: {at:?} after {:?}", self.last_applied);
-        let last_applied = std::mem::replace(&mut self.last_applied, at);
-        let change = match event {
-            Event::StockCreated { stock, sku, quantity, terms } => self.create_stock(*stock, sku, *quantity, terms),
-            Event::Reserved { stock, sequence, user, quantity, expires_at, reference, idempotency } => {
-                let stock = self.expect_stock(*stock);
-                assert_eq!(self.stocks[stock].grants + 1, sequence.0, "a grant is out of order for {}", self.stocks[stock].sku);
-                let reservation = Reservation {
-                    sequence: *sequence,
-                    reserved_at: at,
-                    expires_at: *expires_at,
-                    resolved_at: Timestamp::default(),
-                    reference: reference.clone().map(Box::new),
-                    stock,
-                    user: NIL,
-                    reserved: quantity.units(),
-                    confirmed: 0,
-                    released: 0,
-                    next: NIL,
-                    previous: NIL,
-                    last_exit: LastExit::None,
-                };
-                self.reserve(reservation, user, *idempotency, at)
-            }
-            Event::Confirmed { reservation, quantity, idempotency } => {
-                let before = self.leave(*reservation, Some(*quantity), Exit::Sold, at);
-                let key = self.remember(before.slot, *idempotency, false, at);
-                InverseChange::Confirmed { before, key }
-            }
-            Event::Released { reservation, quantity, idempotency } => {
-                let before = self.leave(*reservation, Some(*quantity), Exit::Released, at);
-                let key = self.remember(before.slot, *idempotency, false, at);
-                InverseChange::Released { before, key }
-            }
-            Event::Expired { reservations } => {
-                let before = reservations.iter().map(|reservation| self.leave(*reservation, None, Exit::Expired, at)).collect();
-                InverseChange::Expired { before }
-            }
-        };
-        Inverse { change, last_applied }
-    }
-
-    /// Takes back the newest event that was applied and not yet undone.
-    pub fn undo(&mut self, inverse: Inverse) {
-        match inverse.change {
-            InverseChange::StockCreated { stock } => self.undo_create_stock(stock),
-            InverseChange::Reserved { reservation, is_new_user, key } => {
-                self.undo_key(key);
-                self.undo_reserve(reservation, is_new_user);
-            }
-            InverseChange::Confirmed { before, key } => {
-                self.undo_key(key);
-                self.undo_leave(&before, Exit::Sold);
-            }
-            InverseChange::Released { before, key } => {
-                self.undo_key(key);
-                self.undo_leave(&before, Exit::Released);
-            }
-            InverseChange::Expired { before } => {
-                for before in before.iter().rev() {
-                    self.undo_leave(before, Exit::Expired);
-                }
-            }
+    /// The stock in whose name space the command's key is, if it takes one.
+    fn stock_slot_for(&self, command: &Command) -> Option<u32> {
+        match command {
+            Command::Reserve { sku, .. } | Command::AdjustStock { sku, .. } => self.stock_slot(sku),
+            Command::Confirm { reservation, .. }
+            | Command::Release { reservation, .. }
+            | Command::Return { reservation, .. }
+            | Command::Extend { reservation, .. } => self.stock_slot_of(reservation.stock),
+            Command::CreateStock { .. }
+            | Command::ReadReservation { .. }
+            | Command::ChangeStock { .. }
+            | Command::StepStock { .. } => None,
         }
-        self.last_applied = inverse.last_applied;
     }
 
     pub(crate) fn stock_slot(&self, sku: &Sku) -> Option<u32> {
         self.stocks_by_sku.find(self.stocks_by_sku.hash(sku), |slot| self.stocks[slot].sku == *sku)
     }
 
+    pub(crate) fn stock_slot_of(&self, id: StockId) -> Option<u32> {
+        self.stocks_by_id.find(self.stocks_by_id.hash(&id), |slot| self.stocks[slot].id == id)
+    }
+
     pub(crate) fn reservation_slot(&self, id: ReservationId) -> Option<u32> {
-        let stock = self.stock_slot_of(id.stock)?;
-        let hash = self.reservations_by_id.hash(&(stock, id.sequence));
-        self.reservations_by_id.find(hash, |slot| {
-            let reservation = &self.reservations[slot];
-            reservation.stock == stock && reservation.sequence == id.sequence
-        })
+        self.stocks[self.stock_slot_of(id.stock)?].in_memory.get(id.sequence)
+    }
+
+    pub(crate) fn stock_of(&self, reservation: u32) -> u32 {
+        self.users[self.reservations[reservation].user].stock
     }
 
     pub(crate) fn id_of(&self, reservation: u32) -> ReservationId {
-        let reservation = &self.reservations[reservation];
-        ReservationId { stock: self.stocks[reservation.stock].id, sequence: reservation.sequence }
+        ReservationId { stock: self.stocks[self.stock_of(reservation)].id, sequence: self.reservations[reservation].sequence() }
     }
 
     pub(crate) fn next_stock_id(&self, partition: Partition) -> StockId {
@@ -310,238 +332,51 @@ impl Ledger {
     }
 
     pub(crate) fn units_of(&self, stock: u32, user: &UserId) -> u64 {
-        self.user_slot(stock, user).map_or(0, |slot| self.users[slot].units)
+        self.user_slot(stock, user.as_str()).map_or(0, |slot| self.users[slot].units())
     }
 
+    /// What is remembered of a key. What a stock knew before it was archived is forgotten.
     pub(crate) fn known_key(&self, stock: u32, idempotency: Idempotency, now: Timestamp) -> Option<&KeyEntry> {
-        self.keys.get(stock, idempotency.key, now)
+        let since_archived = self.stocks[stock].life.is_archived;
+        self.keys.get(stock, idempotency.key, now).filter(|entry| entry.since_archived == since_archived)
     }
 
     pub(crate) fn due(&self, now: Timestamp, limit: usize) -> impl Iterator<Item = ReservationId> + '_ {
         self.wheel.due(&self.reservations, now, limit).map(|slot| self.id_of(slot))
     }
 
-    fn stock_slot_of(&self, id: StockId) -> Option<u32> {
-        self.stocks_by_id.find(self.stocks_by_id.hash(&id), |slot| self.stocks[slot].id == id)
+    pub(crate) fn user_slot(&self, stock: u32, user: &str) -> Option<u32> {
+        self.users_by_name.find(self.user_hash(stock, user.as_bytes()), |slot| {
+            self.users[slot].stock == stock && self.names.bytes(self.users[slot].name) == user.as_bytes()
+        })
     }
 
-    fn user_slot(&self, stock: u32, user: &UserId) -> Option<u32> {
-        let hash = self.users_by_name.hash(&(stock, user));
-        self.users_by_name.find(hash, |slot| self.users[slot].stock == stock && self.users[slot].name == *user)
+    /// Whether `slot` is that of `user` of a stock.
+    pub(crate) fn is_user(&self, slot: u32, stock: u32, user: &str) -> bool {
+        self.users.is_occupied(slot)
+            && self.users[slot].stock == stock
+            && self.names.bytes(self.users[slot].name) == user.as_bytes()
     }
 
-    fn view(&self, reservation: &Reservation) -> ReservationView {
-        let stock = &self.stocks[reservation.stock];
-        let quantity = u64::from(reservation.reserved) + u64::from(reservation.confirmed) + u64::from(reservation.released);
-        let Ok(quantity) = Quantity::new(quantity) else { unreachable!("the counts of a reservation sum to its quantity") };
-        ReservationView {
-            id: ReservationId { stock: stock.id, sequence: reservation.sequence },
-            sku: stock.sku.clone(),
-            user: self.users[reservation.user].name.clone(),
-            quantity,
+    pub(crate) fn user_hash(&self, stock: u32, user: &[u8]) -> crate::table::KeyHash {
+        self.users_by_name.hash(&(stock, user))
+    }
+
+    /// A copy of a reservation in memory.
+    pub(crate) fn record_at(&self, slot: u32) -> ReservationRecord {
+        let reservation = &self.reservations[slot];
+        ReservationRecord {
+            id: self.id_of(slot),
+            user: UserId::known(self.names.text(self.users[reservation.user].name)),
+            reference: (reservation.reference != NameId::NONE).then(|| Reference::known(self.names.text(reservation.reference))),
+            reserved_at: reservation.reserved_at,
+            expires_at: reservation.expires_at,
+            resolved_at: reservation.resolved_at(),
             reserved: reservation.reserved,
             confirmed: reservation.confirmed,
             released: reservation.released,
-            state: match (reservation.reserved, reservation.confirmed, reservation.last_exit) {
-                (1.., _, _) => ReservationState::Reserved,
-                (0, 1.., _) => ReservationState::Confirmed,
-                (0, 0, LastExit::Expired) => ReservationState::Expired,
-                (0, 0, _) => ReservationState::Released,
-            },
-            reference: reservation.reference.as_deref().cloned(),
-            reserved_at: reservation.reserved_at,
-            expires_at: reservation.expires_at,
-            resolved_at: (reservation.reserved == 0).then_some(reservation.resolved_at),
-        }
-    }
-
-    fn expect_stock(&self, id: StockId) -> u32 {
-        self.stock_slot_of(id).unwrap_or_else(|| panic!("an event names a stock that is not in the ledger: {id:?}"))
-    }
-
-    fn create_stock(&mut self, id: StockId, sku: &Sku, quantity: Allotment, terms: &StockTerms) -> InverseChange {
-        assert_eq!(id, self.next_stock_id(id.partition), "a stock's number is out of order");
-        assert!(self.stock_slot(sku).is_none(), "the stock {sku} was created twice");
-        let units = quantity.units();
-        let stock = self.stocks.push(Stock {
-            id,
-            sku: sku.clone(),
-            first_quantity: quantity,
-            terms: terms.clone(),
-            allotted: units,
-            available: units,
-            reserved: 0,
-            sold: 0,
-            grants: 0,
-        });
-        self.stocks_by_sku.insert(self.stocks_by_sku.hash(sku), stock);
-        self.stocks_by_id.insert(self.stocks_by_id.hash(&id), stock);
-        self.stock_numbers.insert(id.partition, id.number);
-        InverseChange::StockCreated { stock }
-    }
-
-    fn undo_create_stock(&mut self, slot: u32) {
-        let stock = self.stocks.pop(slot);
-        self.stocks_by_sku.remove(self.stocks_by_sku.hash(&stock.sku), slot);
-        self.stocks_by_id.remove(self.stocks_by_id.hash(&stock.id), slot);
-        match stock.id.number.0 - 1 {
-            0 => self.stock_numbers.remove(&stock.id.partition),
-            number => self.stock_numbers.insert(stock.id.partition, StockNumber(number)),
-        };
-    }
-
-    fn reserve(
-        &mut self,
-        mut reservation: Reservation,
-        user: &UserId,
-        idempotency: Option<Idempotency>,
-        at: Timestamp,
-    ) -> InverseChange {
-        let units = u64::from(reservation.reserved);
-        let (user, is_new_user) = self.user_or_new(reservation.stock, user);
-        reservation.user = user;
-        self.users[user].units += units;
-
-        let stock = &mut self.stocks[reservation.stock];
-        assert!(stock.available >= units, "oversold {}: {units} units granted where {} are available", stock.sku, stock.available);
-        stock.available -= units;
-        stock.reserved += units;
-        stock.grants = reservation.sequence.0;
-        stock.assert_conserved();
-
-        let hash = self.reservations_by_id.hash(&(reservation.stock, reservation.sequence));
-        let slot = self.reservations.push(reservation);
-        self.reservations_by_id.insert(hash, slot);
-        self.wheel.insert(&mut self.reservations, slot);
-        self.open_holds += 1;
-        let key = self.remember(slot, idempotency, true, at);
-        InverseChange::Reserved { reservation: slot, is_new_user, key }
-    }
-
-    fn undo_reserve(&mut self, slot: u32, is_new_user: bool) {
-        self.wheel.remove(&mut self.reservations, slot);
-        self.open_holds -= 1;
-        let reservation = self.reservations.pop(slot);
-        let hash = self.reservations_by_id.hash(&(reservation.stock, reservation.sequence));
-        self.reservations_by_id.remove(hash, slot);
-
-        let units = u64::from(reservation.reserved);
-        let stock = &mut self.stocks[reservation.stock];
-        stock.available += units;
-        stock.reserved -= units;
-        stock.grants -= 1;
-        stock.assert_conserved();
-
-        self.users[reservation.user].units -= units;
-        if is_new_user {
-            let user = self.users.pop(reservation.user);
-            self.users_by_name.remove(self.users_by_name.hash(&(user.stock, &user.name)), reservation.user);
-        }
-    }
-
-    /// The slot of a user of a stock, and whether it was made just now.
-    fn user_or_new(&mut self, stock: u32, user: &UserId) -> (u32, bool) {
-        if let Some(slot) = self.user_slot(stock, user) {
-            return (slot, false);
-        }
-        let slot = self.users.push(User { stock, name: user.clone(), units: 0 });
-        self.users_by_name.insert(self.users_by_name.hash(&(stock, user)), slot);
-        (slot, true)
-    }
-
-    fn remember(&mut self, reservation: u32, idempotency: Option<Idempotency>, created: bool, at: Timestamp) -> Option<KeyInverse> {
-        let stock = self.reservations[reservation].stock;
-        idempotency.map(|idempotency| self.keys.insert(stock, idempotency, reservation, created, at))
-    }
-
-    fn undo_key(&mut self, key: Option<KeyInverse>) {
-        if let Some(key) = key {
-            self.keys.undo(key);
-        }
-    }
-
-    /// Moves `quantity` held units (all of them when `None`) out of a reservation.
-    fn leave(&mut self, id: ReservationId, quantity: Option<Quantity>, exit: Exit, at: Timestamp) -> ReservationBefore {
-        let Some(slot) = self.reservation_slot(id) else {
-            panic!("an event names a reservation that is not in the ledger: {id:?}")
-        };
-        let reservation = &mut self.reservations[slot];
-        let units = quantity.map_or(reservation.reserved, Quantity::units);
-        assert!(
-            units > 0 && units <= reservation.reserved,
-            "{units} units leave reservation {id:?}, which holds {}",
-            reservation.reserved
-        );
-        let before = ReservationBefore { slot, units, resolved_at: reservation.resolved_at, last_exit: reservation.last_exit };
-        reservation.reserved -= units;
-        match exit {
-            Exit::Sold => reservation.confirmed += units,
-            Exit::Released => {
-                reservation.released += units;
-                reservation.last_exit = LastExit::Released;
-            }
-            Exit::Expired => {
-                reservation.released += units;
-                reservation.last_exit = LastExit::Expired;
-            }
-        }
-        if reservation.reserved == 0 {
-            reservation.resolved_at = at;
-            self.wheel.remove(&mut self.reservations, slot);
-            self.open_holds -= 1;
-        }
-        let (stock, user) = (self.reservations[slot].stock, self.reservations[slot].user);
-        let units = u64::from(units);
-        let stock = &mut self.stocks[stock];
-        stock.reserved -= units;
-        if exit == Exit::Sold {
-            stock.sold += units;
-        } else {
-            stock.available += units;
-            self.users[user].units -= units;
-        }
-        stock.assert_conserved();
-        before
-    }
-
-    fn undo_leave(&mut self, before: &ReservationBefore, exit: Exit) {
-        let reservation = &mut self.reservations[before.slot];
-        let was_resolved = reservation.reserved == 0;
-        reservation.reserved += before.units;
-        match exit {
-            Exit::Sold => reservation.confirmed -= before.units,
-            Exit::Released | Exit::Expired => reservation.released -= before.units,
-        }
-        reservation.resolved_at = before.resolved_at;
-        reservation.last_exit = before.last_exit;
-        let (stock, user) = (reservation.stock, reservation.user);
-        if was_resolved {
-            self.wheel.insert(&mut self.reservations, before.slot);
-            self.open_holds += 1;
-        }
-        let units = u64::from(before.units);
-        let stock = &mut self.stocks[stock];
-        stock.reserved += units;
-        if exit == Exit::Sold {
-            stock.sold -= units;
-        } else {
-            stock.available -= units;
-            self.users[user].units += units;
-        }
-        stock.assert_conserved();
-    }
-}
-
-impl Stock {
-    fn view(&self) -> StockView {
-        StockView {
-            id: self.id,
-            sku: self.sku.clone(),
-            allotted: self.allotted,
-            available: self.available,
-            reserved: self.reserved,
-            sold: self.sold,
-            terms: self.terms.clone(),
+            returned: reservation.returned,
+            last_exit: reservation.last_exit(),
         }
     }
 }

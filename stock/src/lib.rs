@@ -4,29 +4,42 @@
 //! which event follows, or why none does; [`Ledger::apply`] is the only mutator and cannot fail. This crate owns the domain and
 //! nothing else: it knows no clock, no disk, no thread and no protocol, and the same inputs give the same outputs on every machine.
 
+mod apply;
 pub mod audit;
 pub mod command;
 pub mod decide;
 pub mod event;
+mod eviction;
+mod grants;
+pub mod image;
 mod keys;
 pub mod ledger;
 pub mod limits;
+pub mod listing;
+mod names;
+pub mod record;
 pub mod rejection;
 mod reservation;
 mod slab;
+pub mod snapshot;
 mod table;
 pub mod values;
 pub mod view;
 mod wheel;
 
 pub use audit::{AuditSummary, AuditedStock, Auditor, Finding};
-pub use command::{Command, Request, StockTerms, TermsError};
-pub use decide::{Accepted, Decision, Subject, decide, decide_lapse};
+pub use command::{Command, LifeStep, Request, StockTerms, TermsError, TermsPatch};
+pub use decide::{Accepted, Decision, NeedsRecord, Recall, Subject, decide, decide_lapse};
 pub use event::Event;
-pub use ledger::{Inverse, Ledger, Rules};
+pub use image::Image;
+pub use ledger::{Inverse, Ledger, NoRoom, Rules};
+pub use listing::Listed;
+pub use record::{KeyRecord, LastExit, ReservationRecord, StockRecord, UserRecord};
 pub use rejection::Rejection;
+pub use snapshot::{LoadError, Loader, SnapshotItem};
 pub use values::{
-    Allotment, Fingerprint, GrantSequence, HoldSeconds, Idempotency, IdempotencyKey, IdentifierError, OutOfBounds, Partition,
-    Quantity, Reference, ReservationId, Sku, StockId, StockNumber, Timestamp, UserId,
+    Allotment, ChangeSequence, Delta, DeltaError, Fingerprint, GrantSequence, HoldSeconds, Idempotency, IdempotencyKey,
+    IdentifierError, OutOfBounds, Partition, Quantity, Reason, ReasonError, Reference, ReservationId, Revision, Sku, StockId,
+    StockNumber, Timestamp, UserId,
 };
-pub use view::{ReservationState, ReservationView, StockState, StockView};
+pub use view::{Life, ReservationState, ReservationView, StockState, StockView};

@@ -6,6 +6,9 @@ pub const IDENTIFIER_CHARACTERS_MAX: usize = 128;
 /// Largest quantity in one command, in units.
 pub const QUANTITY_MAX: u32 = 1_000_000_000;
 
+/// Longest reason of an adjustment, in bytes of UTF-8.
+pub const REASON_BYTES_MAX: usize = 256;
+
 /// Largest number of units a stock may be allotted over its life.
 pub const ALLOTTED_MAX: u64 = 1_000_000_000_000;
 
@@ -20,6 +23,12 @@ pub const HOLD_SECONDS_MAX_DEFAULT: u32 = 3_600;
 
 /// Most reservations that one lapse event carries, so that a batch of commands runs between two of them.
 pub const LAPSE_RESERVATIONS_MAX: usize = 1_000;
+
+/// Most reservations that one ledger holds in memory at any setting: what the handles of names and records have room for.
+pub const RESERVATIONS_IN_MEMORY_MAX: usize = 100_000_000;
+
+/// Most idempotency keys that one ledger remembers at any setting.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000_000;
 
 // A quantity fits the 32-bit counters of a reservation, and a stock's units fit 64 bits with room for every adjustment.
 const _: () = assert!(QUANTITY_MAX as u64 <= ALLOTTED_MAX);

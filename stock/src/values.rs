@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{ALLOTTED_MAX, HOLD_SECONDS_MAX, HOLD_SECONDS_MAX_DEFAULT, IDENTIFIER_CHARACTERS_MAX, QUANTITY_MAX};
+use crate::limits::{
+    ALLOTTED_MAX, HOLD_SECONDS_MAX, HOLD_SECONDS_MAX_DEFAULT, IDENTIFIER_CHARACTERS_MAX, QUANTITY_MAX, REASON_BYTES_MAX,
+};
 
 /// Why a text is no identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,12 @@ macro_rules! identifier {
             /// The text itself.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// Takes a text that was an identifier before.
+            #[allow(dead_code, reason = "not every identifier comes back from memory")]
+            pub(crate) fn known(text: &str) -> Self {
+                Self(<$text>::from(text))
             }
         }
 
@@ -234,6 +242,107 @@ impl From<Allotment> for u64 {
     }
 }
 
+/// Units by which a stock is adjusted: not 0, and at most [`QUANTITY_MAX`] in size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Delta(i64);
+
+/// A number of units by which no stock can be adjusted: 0, or larger in size than [`QUANTITY_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaError(pub i64);
+
+impl fmt::Display for DeltaError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "is {} where -{QUANTITY_MAX} to {QUANTITY_MAX} but not 0 are allowed", self.0)
+    }
+}
+
+impl std::error::Error for DeltaError {}
+
+impl Delta {
+    /// Takes `units` if they are not 0 and within [`QUANTITY_MAX`] either way.
+    pub const fn new(units: i64) -> Result<Self, DeltaError> {
+        if units == 0 || units.unsigned_abs() > QUANTITY_MAX as u64 {
+            return Err(DeltaError(units));
+        }
+        Ok(Self(units))
+    }
+
+    /// The number of units, below 0 where they are taken away.
+    pub const fn units(self) -> i64 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Delta {
+    type Error = DeltaError;
+    fn try_from(units: i64) -> Result<Self, Self::Error> {
+        Self::new(units)
+    }
+}
+
+impl From<Delta> for i64 {
+    fn from(delta: Delta) -> Self {
+        delta.0
+    }
+}
+
+/// Why a stock was adjusted, in the caller's words: 1 to [`REASON_BYTES_MAX`] bytes of UTF-8 without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Reason(Box<str>);
+
+/// Why a text is no reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReasonError {
+    /// It is empty or too long; carries its length in bytes.
+    Length(usize),
+    /// It holds a control character.
+    Control(char),
+}
+
+impl fmt::Display for ReasonError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length(length) => write!(formatter, "has {length} bytes where 1 to {REASON_BYTES_MAX} are allowed"),
+            Self::Control(character) => write!(formatter, "holds the control character {character:?}"),
+        }
+    }
+}
+
+impl std::error::Error for ReasonError {}
+
+impl Reason {
+    /// Takes `text` if it is within its bounds.
+    pub fn new(text: &str) -> Result<Self, ReasonError> {
+        if text.is_empty() || text.len() > REASON_BYTES_MAX {
+            return Err(ReasonError::Length(text.len()));
+        }
+        match text.chars().find(|character| character.is_control()) {
+            Some(character) => Err(ReasonError::Control(character)),
+            None => Ok(Self(Box::from(text))),
+        }
+    }
+
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Reason {
+    type Error = ReasonError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(&text)
+    }
+}
+
+impl From<Reason> for String {
+    fn from(reason: Reason) -> Self {
+        Self::from(reason.0)
+    }
+}
+
 /// A moment, in milliseconds since 1970-01-01T00:00:00Z. The core never asks for one: it is always an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -280,6 +389,21 @@ pub struct StockId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct GrantSequence(pub u64);
+
+impl GrantSequence {
+    /// Largest place of a grant: the ledger keeps it in 56 bits.
+    pub const MAX: Self = Self((1 << 56) - 1);
+}
+
+/// The place of a change among all changes of its sku, counted from 1 with its creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ChangeSequence(pub u64);
+
+/// How often a stock's settings or life have changed: what its entity tag is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
 
 /// A reservation, by its stock and the place of its grant. What callers see is a sealed text made from it outside this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,19 +1,34 @@
 //! What the ledger shows of itself: copies that live on after the ledger has moved on.
 
 use crate::command::StockTerms;
-use crate::values::{Quantity, Reference, ReservationId, Sku, StockId, Timestamp, UserId};
+use crate::values::{Quantity, Reference, ReservationId, Revision, Sku, StockId, Timestamp, UserId};
 
 /// A stock's phase of life, as callers see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StockState {
-    /// Past `closes_at`.
+    /// Closed for ever.
+    Archived,
+    /// Closed by hand, or past `closes_at`.
     Closed,
+    /// Grants nothing until it is reopened.
+    Paused,
     /// Before `opens_at`.
     Scheduled,
     /// Nothing available.
     SoldOut,
     /// Grants while units last.
     Open,
+}
+
+/// What was done to a stock's life by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Life {
+    /// Whether it is paused.
+    pub is_paused: bool,
+    /// Whether it was closed.
+    pub is_closed: bool,
+    /// Whether it was archived.
+    pub is_archived: bool,
 }
 
 /// A stock at one moment. `available + reserved + sold == allotted`.
@@ -23,7 +38,7 @@ pub struct StockView {
     pub id: StockId,
     /// Its name.
     pub sku: Sku,
-    /// All units it was ever given.
+    /// All units it was ever given, less those taken away.
     pub allotted: u64,
     /// Units that can be granted.
     pub available: u64,
@@ -33,25 +48,28 @@ pub struct StockView {
     pub sold: u64,
     /// Its settings.
     pub terms: StockTerms,
+    /// What was done to its life by hand.
+    pub life: Life,
+    /// How often settings or life changed.
+    pub revision: Revision,
 }
 
 impl StockView {
-    /// The first that holds of closed, scheduled, sold out, open.
+    /// The first that holds of archived, closed, paused, scheduled, sold out, open.
     pub fn state(&self, now: Timestamp) -> StockState {
-        stock_state(&self.terms, self.available, now)
-    }
-}
-
-/// The first that holds of closed, scheduled, sold out, open.
-pub fn stock_state(terms: &StockTerms, available: u64, now: Timestamp) -> StockState {
-    if terms.closes_at.is_some_and(|closes_at| now >= closes_at) {
-        StockState::Closed
-    } else if terms.opens_at.is_some_and(|opens_at| now < opens_at) {
-        StockState::Scheduled
-    } else if available == 0 {
-        StockState::SoldOut
-    } else {
-        StockState::Open
+        if self.life.is_archived {
+            StockState::Archived
+        } else if self.life.is_closed || self.terms.closes_at.is_some_and(|closes_at| now >= closes_at) {
+            StockState::Closed
+        } else if self.life.is_paused {
+            StockState::Paused
+        } else if self.terms.opens_at.is_some_and(|opens_at| now < opens_at) {
+            StockState::Scheduled
+        } else if self.available == 0 {
+            StockState::SoldOut
+        } else {
+            StockState::Open
+        }
     }
 }
 
@@ -66,9 +84,11 @@ pub enum ReservationState {
     Released,
     /// Nothing is held or sold; the clock took the last.
     Expired,
+    /// Nothing is held or sold; the last came back after it was sold.
+    Returned,
 }
 
-/// A reservation at one moment. `reserved + confirmed + released == quantity`.
+/// A reservation at one moment. `reserved + confirmed + released + returned == quantity`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservationView {
     /// Which one.
@@ -83,8 +103,10 @@ pub struct ReservationView {
     pub reserved: u32,
     /// Units sold.
     pub confirmed: u32,
-    /// Units given back, by the caller or by the clock.
+    /// Units given back unsold, by the caller or by the clock.
     pub released: u32,
+    /// Units given back after they were sold.
+    pub returned: u32,
     /// Its phase.
     pub state: ReservationState,
     /// What the caller calls it.

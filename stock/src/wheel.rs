@@ -23,20 +23,20 @@ impl Wheel {
     pub(crate) fn insert(&mut self, reservations: &mut Slab<Reservation>, slot: u32) {
         let head = self.heads.entry(tick(reservations[slot].expires_at)).or_insert(NIL);
         let next = std::mem::replace(head, slot);
-        reservations[slot].next = next;
-        reservations[slot].previous = NIL;
+        reservations[slot].set_next(next);
+        reservations[slot].set_previous(NIL);
         if next != NIL {
-            reservations[next].previous = slot;
+            reservations[next].set_previous(slot);
         }
     }
 
     pub(crate) fn remove(&mut self, reservations: &mut Slab<Reservation>, slot: u32) {
-        let (next, previous) = (reservations[slot].next, reservations[slot].previous);
+        let (next, previous) = (reservations[slot].next(), reservations[slot].previous());
         if next != NIL {
-            reservations[next].previous = previous;
+            reservations[next].set_previous(previous);
         }
         if previous != NIL {
-            reservations[previous].next = next;
+            reservations[previous].set_next(next);
             return;
         }
         let tick = tick(reservations[slot].expires_at);
@@ -64,7 +64,7 @@ impl Wheel {
             .take_while(move |(tick, _)| due_at(**tick) <= now)
             .flat_map(move |(_, head)| {
                 // The slot after the last is no slot and must not be looked up.
-                std::iter::successors(Some(*head), |slot| Some(reservations[*slot].next).filter(|next| *next != NIL))
+                std::iter::successors(Some(*head), |slot| Some(reservations[*slot].next()).filter(|next| *next != NIL))
             })
             .take(limit)
     }

@@ -1,8 +1,15 @@
 //! The auditor: a good history passes, and for each promise a history that breaks it is caught.
 
+#[path = "audit/images.rs"]
+mod images;
+#[path = "audit/life.rs"]
+mod life;
+#[path = "audit/snapshot.rs"]
+mod snapshot;
+
 use tidegate_stock::{
-    Allotment, AuditSummary, AuditedStock, Auditor, Event, Finding, Fingerprint, GrantSequence, HoldSeconds, Idempotency,
-    Partition, Quantity, Reference, ReservationId, Sku, StockId, StockNumber, StockTerms, Timestamp, UserId,
+    Allotment, AuditSummary, AuditedStock, Auditor, Delta, Event, Finding, Fingerprint, GrantSequence, HoldSeconds, Idempotency,
+    Partition, Quantity, Reason, Reference, ReservationId, Sku, StockId, StockNumber, StockTerms, Timestamp, UserId,
 };
 
 /// Keys are remembered for 100 s in every history.
@@ -71,9 +78,27 @@ fn expired(sequences: &[u64]) -> Event {
     Event::Expired { reservations: sequences.iter().map(|sequence| id(TEA, *sequence)).collect() }
 }
 
+fn returned(sequence: u64, units: u64) -> Event {
+    Event::Returned { reservation: id(TEA, sequence), quantity: quantity(units), idempotency: None }
+}
+
+fn extended(sequence: u64, expires_at: u64) -> Event {
+    Event::Extended { reservation: id(TEA, sequence), expires_at: at(expires_at), idempotency: None }
+}
+
+fn adjusted(units: i64) -> Event {
+    let (delta, reason) = (Delta::new(units).expect("a delta"), Reason::new("counted anew").expect("a reason"));
+    Event::StockAdjusted { stock: TEA, delta, reason, idempotency: None }
+}
+
 fn with_key(mut event: Event, key: u128, request: u128) -> Event {
     match &mut event {
-        Event::Reserved { idempotency, .. } | Event::Confirmed { idempotency, .. } | Event::Released { idempotency, .. } => {
+        Event::Reserved { idempotency, .. }
+        | Event::Confirmed { idempotency, .. }
+        | Event::Released { idempotency, .. }
+        | Event::Returned { idempotency, .. }
+        | Event::Extended { idempotency, .. }
+        | Event::StockAdjusted { idempotency, .. } => {
             *idempotency = Some(Idempotency { key: Fingerprint(key), request: Fingerprint(request) });
         }
         other => panic!("{other:?} carries no key"),
@@ -132,6 +157,8 @@ fn a_good_history_passes_and_adds_up() {
         confirmed_units: 4,
         released_units: 1,
         expired_units: 6,
+        returned_units: 0,
+        reservations: 6,
         newest: at(60_000),
     };
     assert_eq!(summary, expected);

@@ -2,14 +2,23 @@
 //!
 //! Each row carries its rule as a sentence, which a failure prints. The moments are milliseconds, and the rows of one stock read
 //! like this: `"granted tea#1 | 2 0 0 reserved | 8 2 0"` is a grant, then the reservation's reserved, confirmed and released units and
-//! its state, then the stock's available, reserved and sold units. `again` marks a replay, `lapsed, ` a lapse on the way.
+//! its state, then the stock's available, reserved and sold units. `again` marks a replay, `lapsed, ` a lapse on the way. Where anything
+//! of the reservation came back after it was sold, that is a fourth number. A row about a stock says `created`, `changed`, or `found` where
+//! nothing changed, and what was done to its life by hand. Rows of what comes after a sale are in `after_sale.rs`, those of a stock's
+//! settings and life in `stocks.rs`, those of what has left memory in `tiers.rs`.
 
-use tidegate_stock::{Event, GrantSequence, Ledger, Rejection, Rules, StockState, Timestamp, UserId, decide_lapse};
+use tidegate_stock::{Event, GrantSequence, NoRoom, Rejection, Rules, StockState, Timestamp, UserId, decide_lapse};
 
+#[path = "decision_table/after_sale.rs"]
+mod after_sale;
 #[path = "decision_table/harness.rs"]
 mod harness;
+#[path = "decision_table/stocks.rs"]
+mod stocks;
+#[path = "decision_table/tiers.rs"]
+mod tiers;
 
-use harness::{Expect, RULES, Step, check, clock, confirm, grant, quantity, read, release, reserve, stock, take};
+use harness::{Expect, RULES, Step, World, check, clock, confirm, grant, quantity, read, release, reserve, stock, take};
 
 #[test]
 fn creating_a_stock() {
@@ -71,7 +80,7 @@ fn the_hold() {
     check("a hold longer than the stock allows is refused", &given, &reserve("tea", "ann", 1).hold(21), over);
     check("the longest hold is allowed", &given, &reserve("tea", "ann", 1).hold(20), "granted tea#1 | 1 0 0 reserved | 9 1 0");
     let ends = |hold: Option<u64>| {
-        let mut ledger = Ledger::new(RULES, 1);
+        let mut ledger = World::new();
         take(&mut ledger, &stock("tea", 10));
         let asked = reserve("tea", "ann", 1).at(500);
         take(&mut ledger, &hold.map_or(asked.clone(), |hold| asked.hold(hold)));
@@ -104,7 +113,7 @@ fn the_window() {
 #[test]
 fn the_state_of_a_stock() {
     let state = |stock: Step, given: &[Step], at: u64| {
-        let mut ledger = Ledger::new(RULES, 1);
+        let mut ledger = World::new();
         take(&mut ledger, &stock);
         for step in given {
             take(&mut ledger, step);
@@ -278,7 +287,7 @@ fn the_clock() {
 
 #[test]
 fn one_lapse_carries_at_most_a_thousand_reservations_and_together_they_carry_all() {
-    let mut ledger = Ledger::new(RULES, 1);
+    let mut ledger = World::new();
     take(&mut ledger, &stock("tea", 2_500));
     for _ in 0..2_500 {
         take(&mut ledger, &reserve("tea", "ann", 1));
@@ -403,7 +412,7 @@ fn only_what_changed_something_is_remembered() {
     let tea = || stock("tea", 3);
     let buy = reserve("tea", "ann", 3).key("k");
     let given = [tea(), reserve("tea", "bob", 1).hold(1)];
-    let mut ledger = Ledger::new(RULES, 1);
+    let mut ledger = World::new();
     for step in &given {
         take(&mut ledger, step);
     }
@@ -412,7 +421,7 @@ fn only_what_changed_something_is_remembered() {
     let granted = "granted tea#2 | 3 0 0 reserved | 0 3 0";
     assert_eq!(take(&mut ledger, &buy.clone().at(1_099)), granted.into(), "a rejected call may be tried again with its key");
 
-    let mut ledger = Ledger::new(RULES, 1);
+    let mut ledger = World::new();
     take(&mut ledger, &tea());
     assert_eq!(take(&mut ledger, &reserve("tea", "ann", 4).key("k")), Rejection::SoldOut { available: 3, asked: 4 }.into());
     let granted = "granted tea#1 | 3 0 0 reserved | 0 3 0";
@@ -459,26 +468,30 @@ fn a_key_is_forgotten_when_its_time_is_over() {
 #[test]
 fn forgetting_keys_changes_no_decision() {
     let buy = reserve("tea", "ann", 1).key("k");
-    let mut ledger = Ledger::new(RULES, 1);
+    let mut ledger = World::new();
     take(&mut ledger, &stock("tea", 10));
     take(&mut ledger, &buy.clone().at(500));
-    ledger.forget_keys(Timestamp::from_unix_ms(100_499), 9);
+    ledger.tidy(Timestamp::from_unix_ms(100_499), 9);
     assert_eq!(ledger.key_count(), 1, "a key is kept while it is known");
-    ledger.forget_keys(Timestamp::from_unix_ms(100_500), 0);
+    ledger.tidy(Timestamp::from_unix_ms(100_500), 0);
     assert_eq!(ledger.key_count(), 1, "no more keys are dropped than allowed");
     assert_eq!(take(&mut ledger, &buy.clone().at(100_500)), "granted tea#2 | 1 0 0 reserved | 8 2 0".into());
-    ledger.forget_keys(Timestamp::from_unix_ms(100_500), 9);
+    ledger.tidy(Timestamp::from_unix_ms(100_500), 9);
     assert_eq!(ledger.key_count(), 1, "the newer use of a key stays");
     assert_eq!(take(&mut ledger, &buy.at(100_501)), "granted tea#2 again | 1 0 0 reserved | 8 2 0".into());
 }
 
 #[test]
 fn a_full_key_table_refuses_new_keys_and_knows_the_old() {
-    let mut ledger = Ledger::new(Rules { idempotency_seconds: 100, idempotency_keys_max: 2 }, 1);
+    let mut ledger = World::with(Rules { idempotency_keys_max: 2, ..RULES });
     take(&mut ledger, &stock("tea", 10));
     take(&mut ledger, &stock("cup", 10));
-    let lacks = |ledger: &Ledger, step: Step| {
-        ledger.lacks_room_for_key(&step.request().expect("a request"), Timestamp::from_unix_ms(step.at))
+    let lacks = |ledger: &World, step: Step| match ledger
+        .lacks_room(&step.request().expect("a request"), Timestamp::from_unix_ms(step.at))
+    {
+        None => false,
+        Some(NoRoom::Keys) => true,
+        Some(NoRoom::Reservations) => panic!("there is room for reservations"),
     };
     let buy = |key: &'static str| reserve("tea", "ann", 1).key(key);
     take(&mut ledger, &buy("a"));
@@ -494,7 +507,7 @@ fn a_full_key_table_refuses_new_keys_and_knows_the_old() {
     assert!(!lacks(&ledger, reserve("pot", "ann", 1).key("c")), "an unknown product is rejected, not refused");
     assert!(lacks(&ledger, buy("c").at(99_999)), "just before its time is over a key takes its room");
     assert!(!lacks(&ledger, buy("c").at(100_000)), "a key whose time is over makes room before it is dropped");
-    ledger.forget_keys(Timestamp::from_unix_ms(100_000), 1);
+    ledger.tidy(Timestamp::from_unix_ms(100_000), 1);
     assert!(!lacks(&ledger, buy("c").at(100_000)), "a forgotten key makes room");
 }
 
@@ -547,7 +560,7 @@ fn an_event_that_skips_a_grant_stops_the_node() {
 #[test]
 #[should_panic(expected = "time went backwards in the log")]
 fn an_event_from_the_past_stops_the_node() {
-    let mut ledger = Ledger::new(RULES, 1);
+    let mut ledger = World::new();
     take(&mut ledger, &stock("tea", 2).at(5));
     drop(ledger.apply(&granted(1, 1), Timestamp::from_unix_ms(4)));
 }
@@ -561,7 +574,7 @@ fn an_event_of_an_unknown_reservation_stops_the_node() {
 #[test]
 #[should_panic(expected = "an event names a stock that is not in the ledger")]
 fn an_event_of_an_unknown_stock_stops_the_node() {
-    drop(Ledger::new(RULES, 1).apply(&granted(1, 1), Timestamp::from_unix_ms(0)));
+    drop(World::new().apply(&granted(1, 1), Timestamp::from_unix_ms(0)));
 }
 
 fn granted(sequence: u64, units: u64) -> Event {
@@ -577,7 +590,7 @@ fn granted(sequence: u64, units: u64) -> Event {
 }
 
 fn apply_to_two_teas(event: &Event, at: u64) {
-    let mut ledger = Ledger::new(RULES, 1);
+    let mut ledger = World::new();
     take(&mut ledger, &stock("tea", 2));
     drop(ledger.apply(event, Timestamp::from_unix_ms(at)));
 }

@@ -3,11 +3,11 @@
 
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
-use serde::de::value::{Error, StringDeserializer, U32Deserializer, U64Deserializer};
+use serde::de::value::{Error, I64Deserializer, StringDeserializer, U32Deserializer, U64Deserializer};
 use tidegate_stock::values::check_identifier;
 use tidegate_stock::{
-    Allotment, HoldSeconds, IdempotencyKey, IdentifierError, OutOfBounds, Quantity, Reference, Sku, StockTerms, TermsError,
-    Timestamp, UserId,
+    Allotment, Delta, DeltaError, HoldSeconds, IdempotencyKey, IdentifierError, OutOfBounds, Quantity, Reason, ReasonError,
+    Reference, Sku, StockTerms, TermsError, Timestamp, UserId,
 };
 
 #[test]
@@ -74,6 +74,36 @@ fn an_allotment_is_0_to_a_million_million() {
 }
 
 #[test]
+fn a_delta_is_not_0_and_at_most_a_billion_either_way() {
+    for units in [1, -1, 7, -1_000_000_000, 1_000_000_000] {
+        assert_eq!(Delta::new(units).map(Delta::units), Ok(units));
+    }
+    for units in [0, 1_000_000_001, -1_000_000_001, i64::MAX, i64::MIN] {
+        assert_eq!(Delta::new(units), Err(DeltaError(units)));
+    }
+    assert_eq!(DeltaError(0).to_string(), "is 0 where -1000000000 to 1000000000 but not 0 are allowed");
+}
+
+#[test]
+fn a_reason_is_1_to_256_bytes_without_control_characters() {
+    let text = |length: usize| "x".repeat(length);
+    assert_eq!(Reason::new(""), Err(ReasonError::Length(0)));
+    assert_eq!(Reason::new(&text(256)).expect("the longest").as_str(), text(256));
+    assert_eq!(Reason::new(&text(257)), Err(ReasonError::Length(257)));
+    // Bytes count, not characters.
+    assert_eq!(Reason::new(&"é".repeat(128)).expect("256 bytes").as_str().len(), 256);
+    assert_eq!(Reason::new(&"é".repeat(129)), Err(ReasonError::Length(258)));
+    for good in ["damaged", "Bruch beim Umräumen, 3 Stück", "茶", " ", "/\\\"'"] {
+        assert_eq!(Reason::new(good).expect("a reason").as_str(), good);
+    }
+    for character in ['\0', '\n', '\t', '\r', '\u{7f}', '\u{85}'] {
+        assert_eq!(Reason::new(&format!("a{character}")), Err(ReasonError::Control(character)));
+    }
+    assert_eq!(ReasonError::Length(0).to_string(), "has 0 bytes where 1 to 256 are allowed");
+    assert_eq!(ReasonError::Control('\n').to_string(), "holds the control character '\\n'");
+}
+
+#[test]
 fn a_hold_is_1_second_to_a_year() {
     let refused = |given| Err(OutOfBounds { given, min: 1, max: 31_536_000 });
     assert_eq!(HoldSeconds::new(0), refused(0));
@@ -124,6 +154,11 @@ fn read_u64<T: for<'de> Deserialize<'de>>(number: u64) -> Result<T, String> {
     T::deserialize(deserializer).map_err(|error| error.to_string())
 }
 
+fn read_i64<T: for<'de> Deserialize<'de>>(number: i64) -> Result<T, String> {
+    let deserializer: I64Deserializer<Error> = number.into_deserializer();
+    T::deserialize(deserializer).map_err(|error| error.to_string())
+}
+
 fn read_text<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
     let deserializer: StringDeserializer<Error> = text.to_owned().into_deserializer();
     T::deserialize(deserializer).map_err(|error| error.to_string())
@@ -138,6 +173,10 @@ fn numbers_out_of_bounds_are_refused_when_they_are_read() {
     assert_eq!(read_u32::<HoldSeconds>(31_536_000).map(HoldSeconds::seconds), Ok(31_536_000));
     assert_eq!(read_u32::<HoldSeconds>(0), Err("is 0 where 1 to 31536000 are allowed".to_owned()));
     assert_eq!(read_u32::<HoldSeconds>(31_536_001), Err("is 31536001 where 1 to 31536000 are allowed".to_owned()));
+    assert_eq!(read_i64::<Delta>(-1_000_000_000).map(Delta::units), Ok(-1_000_000_000));
+    assert_eq!(read_i64::<Delta>(0), Err("is 0 where -1000000000 to 1000000000 but not 0 are allowed".to_owned()));
+    assert_eq!(read_text::<Reason>("").map(String::from), Err("has 0 bytes where 1 to 256 are allowed".to_owned()));
+    assert_eq!(read_text::<Reason>("damaged").map(String::from), Ok("damaged".to_owned()));
     assert_eq!(read_u64::<Allotment>(0).map(Allotment::units), Ok(0));
     assert_eq!(read_u64::<Allotment>(1_000_000_000_000).map(Allotment::units), Ok(1_000_000_000_000));
     assert_eq!(read_u64::<Allotment>(1_000_000_000_001), Err("is 1000000000001 where 0 to 1000000000000 are allowed".to_owned()));

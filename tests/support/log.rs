@@ -1,14 +1,18 @@
 //! Logs written without a node: what a test wants to find in a directory, promises kept or not.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+
+use tidegate_engine::write_image;
 
 use tidegate_persistence::{
     Actor, DataDirectory, DirectoryOptions, GroupBuilder, GroupSequence, IdentityExpectation, StreamId, SyncReport, Wal, WalError,
     WalListener, WalOptions,
 };
 use tidegate_stock::{
-    Allotment, Event, GrantSequence, HoldSeconds, Partition, Quantity, Sku, StockId, StockNumber, StockTerms, Timestamp, UserId,
+    Allotment, Event, GrantSequence, HoldSeconds, Ledger, Partition, Quantity, ReservationId, Rules, Sku, StockId, StockNumber,
+    StockTerms, Timestamp, UserId,
 };
 
 /// SipHash-2-4 of `book` with a key of zeros, modulo 1,024; worked out apart from the program.
@@ -34,10 +38,26 @@ pub fn write(path: &Path, shards: u16, shard: u16, groups: &[Vec<(u64, Event)>])
     let stream = StreamId::log(shard);
     let tail = directory.replay(stream, |_| Ok(())).expect("a new log is empty");
     let wal = Wal::start(directory, [tail], WalOptions::default(), Arc::new(Deaf)).expect("a log can be started");
+    let rules = Rules {
+        idempotency_seconds: 86_400,
+        idempotency_keys_max: 1_000_000,
+        retention_seconds: 604_800,
+        reservations_in_memory_max: 10_000_000,
+    };
+    // A log that breaks its promises has images up to there only; whoever reads it stops at the event.
+    let mut ledger = Some(Ledger::new(rules, 1));
+    let mut image = Vec::new();
     for (sequence, events) in (1..).map(GroupSequence).zip(groups) {
         let mut builder = GroupBuilder::new(sequence, at(events[0].0));
         for (second, event) in events {
-            builder.push(event, &Actor::Clock, at(*second));
+            ledger = ledger.take().and_then(|mut ledger| {
+                let applied = catch_unwind(AssertUnwindSafe(|| {
+                    drop(ledger.apply(event, at(*second)));
+                    write_image(&mut image, &ledger.image(event));
+                }));
+                applied.is_ok().then_some(ledger)
+            });
+            builder.push(event, &Actor::Clock, at(*second), &image);
         }
         wal.writer().append(stream, builder.finish());
     }
@@ -77,6 +97,15 @@ pub fn reserved(sequence: u64, user: &str, quantity: u64, second: u64) -> Event 
         quantity: Quantity::new(quantity).expect("within bounds"),
         expires_at: at(second + 600),
         reference: None,
+        idempotency: None,
+    }
+}
+
+/// `quantity` units of the `sequence`-th grant of `book` are paid.
+pub fn confirmed(sequence: u64, quantity: u64) -> Event {
+    Event::Confirmed {
+        reservation: ReservationId { stock: stock(BOOK_PARTITION), sequence: GrantSequence(sequence) },
+        quantity: Quantity::new(quantity).expect("within bounds"),
         idempotency: None,
     }
 }

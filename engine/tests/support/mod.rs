@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tidegate_engine::{
-    Answer, Clock, CommitLog, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, ManualClock,
-    Pending, Sealing, ShardStart, Submission, partition_of,
+    Answer, Clock, CommitLog, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, HistoryStart,
+    ManualClock, Pending, Sealing, ShardStart, Submission, partition_of,
 };
-use tidegate_persistence::{ActorName, Group, GroupSequence};
+use tidegate_persistence::{ActorName, Group, GroupSequence, History};
 use tidegate_stock::{
     Allotment, Command, HoldSeconds, IdempotencyKey, Ledger, Quantity, ReservationId, ReservationView, Rules, Sku, StockTerms,
     Timestamp, UserId,
@@ -76,7 +76,12 @@ pub struct Bench {
     pub disk_low: Arc<AtomicBool>,
 }
 
-pub const RULES: Rules = Rules { idempotency_seconds: 86_400, idempotency_keys_max: 1_000_000 };
+pub const RULES: Rules = Rules {
+    idempotency_seconds: 86_400,
+    idempotency_keys_max: 1_000_000,
+    retention_seconds: 604_800,
+    reservations_in_memory_max: 1_000_000,
+};
 
 /// One shard over a [`HeldLog`].
 pub fn held(options: EngineOptions) -> Bench {
@@ -86,6 +91,15 @@ pub fn held(options: EngineOptions) -> Bench {
 /// One shard over an [`InstantLog`].
 pub fn instant(options: EngineOptions) -> Bench {
     bench(options, RULES, |progress, log| Box::new(InstantLog(Arc::clone(progress), log.clone())))
+}
+
+/// One shard over an [`InstantLog`] that keeps no resolved reservation in memory but sends it to `history`.
+pub fn tiered(options: EngineOptions, history: Arc<History>) -> Bench {
+    let options = EngineOptions { resolved_in_memory_max: 0, ..options };
+    let log_of = |progress: &Arc<CommitProgress>, log: &HeldLog| -> Box<dyn CommitLog> {
+        Box::new(InstantLog(Arc::clone(progress), log.clone()))
+    };
+    start_with(options, RULES, None, Some(history), log_of)
 }
 
 /// One shard over an [`InstantLog`], on another clock than the manual one.
@@ -107,6 +121,16 @@ fn start(
     other_clock: Option<Arc<dyn Clock>>,
     log_of: impl FnOnce(&Arc<CommitProgress>, &HeldLog) -> Box<dyn CommitLog>,
 ) -> Bench {
+    start_with(options, rules, other_clock, None, log_of)
+}
+
+fn start_with(
+    options: EngineOptions,
+    rules: Rules,
+    other_clock: Option<Arc<dyn Clock>>,
+    history: Option<Arc<History>>,
+    log_of: impl FnOnce(&Arc<CommitProgress>, &HeldLog) -> Box<dyn CommitLog>,
+) -> Bench {
     let progress = CommitProgress::new(GroupSequence(0));
     let log = HeldLog::default();
     let clock = Arc::new(ManualClock::new(START));
@@ -118,6 +142,7 @@ fn start(
         clock: other_clock.unwrap_or_else(|| Arc::<ManualClock>::clone(&clock)),
         metrics: Arc::new(EngineMetrics::default()),
         disk_low: Arc::clone(&disk_low),
+        history: history.map(|store| HistoryStart { store, on_failure: Box::new(|error| panic!("the history failed: {error}")) }),
         shards: vec![ShardStart {
             ledger: Ledger::new(rules, sealing.table_seed()),
             log: log_of(&progress, &log),
@@ -165,6 +190,19 @@ pub fn keyed(submission: Submission, key: &str) -> Submission {
 
 pub fn confirm(reservation: ReservationId) -> Submission {
     Submission { command: Command::Confirm { reservation, quantity: None }, key: None, actor: actor() }
+}
+
+pub fn give_back(reservation: ReservationId, units: Option<u64>) -> Submission {
+    let quantity = units.map(|units| Quantity::new(units).unwrap());
+    Submission { command: Command::Return { reservation, quantity }, key: None, actor: actor() }
+}
+
+pub fn reserve_units(name: &str, user: &str, units: u64) -> Submission {
+    let mut submission = reserve(name, user);
+    if let Command::Reserve { quantity, .. } = &mut submission.command {
+        *quantity = Quantity::new(units).unwrap();
+    }
+    submission
 }
 
 pub fn read(reservation: ReservationId) -> Submission {

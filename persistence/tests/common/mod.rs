@@ -23,6 +23,14 @@ pub const fn at(milliseconds: u64) -> Timestamp {
     Timestamp::from_unix_ms(1_800_000_000_000 + milliseconds)
 }
 
+/// What every event of [`group`] has for its image.
+pub const IMAGE: &[u8] = b"as it stood";
+
+/// The folder of the only segment of the log in the directory at `path`.
+pub fn segment(path: &Path) -> std::path::PathBuf {
+    path.join("log/0000000001")
+}
+
 /// A group of `events` reservations whose users name the group, so that a group can be told from any other.
 pub fn group(sequence: u64, events: u64) -> Group {
     let mut builder = GroupBuilder::new(GroupSequence(sequence), at(sequence));
@@ -36,7 +44,7 @@ pub fn group(sequence: u64, events: u64) -> Group {
             reference: None,
             idempotency: None,
         };
-        builder.push(&event, &Actor::Clock, at(sequence));
+        builder.push(&event, &Actor::Clock, at(sequence), IMAGE);
     }
     builder.finish()
 }
@@ -150,6 +158,11 @@ pub fn options() -> DirectoryOptions {
     DirectoryOptions::new(at(0))
 }
 
+/// Options with segments of so many bytes.
+pub fn small_segments(segment_bytes_max: u64) -> DirectoryOptions {
+    DirectoryOptions { segment_bytes_max, ..options() }
+}
+
 pub fn open(path: &Path) -> Result<DataDirectory, OpenError> {
     DataDirectory::open(path, &options())
 }
@@ -173,7 +186,11 @@ pub struct Started {
 }
 
 pub fn start(path: &Path, options: WalOptions) -> Started {
-    let directory = open(path).unwrap();
+    start_in(open(path).unwrap(), options)
+}
+
+/// Starts the log of `directory`, replayed from its beginning.
+pub fn start_in(directory: DataDirectory, options: WalOptions) -> Started {
     let end = directory.replay(STREAM, |_| Ok(())).unwrap();
     let (listener, ear) = listener();
     let wal = Wal::start(directory, [end], options, listener).unwrap();

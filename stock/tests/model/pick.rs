@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 
-use crate::reference::{Ask, Grant, Terms};
+use crate::reference::{Ask, Grant, Patch, Step, Terms};
 use crate::world::World;
 
 pub(crate) const SKUS: [&str; 6] = ["tea", "cup", "pot", "tray", "spoon", "sugar"];
@@ -53,10 +53,15 @@ impl World<'_> {
         let quantity = |rng: &mut StdRng| rng.random_bool(0.4).then(|| rng.random_range(1..=4));
         let ask = match rng.random_range(0..100) {
             0..3 => self.pick_create(rng),
-            3..50 => self.pick_reserve(rng),
-            50..70 => Ask::Confirm { grant: self.pick_grant(rng), quantity: quantity(rng) },
-            70..90 => Ask::Release { grant: self.pick_grant(rng), quantity: quantity(rng) },
-            _ => Ask::Read { grant: self.pick_grant(rng) },
+            3..43 => self.pick_reserve(rng),
+            43..59 => Ask::Confirm { grant: self.pick_grant(rng), quantity: quantity(rng) },
+            59..68 => Ask::Release { grant: self.pick_grant(rng), quantity: quantity(rng) },
+            68..80 => Ask::Return { grant: self.pick_grant(rng), quantity: quantity(rng) },
+            80..86 => Ask::Extend { grant: self.pick_grant(rng), hold_seconds: rng.random_range(1..=8) },
+            86..90 => Ask::Read { grant: self.pick_grant(rng) },
+            90..93 => self.pick_change(rng),
+            93..96 => self.pick_adjust(rng),
+            _ => self.pick_step(rng),
         };
         (ask, key)
     }
@@ -69,7 +74,7 @@ impl World<'_> {
     fn pick_reserve(&self, rng: &mut StdRng) -> Ask {
         let sku = *SKUS.choose(rng).expect("there are skus");
         let quantity = match rng.random_range(0..100) {
-            0..6 => self.reference.available(sku).max(1),
+            0..6 => self.reference.available(sku).clamp(1, 1_000_000_000),
             6..9 => rng.random_range(20..400),
             _ => rng.random_range(1..=4),
         };
@@ -80,6 +85,69 @@ impl World<'_> {
             hold_seconds: rng.random_bool(0.3).then(|| rng.random_range(1..=8)),
             reference: rng.random_bool(0.2).then(|| format!("order-{}", rng.random_range(0..100))),
         }
+    }
+
+    fn pick_sku(&self, rng: &mut StdRng) -> String {
+        // Mostly one that is there.
+        let there = self.reference.stocks.choose(rng).filter(|_| rng.random_bool(0.95));
+        there.map_or_else(|| (*SKUS.choose(rng).expect("there are skus")).to_owned(), |stock| stock.sku.clone())
+    }
+
+    fn pick_change(&self, rng: &mut StdRng) -> Ask {
+        let sku = self.pick_sku(rng);
+        let revision = self.reference.stock(&sku).map_or(1, |stock| stock.revision);
+        let near = |rng: &mut StdRng| self.now + rng.random_range(0..20_000);
+        let mut patch = Patch::default();
+        if rng.random_bool(0.1) {
+            (patch.opens_at, patch.closes_at) = (Some(Some(near(rng))), Some(Some(near(rng))));
+        }
+        for _ in 0..rng.random_range(0..=2) {
+            match rng.random_range(0..5) {
+                0 => patch.per_user_limit = Some(rng.random_bool(0.5).then(|| rng.random_range(1..=30))),
+                1 => patch.hold_seconds = Some(rng.random_range(1..=7)),
+                2 => patch.hold_seconds_max = Some(rng.random_range(1..=9)),
+                3 => patch.opens_at = Some(rng.random_bool(0.3).then(|| near(rng))),
+                _ => patch.closes_at = Some(rng.random_bool(0.3).then(|| near(rng))),
+            }
+        }
+        let if_revision = match rng.random_range(0..10) {
+            0 => Some(vec![revision + 1]),
+            1 => Some(vec![]),
+            2 => Some(vec![revision + 7, revision]),
+            3 => Some(vec![revision]),
+            _ => None,
+        };
+        Ask::Change { sku, patch, if_revision }
+    }
+
+    fn pick_adjust(&self, rng: &mut StdRng) -> Ask {
+        let sku = self.pick_sku(rng);
+        let available = i64::try_from(self.reference.available(&sku)).expect("few units");
+        let delta = match rng.random_range(0..10) {
+            0 => -available - 1,
+            1 if available > 0 => -available,
+            2 => 1_000_000_000,
+            3..6 => -rng.random_range(1..=5),
+            _ => rng.random_range(1..=40),
+        };
+        Ask::Adjust {
+            sku,
+            delta: delta.max(-1_000_000_000),
+            reason: ["counted anew", "damaged"][rng.random_range(0..2)].to_owned(),
+        }
+    }
+
+    fn pick_step(&self, rng: &mut StdRng) -> Ask {
+        let sku = self.pick_sku(rng);
+        let is_closed = self.reference.stock(&sku).is_some_and(|stock| stock.is_closed);
+        let step = match rng.random_range(0..20) {
+            0..3 => Step::Pause,
+            3..6 => Step::Close,
+            6 => Step::Archive,
+            7..9 if is_closed => Step::Archive,
+            _ => Step::Reopen,
+        };
+        Ask::Step { sku, step }
     }
 
     fn pick_create(&self, rng: &mut StdRng) -> Ask {
@@ -104,7 +172,7 @@ impl World<'_> {
             opens_at,
             closes_at,
         };
-        let quantity = *[0, 2, 30, 150, 300].choose(rng).expect("there are quantities");
+        let quantity = *[0, 2, 30, 30, 150, 150, 300, 300, 999_999_999_990].choose(rng).expect("there are quantities");
         Ask::Create { sku: (*SKUS.choose(rng).expect("there are skus")).to_owned(), quantity, terms }
     }
 
@@ -120,7 +188,11 @@ impl World<'_> {
         {
             return held.grant.clone();
         }
-        let from = if rng.random_bool(0.7) { all.len().saturating_sub(10) } else { 0 };
-        all[from..].choose(rng).expect("something was granted").grant.clone()
+        if rng.random_bool(0.9)
+            && let Some(retained) = all.iter().filter(|one| self.reference.is_retained(one, self.now)).choose(rng)
+        {
+            return retained.grant.clone();
+        }
+        all.choose(rng).expect("something was granted").grant.clone()
     }
 }

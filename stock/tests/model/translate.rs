@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use tidegate_stock::{
-    Allotment, Command, Fingerprint, HoldSeconds, Idempotency, Partition, Quantity, Reference, Rejection, Request, ReservationId,
-    Sku, StockTerms, Timestamp, UserId,
+    Allotment, Command, Delta, Fingerprint, HoldSeconds, Idempotency, LifeStep, Partition, Quantity, Reason, Reference, Rejection,
+    Request, ReservationId, Revision, Sku, StockTerms, TermsError, TermsPatch, Timestamp, UserId,
 };
 
-use crate::reference::{Ask, Grant, No, Terms};
+use crate::reference::{Ask, Grant, No, Patch, Step, Terms};
 
 pub(crate) fn name_of(rejection: Rejection) -> (&'static str, No) {
     match rejection {
@@ -30,6 +30,22 @@ pub(crate) fn name_of(rejection: Rejection) -> (&'static str, No) {
         Rejection::QuantityOverRemaining { asked, remaining } => {
             ("quantity over remaining", No::MoreThanRemains { asked: u64::from(asked), remaining: u64::from(remaining) })
         }
+        Rejection::Paused => ("paused", No::Paused),
+        Rejection::ReservationReturned => ("reservation returned", No::Returned),
+        Rejection::ReservationNotConfirmed => ("reservation not confirmed", No::NotConfirmed),
+        Rejection::ExtendOverMax { asked, max } => {
+            ("extend over max", No::ExtendedTooFar { asked: asked.unix_ms(), max: max.unix_ms() })
+        }
+        Rejection::StockInUse { reserved } => ("stock in use", No::InUse { reserved }),
+        Rejection::InsufficientStock { available, delta } => ("insufficient stock", No::TooFewToTake { available, delta }),
+        Rejection::AllottedOverMax { allotted, delta } => ("allotted over max", No::TooManyToHave { allotted, delta }),
+        Rejection::PreconditionFailed => ("precondition failed", No::Changed),
+        Rejection::TermsContradict(TermsError::HoldOverMax(bounds)) => {
+            ("terms contradict by hold", No::HoldOverMax { hold: bounds.given, max: bounds.max })
+        }
+        Rejection::TermsContradict(TermsError::EmptyWindow { opens_at, closes_at }) => {
+            ("terms contradict by window", No::EmptyWindow { opens_at: opens_at.unix_ms(), closes_at: closes_at.unix_ms() })
+        }
     }
 }
 
@@ -44,8 +60,27 @@ pub(crate) fn partition(sku: &str) -> u16 {
 
 pub(crate) fn grant_of(ask: &Ask) -> Option<&Grant> {
     match ask {
-        Ask::Confirm { grant, .. } | Ask::Release { grant, .. } | Ask::Read { grant } => Some(grant),
-        Ask::Create { .. } | Ask::Reserve { .. } => None,
+        Ask::Confirm { grant, .. }
+        | Ask::Release { grant, .. }
+        | Ask::Read { grant }
+        | Ask::Return { grant, .. }
+        | Ask::Extend { grant, .. } => Some(grant),
+        Ask::Create { .. } | Ask::Reserve { .. } | Ask::Change { .. } | Ask::Adjust { .. } | Ask::Step { .. } => None,
+    }
+}
+
+pub(crate) fn sku_of(ask: &Ask) -> &str {
+    match ask {
+        Ask::Create { sku, .. }
+        | Ask::Reserve { sku, .. }
+        | Ask::Change { sku, .. }
+        | Ask::Adjust { sku, .. }
+        | Ask::Step { sku, .. } => sku,
+        Ask::Confirm { grant, .. }
+        | Ask::Release { grant, .. }
+        | Ask::Read { grant }
+        | Ask::Return { grant, .. }
+        | Ask::Extend { grant, .. } => &grant.sku,
     }
 }
 
@@ -73,18 +108,52 @@ pub(crate) fn request_of(
             sku: Sku::new(sku).expect("an identifier"),
             user: UserId::new(user).expect("an identifier"),
             quantity: quantity(*units),
-            hold_seconds: hold_seconds.map(|seconds| HoldSeconds::new(seconds).expect("a hold")),
+            hold_seconds: hold_seconds.map(hold),
             reference: reference.as_ref().map(|text| Reference::new(text).expect("an identifier")),
         },
         Ask::Confirm { grant, quantity: units } => Command::Confirm { reservation: id(grant), quantity: units.map(quantity) },
         Ask::Release { grant, quantity: units } => Command::Release { reservation: id(grant), quantity: units.map(quantity) },
         Ask::Read { grant } => Command::ReadReservation { reservation: id(grant) },
+        Ask::Return { grant, quantity: units } => Command::Return { reservation: id(grant), quantity: units.map(quantity) },
+        Ask::Extend { grant, hold_seconds } => Command::Extend { reservation: id(grant), hold_seconds: hold(*hold_seconds) },
+        Ask::Change { sku, patch: plain, if_revision } => Command::ChangeStock {
+            sku: Sku::new(sku).expect("an identifier"),
+            patch: patch(plain),
+            if_revision: if_revision.as_ref().map(|revisions| revisions.iter().copied().map(Revision).collect()),
+        },
+        Ask::Adjust { sku, delta, reason } => Command::AdjustStock {
+            sku: Sku::new(sku).expect("an identifier"),
+            delta: Delta::new(*delta).expect("a delta"),
+            reason: Reason::new(reason).expect("a reason"),
+        },
+        Ask::Step { sku, step } => Command::StepStock {
+            sku: Sku::new(sku).expect("an identifier"),
+            step: match step {
+                Step::Pause => LifeStep::Pause,
+                Step::Reopen => LifeStep::Reopen,
+                Step::Close => LifeStep::Close,
+                Step::Archive => LifeStep::Archive,
+            },
+        },
     };
     Request { command, idempotency }
 }
 
+fn hold(seconds: u64) -> HoldSeconds {
+    HoldSeconds::new(seconds).expect("a hold")
+}
+
+fn patch(plain: &Patch) -> TermsPatch {
+    TermsPatch {
+        per_user_limit: plain.per_user_limit.map(|limit| limit.map(|units| Quantity::new(units).expect("a quantity"))),
+        hold_seconds: plain.hold_seconds.map(hold),
+        hold_seconds_max: plain.hold_seconds_max.map(hold),
+        opens_at: plain.opens_at.map(|at| at.map(Timestamp::from_unix_ms)),
+        closes_at: plain.closes_at.map(|at| at.map(Timestamp::from_unix_ms)),
+    }
+}
+
 pub(crate) fn terms(plain: &Terms) -> StockTerms {
-    let hold = |seconds: u64| HoldSeconds::new(seconds).expect("a hold");
     StockTerms {
         per_user_limit: plain.per_user_limit.map(|units| Quantity::new(units).expect("a quantity")),
         hold_seconds: hold(plain.hold_seconds),

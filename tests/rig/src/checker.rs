@@ -56,7 +56,7 @@ impl StreamChecker {
     }
 
     /// Checks the next group that the log holds.
-    pub(crate) fn group(&mut self, sequence: GroupSequence, entries: &[Entry]) -> Result<(), Finding> {
+    pub(crate) fn group(&mut self, sequence: GroupSequence, entries: &[Entry<'_>]) -> Result<(), Finding> {
         let stream = self.stream;
         let expected = self.groups + 1;
         if sequence.0 != expected {

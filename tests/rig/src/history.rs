@@ -32,12 +32,15 @@ const GROUP_EVERY_MS: u64 = 20;
 const HOLD_LAPSING_SECONDS: u32 = 1;
 const HOLD_SECONDS: u32 = 31_536_000;
 
+/// What images are the beginning of, some of them none of it.
+static IMAGE: [u8; 48] = *b"what a reservation was like right after an event";
+
 /// One group of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) sequence: GroupSequence,
     pub(crate) time: Timestamp,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry<'static>>,
 }
 
 /// The history of one stream, from its first group on.
@@ -84,14 +87,15 @@ impl History {
         self.random.random_range(most / 2 + 1..=most).min(GROUP_EVENTS_MAX)
     }
 
-    fn next_entry(&mut self, at: Timestamp) -> Entry {
+    fn next_entry(&mut self, at: Timestamp) -> Entry<'static> {
+        let image = &IMAGE[..usize::try_from(at.unix_ms()).unwrap_or(0) % (IMAGE.len() + 1)];
         if let Some(event) = self.lapse(at) {
-            return Entry { at, actor: Actor::Clock, event };
+            return Entry { at, actor: Actor::Clock, event, image };
         }
         let actor = self.actors[self.random.random_range(0..self.actors.len())].clone();
         let event = if self.random.random_bool(0.45) { self.settle() } else { None };
         let event = event.unwrap_or_else(|| self.grant(at));
-        Entry { at, actor, event }
+        Entry { at, actor, event, image }
     }
 
     fn lapse(&mut self, at: Timestamp) -> Option<Event> {
@@ -191,6 +195,7 @@ mod tests {
                     Event::Confirmed { .. } => "confirmed",
                     Event::Released { .. } => "released",
                     Event::Expired { .. } => "expired",
+                    other => panic!("the history never makes {other:?}"),
                 });
             }
         }

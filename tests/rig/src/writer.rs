@@ -4,7 +4,7 @@
 //! crash; they know nothing of when or how it comes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
@@ -20,6 +20,9 @@ use crate::protocol::{Line, say};
 
 /// Groups of one stream that are handed to the log and not yet committed.
 const IN_FLIGHT_MAX: u64 = 4;
+
+/// Small, so that crashes also come while the log goes on in a new segment.
+const SEGMENT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// When the directory says it was made. The rig never reads a clock.
 const CREATED_AT: Timestamp = Timestamp::from_unix_ms(1_750_000_000_000);
@@ -43,8 +46,8 @@ pub(crate) fn write(path: &Path, seed: u64, durability: Durability) -> Result<st
             while writer.issued < writer.committed + IN_FLIGHT_MAX {
                 let Content { sequence, time, entries } = writer.history.next_group();
                 let mut group = GroupBuilder::new(sequence, time);
-                for Entry { at, actor, event } in &entries {
-                    group.push(event, actor, *at);
+                for Entry { at, actor, event, image } in &entries {
+                    group.push(event, actor, *at, image);
                 }
                 writer.issued = sequence.0;
                 say(&Line::Issued { stream: writer.stream.0, sequence: sequence.0 });
@@ -60,14 +63,21 @@ pub(crate) fn write(path: &Path, seed: u64, durability: Durability) -> Result<st
 /// Opens the directory at `path`, or creates it, and says what it holds.
 pub(crate) fn examine(path: &Path, seed: u64) -> Result<(), String> {
     let (directory, _) = open(path, seed)?;
-    let blobs = path.join("log").join("blobs");
-    for blob in fs::read_dir(&blobs).map_err(|error| format!("{}: {error}", blobs.display()))? {
-        let blob = blob.map_err(|error| format!("{}: {error}", blobs.display()))?;
-        say(&Line::Finding(format!("the store made a blob, {}", blob.path().display())));
+    for segment in entries(&path.join("log"))? {
+        for blob in entries(&segment.join("blobs"))? {
+            say(&Line::Finding(format!("the store made a blob, {}", blob.display())));
+        }
     }
     drop(directory);
     say(&Line::Done);
     Ok(())
+}
+
+/// What lies in `folder`.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let failed = |error| format!("{}: {error}", folder.display());
+    let entries = fs::read_dir(folder).map_err(failed)?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
 }
 
 /// One stream and what is to be appended to it.
@@ -81,7 +91,7 @@ struct StreamWriter {
 fn open(path: &Path, seed: u64) -> Result<(DataDirectory, Vec<(RecoveredStream, History)>), String> {
     say(&Line::Opening);
     let identity = IdentityExpectation { shards: Some(STREAMS), ..IdentityExpectation::default() };
-    let options = DirectoryOptions { identity, ..DirectoryOptions::new(CREATED_AT) };
+    let options = DirectoryOptions { identity, segment_bytes_max: SEGMENT_BYTES_MAX, ..DirectoryOptions::new(CREATED_AT) };
     let directory = DataDirectory::open(path, &options).map_err(|error| format!("it does not open: {error}"))?;
     say(&Line::Opened { cluster: directory.identity().cluster.clone() });
     let mut streams = Vec::new();

@@ -1,0 +1,89 @@
+//! Snapshots of a node in process, made and loaded by the public faces that the assembly uses for its own.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tidegate_engine::snapshot_items;
+use tidegate_persistence::{
+    GroupSequence, Identity, LogIndex, LogPosition, PARTITION_HASH, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
+    SnapshotPosition, SnapshotReader, SnapshotWriter,
+};
+use tidegate_stock::{Ledger, Loader, Rules};
+
+use crate::error::BenchError;
+use crate::node::{Node, STREAM};
+use crate::wait::block_on;
+
+/// Longest wait for the group that a copy stands at.
+const COMMIT_WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// Longest wait between two looks at a watermark.
+const COMMIT_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Makes a snapshot of the node as it stands now; it is durable at return. After every `pace_bytes` it waits for the disk.
+pub fn make(node: &Node, pace_bytes: u64) -> Result<SnapshotInfo, BenchError> {
+    let began = Instant::now();
+    let mut copy = block_on(node.engine.copy_ledger(STREAM)).map_err(BenchError::wrong)?;
+    while !copy.is_committed() {
+        if began.elapsed() > COMMIT_WAIT_MAX {
+            return Err(BenchError::wrong("the group that the copy stands at was not committed in a minute"));
+        }
+        thread::park_timeout(COMMIT_LOOK_INTERVAL);
+    }
+    let mut position = None;
+    let read = node.wal.reader().read_groups(STREAM, copy.at(), copy.at().max(GroupSequence(1)), |group| {
+        position = Some(group.position());
+        ControlFlow::Break(())
+    });
+    read.map_err(BenchError::wrong)?;
+    let position: LogPosition = position.ok_or_else(|| BenchError::wrong("the log has no group"))?;
+    let header = SnapshotHeader {
+        cluster: node.identity.cluster.clone(),
+        shards: node.identity.shards,
+        partition_hash: PARTITION_HASH.to_owned(),
+        stream: STREAM,
+        position: SnapshotPosition {
+            index: position.index,
+            group_sequence: position.sequence,
+            chain: position.chain,
+            term: position.term,
+            at: position.time,
+        },
+        rules_digest: Vec::new(),
+    };
+    let mut writer = SnapshotWriter::create(&node.data, &header, pace_bytes).map_err(BenchError::wrong)?;
+    while let Some(block) = copy.next_block().map_err(BenchError::wrong)? {
+        writer.block(&block.bytes, block.items).map_err(BenchError::wrong)?;
+    }
+    if let Some(history) = &node.history {
+        history.persist().map_err(BenchError::wrong)?;
+    }
+    node.wal.writer().sync().map_err(BenchError::wrong)?;
+    writer.finish().map_err(BenchError::wrong)
+}
+
+/// The entry behind the last one that is in a snapshot.
+pub fn behind(path: &Path, identity: &Identity) -> Result<LogIndex, BenchError> {
+    let reader = SnapshotReader::open(path, &expectation(identity)).map_err(BenchError::wrong)?;
+    Ok(reader.header().position.index.next())
+}
+
+/// The ledger of a snapshot, and where in the log it stands.
+pub fn load(path: &Path, identity: &Identity, rules: Rules, seed: u64) -> Result<(LogPosition, Ledger), BenchError> {
+    let mut reader = SnapshotReader::open(path, &expectation(identity)).map_err(BenchError::wrong)?;
+    let SnapshotPosition { index, group_sequence, chain, term, at } = reader.header().position;
+    let mut loader = Loader::new(rules, seed);
+    while let Some(block) = reader.block().map_err(BenchError::wrong)? {
+        for item in snapshot_items(block) {
+            loader.add(item.map_err(BenchError::wrong)?).map_err(BenchError::wrong)?;
+        }
+    }
+    let ledger = loader.finish().map_err(BenchError::wrong)?;
+    Ok((LogPosition { index, sequence: group_sequence, chain, term, time: at }, ledger))
+}
+
+fn expectation(identity: &Identity) -> SnapshotExpectation<'_> {
+    SnapshotExpectation { cluster: &identity.cluster, shards: identity.shards, partition_hash: PARTITION_HASH, stream: STREAM }
+}

@@ -1,0 +1,79 @@
+//! What goes through a ring: work for a shard, with whoever waits for its answer.
+
+use std::collections::VecDeque;
+
+use tidegate_persistence::ActorName;
+use tidegate_stock::{GrantSequence, Listed, Recall, Request, ReservationId, ReservationRecord, StockId, UserId};
+use tokio::sync::oneshot;
+
+use crate::answer::{Answer, Failure};
+
+/// Most commands of a batch that go through the ring as one piece of work.
+pub(crate) const WORK_COMMANDS_MAX: usize = 64;
+
+/// A command's end.
+pub(crate) type Outcome = Result<Answer, Failure>;
+
+/// A piece of work.
+pub(crate) struct Work {
+    pub(crate) job: Job,
+    /// Who asks.
+    pub(crate) actor: ActorName,
+    /// What was found of the reservation that the work was set aside for.
+    pub(crate) recalled: Option<Recalled>,
+}
+
+/// What the history said of a reservation.
+pub(crate) struct Recalled {
+    pub(crate) id: ReservationId,
+    pub(crate) record: Option<ReservationRecord>,
+}
+
+impl Recalled {
+    pub(crate) fn of(recalled: Option<&Self>) -> Recall<'_> {
+        match recalled {
+            None => Recall::NotTried,
+            Some(Self { id, record: None }) => Recall::Missing(*id),
+            Some(Self { record: Some(record), .. }) => Recall::Found(record),
+        }
+    }
+}
+
+/// What is to be done.
+pub(crate) enum Job {
+    /// Decide one command.
+    One { request: Request, reply: oneshot::Sender<Outcome> },
+    /// Decide commands of a batch, in order.
+    Many(Box<Many>),
+    /// Look at a stock's reservations in memory.
+    List { query: ListQuery, reply: oneshot::Sender<Listed> },
+}
+
+/// Some neighbouring commands of a batch.
+pub(crate) struct Many {
+    /// Which batch, so that its later work waits where its earlier work was set aside.
+    pub(crate) batch: u64,
+    /// What is still to be decided.
+    pub(crate) requests: VecDeque<Request>,
+    /// What came of the others.
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) reply: oneshot::Sender<Vec<Outcome>>,
+}
+
+/// One look at the reservations of a stock.
+pub(crate) struct ListQuery {
+    pub(crate) stock: StockId,
+    pub(crate) before: GrantSequence,
+    pub(crate) user: Option<UserId>,
+    pub(crate) looks_max: usize,
+}
+
+impl Work {
+    /// How many commands it stands for.
+    pub(crate) fn commands(&self) -> usize {
+        match &self.job {
+            Job::One { .. } | Job::List { .. } => 1,
+            Job::Many(many) => many.requests.len(),
+        }
+    }
+}

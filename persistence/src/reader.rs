@@ -1,0 +1,218 @@
+//! Reading the log while it is written, and giving its space back: for the change feed, for snapshots and for the log's upkeep.
+//!
+//! A reader never holds the log open: once the log has stopped, it says so. Nothing here waits for the log's thread, nor the other way
+//! round. It knows nothing of what is committed; whoever reads says up to where.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::ops::{ControlFlow, RangeInclusive};
+use std::sync::{Arc, Weak};
+
+use tidegate_stock::Timestamp;
+
+use crate::record::{GroupSequence, LogIndex, RecordKey, StreamId, decode_value};
+use crate::recovery::{self, Damage, DamageKind, RecoveredGroup, RecoveryError};
+use crate::store::{Compacted, LogStore, SegmentInfo, StoreError};
+
+/// An open store with the lock that keeps others from it; the store comes first, so that it goes first.
+pub(crate) struct Kept {
+    pub(crate) store: Box<dyn LogStore>,
+    pub(crate) _lock: Option<File>,
+}
+
+/// Why groups could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The log has stopped.
+    #[error("the log has stopped")]
+    Stopped,
+    /// The group lies before everything that is retained.
+    #[error("group {from} of {stream} is no longer in the log, which starts behind it")]
+    Compacted {
+        /// The stream.
+        stream: StreamId,
+        /// The group that was asked for.
+        from: GroupSequence,
+        /// The oldest group that is retained; `None` when nothing of the stream is.
+        oldest: Option<GroupSequence>,
+    },
+    /// The log is not what was written, or cannot be read.
+    #[error(transparent)]
+    Log(#[from] RecoveryError),
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        Self::Log(RecoveryError::Store(error))
+    }
+}
+
+/// How large the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogSize {
+    /// Bytes on the disk at the last sync, roughly. 0 for a store that does not tell.
+    pub bytes_on_disk: u64,
+    /// Segments, those that are prepared included. 0 for a store in one piece.
+    pub segments: u64,
+    /// The time of the oldest entry that is retained, if any is.
+    pub oldest_time: Option<Timestamp>,
+}
+
+/// Reads a running log. Clones are cheap; any thread may use one. May block on the disk.
+#[derive(Clone)]
+pub struct LogReader(Weak<Kept>);
+
+impl LogReader {
+    pub(crate) fn new(kept: &Arc<Kept>) -> Self {
+        Self(Arc::downgrade(kept))
+    }
+
+    /// Visits groups `from` to `up_to` of `stream` in order, until `visit` breaks. The caller knows `up_to` to be committed.
+    ///
+    /// Checksums, sequence, time and chain are checked within what is read; what the first group says of its predecessor is taken on trust.
+    /// Memory is bounded by one group and a few values, and by what sled takes for the segment that is read, which is opened if it has to be.
+    /// While it reads, the segments that it found at the start stay on the disk.
+    ///
+    /// `from` is found without a search: sequences grow by at most 1 an entry, and the first entry of every segment is known, so the
+    /// group lies at most as many entries behind where it would be without them as its segment holds blank and membership entries.
+    ///
+    /// # Errors
+    /// When the log has stopped, when `from` is no longer retained, and when what is there is damaged or ends before `up_to`. What was
+    /// visited before an error is as it was committed.
+    pub fn read_groups(
+        &self,
+        stream: StreamId,
+        from: GroupSequence,
+        up_to: GroupSequence,
+        mut visit: impl FnMut(&RecoveredGroup<'_>) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let kept = self.kept()?;
+        if from > up_to {
+            return Ok(());
+        }
+        let store = &*kept.store;
+        let nothing = ReadError::Compacted { stream, from, oldest: None };
+        let Some((index, sequence)) = entry_near(store, stream, from)? else { return Err(nothing) };
+        let ahead = LogIndex(index.0 + from.0.saturating_sub(sequence.0));
+        let mut found = read_from(store, stream, ahead, from..=up_to, &mut visit)?;
+        if found.is_none_visited() && ahead > index {
+            // The store took an entry for something else than it is; reading it tells.
+            found = read_from(store, stream, index, from..=up_to, &mut visit)?;
+        }
+        match found {
+            Found::All => Ok(()),
+            Found::Later(oldest) => Err(ReadError::Compacted { stream, from, oldest: Some(oldest) }),
+            Found::Ends { index, .. } => match entry_near(store, stream, from)? {
+                Some((_, sequence)) if sequence <= from => {
+                    let what = DamageKind::EndsBelowCommitted { committed: up_to };
+                    Err(RecoveryError::from(Damage { stream, index, part: 0, what }).into())
+                }
+                // It was compacted while it was looked for.
+                _ => Err(nothing),
+            },
+        }
+    }
+
+    /// The oldest entry of `stream` that is retained, with its sequence: that of the last group before it, if it is none itself. `None`
+    /// when nothing of the stream is retained.
+    pub fn oldest(&self, stream: StreamId) -> Result<Option<(LogIndex, GroupSequence)>, ReadError> {
+        entry_near(&*self.kept()?.store, stream, GroupSequence(0))
+    }
+
+    /// The log's segments, oldest first; none for a store in one piece. Reads nothing from the disk.
+    pub fn segments(&self) -> Result<Vec<SegmentInfo>, ReadError> {
+        Ok(self.kept()?.store.segments())
+    }
+
+    /// How large the log is. Reads nothing from the disk.
+    pub fn size(&self) -> Result<LogSize, ReadError> {
+        let segments = self.segments()?;
+        let holding = segments.iter().filter(|segment| !segment.last.is_empty());
+        Ok(LogSize {
+            bytes_on_disk: segments.iter().map(|segment| segment.bytes_on_disk).sum(),
+            segments: segments.len() as u64,
+            oldest_time: holding.map(|segment| segment.oldest_time).min(),
+        })
+    }
+
+    /// Gives back the space of the oldest segments, as far as all their entries lie below `keep_from` of their stream; a stream that is
+    /// not named keeps everything. [`LogStore::compact`] has the rest. Not to be called from within a visit.
+    ///
+    /// May block for [`crate::segments::COMPACTION_WAIT_MAX`] and the time that deleting takes; the log goes on meanwhile.
+    pub fn compact(&self, keep_from: &BTreeMap<StreamId, LogIndex>) -> Result<Compacted, ReadError> {
+        Ok(self.kept()?.store.compact(keep_from)?)
+    }
+
+    fn kept(&self) -> Result<Arc<Kept>, ReadError> {
+        self.0.upgrade().ok_or(ReadError::Stopped)
+    }
+}
+
+impl fmt::Debug for LogReader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("LogReader(..)")
+    }
+}
+
+/// An entry of `stream` that is not behind group `sequence`, or else the oldest.
+fn entry_near(
+    store: &dyn LogStore,
+    stream: StreamId,
+    sequence: GroupSequence,
+) -> Result<Option<(LogIndex, GroupSequence)>, ReadError> {
+    if let Some(near) = store.entry_near(stream, sequence) {
+        return Ok(Some(near));
+    }
+    let mut oldest = None;
+    store.scan(RecordKey { stream, index: LogIndex(0), part: 0 }, &mut |key, value| {
+        let key = RecordKey::decode(key);
+        oldest = key.and_then(|key| Some((key.index, decode_value(key, value).ok()?.0.sequence)));
+        ControlFlow::Break(())
+    })?;
+    Ok(oldest)
+}
+
+/// What came of looking for groups.
+enum Found {
+    /// All were visited, or the visitor broke.
+    All,
+    /// The first group that is there lies behind all that were looked for, or some of them.
+    Later(GroupSequence),
+    /// The stream ends at an entry before the last of them.
+    Ends { index: LogIndex, visited: u64 },
+}
+
+impl Found {
+    const fn is_none_visited(&self) -> bool {
+        matches!(self, Self::Later(_) | Self::Ends { visited: 0, .. })
+    }
+}
+
+/// Visits `groups`, looking for the first from entry `index` on.
+fn read_from(
+    store: &dyn LogStore,
+    stream: StreamId,
+    index: LogIndex,
+    groups: RangeInclusive<GroupSequence>,
+    visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> ControlFlow<()>,
+) -> Result<Found, ReadError> {
+    let (mut visited, mut found) = (0, None);
+    let end = recovery::read(store, stream, index, &mut |group| {
+        if group.sequence < *groups.start() {
+            return ControlFlow::Continue(());
+        }
+        if visited == 0 && group.sequence > *groups.start() {
+            found = Some(Found::Later(group.sequence));
+            return ControlFlow::Break(());
+        }
+        visited += 1;
+        let flow = visit(group);
+        if flow.is_break() || group.sequence >= *groups.end() {
+            found = Some(Found::All);
+            return ControlFlow::Break(());
+        }
+        flow
+    })?;
+    Ok(found.unwrap_or(Found::Ends { index: index.max(end.last_index.next()), visited }))
+}

@@ -1,0 +1,564 @@
+//! The container of a snapshot: one file of checked blocks, which is there whole and durable or not at all.
+//!
+//! It knows which shard's state it holds and up to which group, and nothing of what its blocks say. Files are made under a name that never
+//! counts, and get their own only when everything in them is durable.
+//!
+//! `<directory>/snapshots/<stream, 5 digits>-<group sequence, 20 digits>.snapshot`, all numbers big-endian:
+//!
+//! ```text
+//! header
+//!   0  8  "tgsnap", version of this layout (u16), 1
+//!   8  4  length of what follows up to the checksum
+//!  12     cluster (u16 length, text), number of shards u16, partition hash (u16 length, text),
+//!         stream u16, index u64, group sequence u64, chain hash 16, term u64, time in ms since 1970 u64,
+//!         digest of the rules (u16 length, bytes)
+//!   n  4  crc32c of everything before
+//! block, for each
+//!   0  4  length, 1 to 1 MiB
+//!   4  4  crc32c of the block's number from 0 (u64), its length (u32) and its bytes
+//!   8     bytes
+//! footer
+//!   0  4  0, where a block would have its length
+//!   4  8  number of blocks
+//!  12  8  number of records, as the writer counted them
+//!  20 32  blake3 of everything before the footer
+//!  52  4  crc32c of the footer so far
+//! ```
+//!
+//! Writing paces itself: every few MiB it waits until they are on the disk. One sync of everything at the end would hold up every other
+//! sync of the file system, the log's among them, for as long as it takes.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use tidegate_stock::Timestamp;
+
+use crate::disk;
+use crate::record::{ChainHash, GroupSequence, LogIndex, Reader, StreamId, Term};
+
+/// Version of the layout that this code writes, and the only one that it reads.
+pub const SNAPSHOT_FORMAT: u16 = 1;
+
+/// Longest block in bytes.
+pub const SNAPSHOT_BLOCK_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes that are written between two waits for the disk, where nothing else is set.
+pub const SNAPSHOT_PACE_BYTES_DEFAULT: u64 = 8 * 1024 * 1024;
+
+/// Longest of the header's texts and of its digest, in bytes.
+const FIELD_BYTES_MAX: usize = 1_024;
+
+const MAGIC: [u8; 6] = *b"tgsnap";
+const PREFIX_BYTES: usize = 12;
+/// Three fields of full length, and 60 bytes of numbers.
+const HEADER_BYTES_MAX: usize = 3 * (2 + FIELD_BYTES_MAX) + 60;
+const BLOCK_HEAD_BYTES: usize = 8;
+const FOOTER_BYTES: usize = 56;
+const FOOTER_DIGEST_AT: usize = 20;
+const CHECKSUM_BYTES: usize = 4;
+
+pub(crate) const FOLDER: &str = "snapshots";
+const SUFFIX: &str = ".snapshot";
+const UNFINISHED_SUFFIX: &str = ".unfinished";
+
+/// Whose state a snapshot holds, and up to where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotHeader {
+    /// The cluster.
+    pub cluster: String,
+    /// The number of shards that the partitions are mapped to.
+    pub shards: u16,
+    /// How a sku is given its partition.
+    pub partition_hash: String,
+    /// The shard's log.
+    pub stream: StreamId,
+    /// Up to which of its groups, that one included.
+    pub position: SnapshotPosition,
+    /// Stands for the rules that the state was made under; bytes to this file, at most 1,024.
+    pub rules_digest: Vec<u8>,
+}
+
+/// The last group that is in a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotPosition {
+    /// Its place in the log.
+    pub index: LogIndex,
+    /// Its place among the groups.
+    pub group_sequence: GroupSequence,
+    /// The chain hash as of it.
+    pub chain: ChainHash,
+    /// Its term.
+    pub term: Term,
+    /// Its time.
+    pub at: Timestamp,
+}
+
+/// What a snapshot must say of itself to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotExpectation<'a> {
+    /// The cluster.
+    pub cluster: &'a str,
+    /// The number of shards.
+    pub shards: u16,
+    /// How a sku is given its partition.
+    pub partition_hash: &'a str,
+    /// The shard's log.
+    pub stream: StreamId,
+}
+
+/// A finished snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its file.
+    pub path: PathBuf,
+    /// The shard's log.
+    pub stream: StreamId,
+    /// Up to which group.
+    pub group_sequence: GroupSequence,
+    /// Length of the file.
+    pub bytes: u64,
+    /// When it was finished, by the file system.
+    pub created: SystemTime,
+}
+
+/// Why a snapshot was not written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Its bytes are not what was written.
+    #[error("{} is damaged at byte {offset}: {what}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the part begins that is damaged.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// It belongs to something else, or was written by another version.
+    #[error("snapshot {} has {field} {found} where {expected} was expected", .path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The field of the header.
+        field: &'static str,
+        /// What the snapshot says.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// The operating system failed.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+impl SnapshotError {
+    fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// A snapshot being written. Belongs to one thread, which waits for the disk now and then. Dropping it unfinished removes its file.
+#[derive(Debug)]
+pub struct SnapshotWriter {
+    file: File,
+    folder: PathBuf,
+    /// The unfinished file; `None` once it has its name.
+    unfinished: Option<PathBuf>,
+    name: String,
+    stream: StreamId,
+    group_sequence: GroupSequence,
+    digest: blake3::Hasher,
+    blocks: u64,
+    records: u64,
+    bytes: u64,
+    pace_bytes: u64,
+    paced_bytes: u64,
+}
+
+impl SnapshotWriter {
+    /// Begins a snapshot in data directory `directory`, in place of an unfinished one of the same position.
+    ///
+    /// `pace_bytes` is how much is written between two waits for the disk, see [`SNAPSHOT_PACE_BYTES_DEFAULT`]. Panics when a text or the
+    /// digest of `header` is over 1,024 bytes.
+    pub fn create(directory: &Path, header: &SnapshotHeader, pace_bytes: u64) -> Result<Self, SnapshotError> {
+        let folder = directory.join(FOLDER);
+        disk::create_directory(&folder).map_err(|source| SnapshotError::io(&folder, source))?;
+        let name = file_name(header.stream, header.position.group_sequence);
+        let path = folder.join(format!("{name}{UNFINISHED_SUFFIX}"));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = file.map_err(|source| SnapshotError::io(&path, source))?;
+        let mut writer = Self {
+            file,
+            folder,
+            unfinished: Some(path),
+            name,
+            stream: header.stream,
+            group_sequence: header.position.group_sequence,
+            digest: blake3::Hasher::new(),
+            blocks: 0,
+            records: 0,
+            bytes: 0,
+            pace_bytes: pace_bytes.max(1),
+            paced_bytes: 0,
+        };
+        writer.write(&header.encode())?;
+        Ok(writer)
+    }
+
+    /// Writes the next block, of 1 byte to 1 MiB, which holds `records`. Waits for the disk now and then. Panics on another length.
+    ///
+    /// After an error the writer is of no more use; drop it.
+    pub fn block(&mut self, bytes: &[u8], records: u32) -> Result<(), SnapshotError> {
+        let length = bytes.len();
+        assert!(
+            (1..=SNAPSHOT_BLOCK_BYTES_MAX).contains(&length),
+            "a block of {length} bytes is not of 1 to {SNAPSHOT_BLOCK_BYTES_MAX}"
+        );
+        let length = u32::try_from(length).expect("a block is at most 1 MiB");
+        let mut head = [0; BLOCK_HEAD_BYTES];
+        head[..4].copy_from_slice(&length.to_be_bytes());
+        head[4..].copy_from_slice(&block_checksum(self.blocks, length, bytes).to_be_bytes());
+        self.write(&head)?;
+        self.write(bytes)?;
+        self.blocks += 1;
+        self.records += u64::from(records);
+        if self.bytes - self.paced_bytes >= self.pace_bytes {
+            self.file.sync_data().map_err(|source| self.error(source))?;
+            self.paced_bytes = self.bytes;
+        }
+        Ok(())
+    }
+
+    /// Bytes written so far.
+    pub const fn bytes_written(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Ends the snapshot and gives it its name, in place of one of the same position. Durable at return.
+    pub fn finish(mut self) -> Result<SnapshotInfo, SnapshotError> {
+        let mut footer = Vec::with_capacity(FOOTER_BYTES);
+        footer.extend_from_slice(&0_u32.to_be_bytes());
+        footer.extend_from_slice(&self.blocks.to_be_bytes());
+        footer.extend_from_slice(&self.records.to_be_bytes());
+        footer.extend_from_slice(self.digest.finalize().as_bytes());
+        footer.extend_from_slice(&crc32c::crc32c(&footer).to_be_bytes());
+        self.write(&footer)?;
+        self.file.sync_all().map_err(|source| self.error(source))?;
+        let path = self.folder.join(&self.name);
+        let unfinished = self.unfinished.as_ref().expect("it has no name yet");
+        fs::rename(unfinished, &path).map_err(|source| SnapshotError::io(&path, source))?;
+        self.unfinished = None;
+        disk::sync_directory(&self.folder).map_err(|source| SnapshotError::io(&self.folder, source))?;
+        info(path, self.stream, self.group_sequence)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.digest.update(bytes);
+        self.file.write_all(bytes).map_err(|source| self.error(source))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn error(&self, source: io::Error) -> SnapshotError {
+        SnapshotError::io(self.unfinished.as_deref().unwrap_or(&self.folder), source)
+    }
+}
+
+impl Drop for SnapshotWriter {
+    fn drop(&mut self) {
+        if let Some(path) = &self.unfinished
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "an unfinished snapshot was not removed; the next start does it");
+        }
+    }
+}
+
+/// The finished snapshots of `stream` in data directory `directory`, newest first. Says nothing of whether they are whole.
+pub fn snapshots(directory: &Path, stream: StreamId) -> Result<Vec<SnapshotInfo>, SnapshotError> {
+    let folder = directory.join(FOLDER);
+    let mut found = Vec::new();
+    for name in names(&folder)? {
+        if let Some((of, group_sequence)) = parse_name(&name)
+            && of == stream
+        {
+            found.push(info(folder.join(name), of, group_sequence)?);
+        }
+    }
+    found.sort_unstable_by_key(|snapshot| std::cmp::Reverse(snapshot.group_sequence));
+    Ok(found)
+}
+
+/// Removes what snapshots that were never finished left in data directory `directory`, and says how many. For the start, while nobody
+/// writes one.
+pub fn remove_unfinished(directory: &Path) -> Result<usize, SnapshotError> {
+    let folder = directory.join(FOLDER);
+    let unfinished: Vec<_> = names(&folder)?.into_iter().filter(|name| name.ends_with(UNFINISHED_SUFFIX)).collect();
+    for name in &unfinished {
+        let path = folder.join(name);
+        fs::remove_file(&path).map_err(|source| SnapshotError::io(&path, source))?;
+    }
+    Ok(unfinished.len())
+}
+
+/// Removes all snapshots of `stream` but the `keep` newest, the oldest first, and says how many. Durable at return.
+pub fn remove_older(directory: &Path, stream: StreamId, keep: usize) -> Result<usize, SnapshotError> {
+    let all = snapshots(directory, stream)?;
+    let older = all.get(keep..).unwrap_or_default();
+    for snapshot in older.iter().rev() {
+        fs::remove_file(&snapshot.path).map_err(|source| SnapshotError::io(&snapshot.path, source))?;
+    }
+    if !older.is_empty() {
+        let folder = directory.join(FOLDER);
+        disk::sync_directory(&folder).map_err(|source| SnapshotError::io(&folder, source))?;
+    }
+    Ok(older.len())
+}
+
+/// A snapshot being read. Nothing of it counts until its end was reached without an error.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    file: BufReader<File>,
+    path: PathBuf,
+    header: SnapshotHeader,
+    digest: blake3::Hasher,
+    offset: u64,
+    blocks: u64,
+    records: Option<u64>,
+    block: Vec<u8>,
+}
+
+impl SnapshotReader {
+    /// Opens the snapshot at `path` and checks its header; refuses one that is not as `expectation` says, naming the field.
+    pub fn open(path: &Path, expectation: &SnapshotExpectation<'_>) -> Result<Self, SnapshotError> {
+        let file = File::open(path).map_err(|source| SnapshotError::io(path, source))?;
+        let mut bytes = vec![0; PREFIX_BYTES];
+        let mut file = BufReader::with_capacity(SNAPSHOT_BLOCK_BYTES_MAX, file);
+        let damaged = |what: String| SnapshotError::Damaged { path: path.to_owned(), offset: 0, what };
+        let short = |error: io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("the file ends within its header".to_owned()),
+            _ => SnapshotError::io(path, error),
+        };
+        file.read_exact(&mut bytes).map_err(short)?;
+        if bytes[..MAGIC.len()] != MAGIC {
+            return Err(damaged("it does not begin as a snapshot does".to_owned()));
+        }
+        let mut prefix = Reader(&bytes[MAGIC.len()..]);
+        let (format, length) = (prefix.u16(), prefix.u32());
+        expect(path, "format", &format, &SNAPSHOT_FORMAT)?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= HEADER_BYTES_MAX);
+        let length = length.ok_or_else(|| damaged(format!("its header would be longer than {HEADER_BYTES_MAX} bytes")))?;
+        bytes.resize(PREFIX_BYTES + length + CHECKSUM_BYTES, 0);
+        file.read_exact(&mut bytes[PREFIX_BYTES..]).map_err(short)?;
+        let (covered, checksum) = bytes.split_at(PREFIX_BYTES + length);
+        let (found, computed) = (Reader(checksum).u32(), crc32c::crc32c(covered));
+        if found != computed {
+            return Err(damaged(format!("the header's checksum is {found:08x}, its bytes give {computed:08x}")));
+        }
+        let header = SnapshotHeader::decode(&covered[PREFIX_BYTES..]).ok_or_else(|| damaged("its header is none".to_owned()))?;
+        expect(path, "cluster", &header.cluster.as_str(), &expectation.cluster)?;
+        expect(path, "shard_count", &header.shards, &expectation.shards)?;
+        expect(path, "partition_hash", &header.partition_hash.as_str(), &expectation.partition_hash)?;
+        expect(path, "stream", &header.stream.0, &expectation.stream.0)?;
+        let mut digest = blake3::Hasher::new();
+        digest.update(&bytes);
+        let offset = bytes.len() as u64;
+        Ok(Self { file, path: path.to_owned(), header, digest, offset, blocks: 0, records: None, block: Vec::new() })
+    }
+
+    /// What it says of itself.
+    pub const fn header(&self) -> &SnapshotHeader {
+        &self.header
+    }
+
+    /// The next block; `None` at the end, once everything before it was found to be whole.
+    pub fn block(&mut self) -> Result<Option<&[u8]>, SnapshotError> {
+        if self.records.is_some() {
+            return Ok(None);
+        }
+        let mut head = [0; BLOCK_HEAD_BYTES];
+        self.read(&mut head[..4], "a block")?;
+        let length = Reader(&head).u32();
+        if length == 0 {
+            self.records = Some(self.footer()?);
+            return Ok(None);
+        }
+        let bytes = usize::try_from(length).ok().filter(|bytes| *bytes <= SNAPSHOT_BLOCK_BYTES_MAX);
+        let bytes =
+            bytes.ok_or_else(|| self.damaged(format!("a block would have {length} bytes, over {SNAPSHOT_BLOCK_BYTES_MAX}")))?;
+        self.read(&mut head[4..], "a block")?;
+        let mut block = std::mem::take(&mut self.block);
+        block.resize(bytes, 0);
+        self.read(&mut block, "a block")?;
+        let (found, computed) = (Reader(&head[4..]).u32(), block_checksum(self.blocks, length, &block));
+        if found != computed {
+            return Err(
+                self.damaged(format!("the checksum of block {} is {found:08x}, its bytes give {computed:08x}", self.blocks))
+            );
+        }
+        self.digest.update(&head);
+        self.digest.update(&block);
+        self.offset += (head.len() + block.len()) as u64;
+        self.blocks += 1;
+        self.block = block;
+        Ok(Some(&self.block))
+    }
+
+    /// Number of records, as the writer counted them; known once the end was reached.
+    pub const fn records(&self) -> Option<u64> {
+        self.records
+    }
+
+    /// Checks the rest of the footer, and that nothing follows.
+    fn footer(&mut self) -> Result<u64, SnapshotError> {
+        let mut footer = [0; FOOTER_BYTES];
+        self.read(&mut footer[4..], "its footer")?;
+        let (covered, checksum) = footer.split_at(FOOTER_BYTES - CHECKSUM_BYTES);
+        if Reader(checksum).u32() != crc32c::crc32c(covered) {
+            return Err(self.damaged("the checksum of its footer does not match".to_owned()));
+        }
+        let mut reader = Reader(&covered[4..]);
+        let (blocks, records) = (reader.u64(), reader.u64());
+        if blocks != self.blocks {
+            return Err(self.damaged(format!("it counts {blocks} blocks, and there are {}", self.blocks)));
+        }
+        if covered[FOOTER_DIGEST_AT..] != *self.digest.finalize().as_bytes() {
+            return Err(self.damaged("the digest of everything before does not match".to_owned()));
+        }
+        let end = self.offset + FOOTER_BYTES as u64;
+        match self.file.read(&mut [0]) {
+            Ok(0) => Ok(records),
+            Ok(_) => Err(SnapshotError::Damaged { path: self.path.clone(), offset: end, what: "bytes follow its end".to_owned() }),
+            Err(source) => Err(SnapshotError::io(&self.path, source)),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8], what: &str) -> Result<(), SnapshotError> {
+        self.file.read_exact(bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.damaged(format!("the file ends within {what}")),
+            _ => SnapshotError::io(&self.path, error),
+        })
+    }
+
+    fn damaged(&self, what: String) -> SnapshotError {
+        SnapshotError::Damaged { path: self.path.clone(), offset: self.offset, what }
+    }
+}
+
+impl SnapshotHeader {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&SNAPSHOT_FORMAT.to_be_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        put_field(&mut bytes, self.cluster.as_bytes());
+        bytes.extend_from_slice(&self.shards.to_be_bytes());
+        put_field(&mut bytes, self.partition_hash.as_bytes());
+        bytes.extend_from_slice(&self.stream.0.to_be_bytes());
+        bytes.extend_from_slice(&self.position.index.0.to_be_bytes());
+        bytes.extend_from_slice(&self.position.group_sequence.0.to_be_bytes());
+        bytes.extend_from_slice(&self.position.chain.0);
+        bytes.extend_from_slice(&self.position.term.0.to_be_bytes());
+        bytes.extend_from_slice(&self.position.at.unix_ms().to_be_bytes());
+        put_field(&mut bytes, &self.rules_digest);
+        let length = u32::try_from(bytes.len() - PREFIX_BYTES).expect("a header is a few KiB at most");
+        bytes[PREFIX_BYTES - 4..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
+        bytes
+    }
+
+    /// The header whose fields `bytes` are; `None` if they are not exactly those of one.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (cluster, bytes) = take_field(bytes)?;
+        let (shards, bytes) = bytes.split_at_checked(2)?;
+        let (partition_hash, bytes) = take_field(bytes)?;
+        let (numbers, bytes) = bytes.split_at_checked(50)?;
+        let (rules_digest, rest) = take_field(bytes)?;
+        if !rest.is_empty() {
+            return None;
+        }
+        let mut numbers = Reader(numbers);
+        Some(Self {
+            cluster: std::str::from_utf8(cluster).ok()?.to_owned(),
+            shards: Reader(shards).u16(),
+            partition_hash: std::str::from_utf8(partition_hash).ok()?.to_owned(),
+            stream: StreamId(numbers.u16()),
+            position: SnapshotPosition {
+                index: LogIndex(numbers.u64()),
+                group_sequence: GroupSequence(numbers.u64()),
+                chain: ChainHash(numbers.array()),
+                term: Term(numbers.u64()),
+                at: Timestamp::from_unix_ms(numbers.u64()),
+            },
+            rules_digest: rules_digest.to_vec(),
+        })
+    }
+}
+
+fn put_field(bytes: &mut Vec<u8>, field: &[u8]) {
+    assert!(field.len() <= FIELD_BYTES_MAX, "a field of {} bytes is over {FIELD_BYTES_MAX}", field.len());
+    let length = u16::try_from(field.len()).expect("a field is at most 1,024 bytes");
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(field);
+}
+
+fn take_field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, bytes) = bytes.split_at_checked(2)?;
+    bytes.split_at_checked(usize::from(Reader(length).u16()))
+}
+
+fn block_checksum(number: u64, length: u32, bytes: &[u8]) -> u32 {
+    let place = crc32c::crc32c_append(crc32c::crc32c(&number.to_be_bytes()), &length.to_be_bytes());
+    crc32c::crc32c_append(place, bytes)
+}
+
+fn expect<T: PartialEq + std::fmt::Display>(
+    path: &Path,
+    field: &'static str,
+    found: &T,
+    expected: &T,
+) -> Result<(), SnapshotError> {
+    if found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.to_string(), expected.to_string());
+    Err(SnapshotError::Mismatch { path: path.to_owned(), field, found, expected })
+}
+
+pub(crate) fn file_name(stream: StreamId, group_sequence: GroupSequence) -> String {
+    format!("{:05}-{:020}{SUFFIX}", stream.0, group_sequence.0)
+}
+
+/// What a file of this name holds; `None` unless a finished snapshot has such a name.
+fn parse_name(name: &str) -> Option<(StreamId, GroupSequence)> {
+    let (stream, group_sequence) = name.strip_suffix(SUFFIX)?.split_once('-')?;
+    let (stream, group_sequence) = (StreamId(stream.parse().ok()?), GroupSequence(group_sequence.parse().ok()?));
+    (file_name(stream, group_sequence) == name).then_some((stream, group_sequence))
+}
+
+/// The names in `folder`, none where it is missing.
+fn names(folder: &Path) -> Result<BTreeSet<String>, SnapshotError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        other => other.map_err(|source| SnapshotError::io(folder, source))?,
+    };
+    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    entries.map(name).collect::<io::Result<_>>().map_err(|source| SnapshotError::io(folder, source))
+}
+
+fn info(path: PathBuf, stream: StreamId, group_sequence: GroupSequence) -> Result<SnapshotInfo, SnapshotError> {
+    let read = || {
+        let metadata = fs::metadata(&path)?;
+        Ok((metadata.len(), metadata.modified()?))
+    };
+    let (bytes, created) = read().map_err(|source| SnapshotError::io(&path, source))?;
+    Ok(SnapshotInfo { path, stream, group_sequence, bytes, created })
+}

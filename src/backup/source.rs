@@ -1,0 +1,304 @@
+//! The node's side of a backup: an archive of everything, made while the node serves on. Knows neither HTTP nor what becomes of the
+//! archive.
+//!
+//! The order is what makes it whole. First a snapshot of every shard is made; what had left memory by then is in the history, which is
+//! read next; the log is read last, up to what is committed when the history has been read. So a reservation is in the snapshot, in the
+//! history or in the log, and nothing in the history is newer than the log's end.
+//!
+//! Everything is read on one blocking thread, no faster than the network takes it, so what is in memory is a few pieces. The log's space
+//! is not given back meanwhile; a reader that takes nothing is cut off by the door, which bounds how long that lasts.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_api::BackupSource;
+use tidegate_engine::Engine;
+use tidegate_persistence::{
+    ARCHIVE_PIECE_BYTES_MAX, ArchiveTotals, ArchiveWriter, GroupSequence, History, HistoryError, HistoryKey, HistoryRecord,
+    Identity, LogIndex, LogPosition, LogReader, Piece, ReadError, SnapshotInfo, StreamId, Term, history,
+};
+use tidegate_stock::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::upkeep::{SnapshotFailure, UpkeepLine};
+
+/// Bytes that are handed over together.
+const HANDED_BYTES: usize = 128 * 1024;
+
+/// How many of those wait between the disk and the network at most.
+const HANDED_WAITING_MAX: usize = 4;
+
+/// How often a sign of life is sent while snapshots are made.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What backups are made of.
+pub(crate) struct BackupParts {
+    pub(crate) identity: Identity,
+    pub(crate) history_range_seconds: u32,
+    pub(crate) engine: Engine,
+    pub(crate) upkeep: UpkeepLine,
+    pub(crate) log: LogReader,
+    pub(crate) history: Arc<History>,
+}
+
+/// Makes backups, one at a time. Clones share that.
+#[derive(Clone)]
+pub(crate) struct Backups {
+    parts: Arc<BackupParts>,
+    is_under_way: Arc<AtomicBool>,
+    handle: Handle,
+}
+
+/// Why a backup was given up.
+#[derive(Debug, thiserror::Error)]
+enum CopyError {
+    /// Whoever wanted it has left.
+    #[error("the reader has left")]
+    Left(#[from] io::Error),
+    /// The snapshots could not be made.
+    #[error("no snapshot could be made")]
+    Snapshot(#[from] SnapshotFailure),
+    /// A snapshot could not be read.
+    #[error("a snapshot could not be read")]
+    File(#[source] io::Error),
+    /// The history could not be read.
+    #[error("the history could not be read")]
+    History(#[from] HistoryError),
+    /// The log could not be read.
+    #[error("the log could not be read")]
+    Log(#[from] ReadError),
+}
+
+impl Backups {
+    /// Backups of a node with these parts, made on the blocking threads of `handle`'s runtime.
+    pub(crate) fn new(parts: BackupParts, handle: Handle) -> Self {
+        Self { parts: Arc::new(parts), is_under_way: Arc::default(), handle }
+    }
+}
+
+impl BackupSource for Backups {
+    fn try_begin(&self, with_feed: bool) -> Option<mpsc::Receiver<io::Result<Bytes>>> {
+        if self.is_under_way.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let turn = Turn(Arc::clone(&self.is_under_way));
+        let (sender, receiver) = mpsc::channel(HANDED_WAITING_MAX);
+        let (parts, handle) = (Arc::clone(&self.parts), self.handle.clone());
+        self.handle.spawn_blocking(move || {
+            let _turn = turn;
+            make(&parts, with_feed, &handle, &sender);
+        });
+        Some(receiver)
+    }
+}
+
+/// While it lives, no other backup begins.
+struct Turn(Arc<AtomicBool>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Makes one archive, tells how it went, and tells the reader when it failed.
+fn make(parts: &BackupParts, with_feed: bool, handle: &Handle, sender: &mpsc::Sender<io::Result<Bytes>>) {
+    tracing::info!(with_feed, "a backup begins");
+    let outlet = Outlet { sender: sender.clone(), bytes: Vec::with_capacity(HANDED_BYTES) };
+    let Ok(mut archive) = ArchiveWriter::new(outlet) else { return };
+    let error = match copy(parts, with_feed, handle, &mut archive) {
+        Ok(totals) => match archive.finish().and_then(|mut outlet| outlet.flush()) {
+            Ok(()) => {
+                tracing::info!(?totals, "a backup was handed over");
+                return;
+            }
+            Err(error) => CopyError::Left(error),
+        },
+        Err(error) => {
+            // Its reader may have left; then there is nobody to tell.
+            let _ = archive.put(&Piece::Failed(&with_cause(&error))).and_then(|()| archive.get_mut().flush());
+            error
+        }
+    };
+    tracing::warn!(error = with_cause(&error), "a backup was given up");
+    // So that the answer ends as one that is not whole.
+    let _ = sender.blocking_send(Err(io::Error::other("the backup was given up")));
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+fn copy(
+    parts: &BackupParts,
+    with_feed: bool,
+    handle: &Handle,
+    archive: &mut ArchiveWriter<Outlet>,
+) -> Result<ArchiveTotals, CopyError> {
+    let BackupParts { identity, history_range_seconds, engine, upkeep, log, history } = parts;
+    archive.put(&Piece::Begin { identity: identity.clone(), history_range_seconds: *history_range_seconds })?;
+    let _hold = upkeep.hold_log();
+    let made = make_snapshots(upkeep, handle, archive)?;
+    // Open, they can be read to their end, whatever the upkeep removes meanwhile.
+    let opened: io::Result<Vec<(&SnapshotInfo, File)>> = made.iter().map(|info| Ok((info, File::open(&info.path)?))).collect();
+    let opened = opened.map_err(CopyError::File)?;
+    let log_bytes = if with_feed { log.size()?.bytes_on_disk } else { 0 };
+    let bytes = made.iter().map(|info| info.bytes).sum::<u64>() + history.bytes_on_disk()? + log_bytes;
+    archive.put(&Piece::Plan { bytes })?;
+    for (info, file) in opened {
+        archive.put(&Piece::Snapshot { stream: info.stream, group_sequence: info.group_sequence, bytes: info.bytes })?;
+        copy_file(file, archive)?;
+    }
+    copy_history(history, archive)?;
+    // From here on nothing is read that is newer than what is committed now.
+    let mut logs = Vec::new();
+    for stream in engine.streams() {
+        let snapshot = made.iter().find(|info| info.stream == stream).map(|info| info.group_sequence);
+        logs.push((stream, log_range(engine, log, stream, snapshot.filter(|_| !with_feed))?));
+    }
+    let mut starts = Vec::with_capacity(logs.len());
+    for (stream, (from, up_to)) in &logs {
+        starts.push((*stream, start_of(log, *stream, *from, *up_to)?));
+    }
+    archive.put(&Piece::Logs(starts))?;
+    for (stream, (from, up_to)) in logs {
+        let mut left = None;
+        log.read_groups(stream, from, up_to, |group| match archive.put(&Piece::Group(*group)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                left = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        left.map_or(Ok(()), Err)?;
+    }
+    Ok(archive.totals())
+}
+
+/// Has a snapshot of every shard made, and lets the reader know meanwhile that somebody is still there.
+fn make_snapshots(
+    upkeep: &UpkeepLine,
+    handle: &Handle,
+    archive: &mut ArchiveWriter<Outlet>,
+) -> Result<Vec<SnapshotInfo>, CopyError> {
+    let mut making = pin!(upkeep.snapshot());
+    loop {
+        archive.get_mut().flush()?;
+        match handle.block_on(async { timeout(ALIVE_INTERVAL, making.as_mut()).await }) {
+            Ok(made) => return Ok(made?),
+            Err(_) => archive.put(&Piece::Alive)?,
+        }
+    }
+}
+
+fn copy_file(mut file: File, archive: &mut ArchiveWriter<Outlet>) -> Result<(), CopyError> {
+    let mut part = vec![0; ARCHIVE_PIECE_BYTES_MAX];
+    loop {
+        match file.read(&mut part).map_err(CopyError::File)? {
+            0 => return Ok(()),
+            read => archive.put(&Piece::SnapshotPart(&part[..read]))?,
+        }
+    }
+}
+
+/// A record of the history that waits to be written.
+struct KeptRecord {
+    key: HistoryKey,
+    user: String,
+    resolved_at: Timestamp,
+    value: Vec<u8>,
+}
+
+fn copy_history(history: &History, archive: &mut ArchiveWriter<Outlet>) -> Result<(), CopyError> {
+    let (mut gathered, mut bytes, mut left) = (Vec::new(), 0, None);
+    history.for_each(&mut |record| {
+        bytes += record.user.len() + record.value.len();
+        let HistoryRecord { key, user, resolved_at, value } = record;
+        gathered.push(KeptRecord { key, user: user.to_owned(), resolved_at, value: value.to_vec() });
+        if bytes < ARCHIVE_PIECE_BYTES_MAX && gathered.len() < history::HISTORY_RECORDS_MAX {
+            return ControlFlow::Continue(());
+        }
+        bytes = 0;
+        match put_records(&std::mem::take(&mut gathered), archive) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                left = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    left.map_or(Ok(()), Err)?;
+    if gathered.is_empty() { Ok(()) } else { Ok(put_records(&gathered, archive)?) }
+}
+
+fn put_records(gathered: &[KeptRecord], archive: &mut ArchiveWriter<Outlet>) -> io::Result<()> {
+    let records = gathered
+        .iter()
+        .map(|kept| HistoryRecord { key: kept.key, user: &kept.user, resolved_at: kept.resolved_at, value: &kept.value })
+        .collect();
+    archive.put(&Piece::History(records))
+}
+
+/// The groups of a stream that are copied: from the oldest, or from the one that its snapshot was made at, to the newest committed one.
+fn log_range(
+    engine: &Engine,
+    log: &LogReader,
+    stream: StreamId,
+    from_snapshot: Option<GroupSequence>,
+) -> Result<(GroupSequence, GroupSequence), CopyError> {
+    let from = match from_snapshot {
+        Some(snapshot) => snapshot,
+        None => log.oldest(stream)?.map_or(GroupSequence(1), |(_, sequence)| sequence.max(GroupSequence(1))),
+    };
+    Ok((from, engine.committed(stream).unwrap_or_default()))
+}
+
+/// What the first group that is copied continues.
+fn start_of(log: &LogReader, stream: StreamId, from: GroupSequence, up_to: GroupSequence) -> Result<LogPosition, CopyError> {
+    let mut start = LogPosition::GENESIS;
+    if from <= up_to {
+        log.read_groups(stream, from, from, |group| {
+            start = LogPosition {
+                index: LogIndex(group.index.0 - 1),
+                sequence: GroupSequence(group.sequence.0 - 1),
+                chain: group.predecessor,
+                term: Term(0),
+                time: Timestamp::from_unix_ms(0),
+            };
+            ControlFlow::Break(())
+        })?;
+    }
+    Ok(start)
+}
+
+/// Where the archive's bytes go: to the network, as fast as it takes them. Belongs to a blocking thread.
+struct Outlet {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    bytes: Vec<u8>,
+}
+
+impl Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() >= HANDED_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(HANDED_BYTES));
+        self.sender.blocking_send(Ok(bytes.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}

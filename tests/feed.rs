@@ -1,0 +1,219 @@
+//! The change feed of a whole node: the same after a kill, and enough to rebuild everything that the node shows.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+mod support;
+
+use support::{Server, WAIT_MAX};
+
+/// Products: of two shards, two have the partitions 304 and 152, and two 688 and 806; worked out apart from the program.
+const SKUS: [&str; 4] = ["book", "hat", "belt", "vase"];
+
+/// Callers at once, and what each of them reserves.
+const CALLERS: usize = 4;
+const RESERVATIONS: usize = 20;
+
+/// Units that a stock starts with.
+const UNITS: i64 = 60;
+
+/// One caller: takes from every product, and does something else with every reservation. Holds that nothing happens to last a second.
+fn buy(server: &Server, caller: usize) {
+    for number in 0..RESERVATIONS {
+        let sku = SKUS[(caller + number) % SKUS.len()];
+        let body = format!(r#"{{"user":"user-{caller}-{number}","quantity":3,"hold_seconds":1,"reference":"order-{number}"}}"#);
+        let reserved = server.post(&format!("/v1/stocks/{sku}/reservations"), &body);
+        if reserved.status == 409 {
+            continue;
+        }
+        assert_eq!(reserved.status, 201, "{reserved:?}");
+        let id = text(&reserved.json(), "id");
+        let act = |call: &str, body: &str| server.post(&format!("/v1/reservations/{id}/{call}"), body);
+        match number % 5 {
+            0 => drop(act("confirm", "")),
+            1 => drop(act("release", r#"{"quantity":1}"#)),
+            2 => {
+                act("confirm", r#"{"quantity":2}"#);
+                act("return", r#"{"quantity":1}"#);
+            }
+            3 => drop(act("extend", r#"{"hold_seconds":2}"#)),
+            _ => {}
+        }
+    }
+}
+
+fn text(document: &Value, field: &str) -> String {
+    document[field].as_str().unwrap_or_else(|| panic!("no {field} in {document}")).to_owned()
+}
+
+fn number(document: &Value, field: &str) -> i64 {
+    document[field].as_i64().unwrap_or_else(|| panic!("no {field} in {document}"))
+}
+
+fn page(server: &Server, after: Option<&str>, limit: usize) -> (Vec<Value>, String) {
+    let after = after.map_or_else(String::new, |after| format!("&after={after}"));
+    let page = server.get(&format!("/v1/events?limit={limit}{after}"));
+    assert_eq!(page.status, 200, "{page:?}");
+    let mut page = page.json();
+    let next = text(&page, "next_cursor");
+    let Value::Array(events) = page["events"].take() else { panic!("{page}") };
+    (events, next)
+}
+
+/// Everything behind `after`, with the cursors between the pages.
+fn all(server: &Server, after: Option<&str>, limit: usize) -> (Vec<Value>, Vec<String>) {
+    let (mut events, mut cursors) = (Vec::new(), Vec::new());
+    loop {
+        let (more, next) = page(server, cursors.last().map(String::as_str).or(after), limit);
+        let is_end = more.is_empty();
+        events.extend(more);
+        cursors.push(next);
+        if is_end {
+            return (events, cursors);
+        }
+    }
+}
+
+/// What somebody knows who has seen nothing but the feed.
+#[derive(Default)]
+struct Book {
+    stocks: BTreeMap<String, Account>,
+    reservations: BTreeMap<String, Value>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Account {
+    changes: i64,
+    allotted: i64,
+    available: i64,
+    reserved: i64,
+    sold: i64,
+}
+
+impl Account {
+    fn shown(&self, stock: &Value) -> bool {
+        [("allotted", self.allotted), ("available", self.available), ("reserved", self.reserved), ("sold", self.sold)]
+            .iter()
+            .all(|(field, units)| number(stock, field) == *units)
+    }
+}
+
+impl Book {
+    fn enter(&mut self, event: &Value) {
+        let account = self.stocks.entry(text(event, "sku")).or_default();
+        account.changes += 1;
+        assert_eq!(number(event, "sku_sequence"), account.changes, "{event}");
+        let stock = &event["stock"];
+        match event["kind"].as_str().unwrap_or_default() {
+            "stock_created" => {
+                account.allotted = number(stock, "allotted");
+                account.available = account.allotted;
+            }
+            "stock_adjusted" => {
+                account.allotted += number(event, "delta");
+                account.available += number(event, "delta");
+            }
+            "stock_changed" | "stock_paused" | "stock_reopened" | "stock_closed" | "stock_archived" => {}
+            "reserved" | "confirmed" | "released" | "expired" | "returned" | "extended" => {
+                let now = event["reservation"].clone();
+                let before = self.reservations.get(&text(&now, "id"));
+                let moved = |field: &str| number(&now, field) - before.map_or(0, |before| number(before, field));
+                account.reserved += moved("reserved");
+                account.sold += moved("confirmed");
+                account.available -= moved("reserved") + moved("confirmed");
+                self.reservations.insert(text(&now, "id"), now);
+            }
+            kind => panic!("{kind:?} is no kind of change: {event}"),
+        }
+        assert!(account.available >= 0 && account.reserved >= 0 && account.sold >= 0, "{account:?} after {event}");
+        assert_eq!(account.available + account.reserved + account.sold, account.allotted, "after {event}");
+        assert!(stock.is_null() || account.shown(stock), "{account:?} after {event}");
+    }
+
+    /// Checks that the node shows what the book says.
+    fn check(&self, server: &Server) {
+        for (sku, account) in &self.stocks {
+            let stock = server.get(&format!("/v1/stocks/{sku}")).json();
+            assert!(account.shown(&stock), "{account:?} and {stock}");
+        }
+        for (id, known) in &self.reservations {
+            assert_eq!(server.get(&format!("/v1/reservations/{id}")).json(), *known);
+        }
+    }
+}
+
+fn start(folder: &TempDir) -> Server {
+    let server = Server::start_with(folder.path(), &["--set", "node.shards=2"]);
+    server.wait_ready();
+    server
+}
+
+/// Waits until nothing is held any more.
+fn wait_until_all_lapsed(server: &Server) {
+    let started_at = Instant::now();
+    while SKUS.iter().any(|sku| server.get(&format!("/v1/stocks/{sku}")).json()["reserved"] != 0) {
+        assert!(started_at.elapsed() < WAIT_MAX, "holds of a second should have lapsed");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn the_feed_is_the_same_after_a_kill_and_rebuilds_everything_that_the_node_shows() {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    let server = start(&folder);
+    for sku in SKUS {
+        assert_eq!(server.put(&format!("/v1/stocks/{sku}"), &format!(r#"{{"quantity":{UNITS}}}"#)).status, 201);
+    }
+    thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let server = &server;
+            scope.spawn(move || buy(server, caller));
+        }
+    });
+    assert_eq!(server.post("/v1/stocks/hat/adjustments", r#"{"delta":-2,"reason":"damaged"}"#).status, 200);
+    assert_eq!(server.post("/v1/stocks/vase/pause", "").status, 200);
+    wait_until_all_lapsed(&server);
+
+    let (events, cursors) = all(&server, None, 7);
+    let mut ids: Vec<String> = events.iter().map(|event| text(event, "id")).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), events.len(), "no two changes have one name");
+    for kind in
+        ["stock_created", "stock_adjusted", "stock_paused", "reserved", "confirmed", "released", "expired", "returned", "extended"]
+    {
+        assert!(events.iter().any(|event| event["kind"] == kind), "nothing is {kind}");
+    }
+    let shards = |event: &Value| text(event, "id").split('.').next() == Some("1");
+    assert!(events.iter().any(shards) && !events.iter().all(shards), "both shards have changes");
+    let mut book = Book::default();
+    for event in &events {
+        book.enter(event);
+    }
+    book.check(&server);
+
+    server.signal(Signal::KILL);
+    server.finish();
+    let server = start(&folder);
+    assert_eq!(all(&server, None, 100).0, events);
+    for (number, cursor) in (1..).zip(&cursors) {
+        let behind = &events[events.len().min(7 * number)..];
+        assert_eq!(all(&server, Some(cursor), 50).0, behind, "behind {cursor}");
+    }
+    // What comes now comes behind it, under names of its own.
+    assert_eq!(server.post("/v1/stocks/vase/reopen", "").status, 200);
+    buy(&server, CALLERS);
+    wait_until_all_lapsed(&server);
+    let (more, _) = all(&server, cursors.last().map(String::as_str), 100);
+    assert!(more.iter().all(|event| ids.binary_search(&text(event, "id")).is_err()) && more.len() > 1);
+    for event in &more {
+        book.enter(event);
+    }
+    book.check(&server);
+    server.terminate().expect(0, &[]);
+}

@@ -1,0 +1,124 @@
+//! An orderly stop under load: whoever sent a request gets its answer, and what was answered is there afterwards.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+mod support;
+
+use support::{Server, WAIT_MAX, connect};
+
+/// Callers at once, each on a connection that it keeps.
+const CALLERS: u32 = 12;
+
+/// Answers of all callers together before the node is asked to stop.
+const ANSWERS_BEFORE: u32 = 600;
+
+/// What one caller has seen until it found nobody to connect to.
+#[derive(Debug, Default)]
+struct Seen {
+    granted: u64,
+    farewells: u64,
+}
+
+struct Answer {
+    status: u16,
+    closes: bool,
+}
+
+/// Reads one whole answer of a connection that may go on.
+fn answer(connection: &mut BufReader<TcpStream>) -> Answer {
+    let (mut status, mut length, mut closes, mut line) = (0, None, false, String::new());
+    loop {
+        line.clear();
+        assert_ne!(connection.read_line(&mut line).expect("an answer"), 0, "the connection was closed instead of an answer");
+        let field = line.trim_end().to_ascii_lowercase();
+        if let Some(code) = field.strip_prefix("http/1.1 ") {
+            status = code[..3].parse().expect("a status");
+        } else if let Some(bytes) = field.strip_prefix("content-length: ") {
+            length = bytes.parse::<usize>().ok();
+        } else if field == "connection: close" {
+            closes = true;
+        } else if field.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length.expect("a length")];
+    connection.read_exact(&mut body).expect("a whole answer");
+    Answer { status, closes }
+}
+
+/// Reserves without end, and comes back whenever it is sent away, until nobody is there any more.
+fn call(address: SocketAddr, caller: u32, tell: &std::sync::mpsc::Sender<()>) -> Seen {
+    let mut seen = Seen::default();
+    let mut number = 0_u32;
+    loop {
+        let stream = match connect(address) {
+            Ok(stream) => stream,
+            // Nobody listens: nothing was sent, so nothing failed.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return seen,
+            Err(error) => panic!("{error}"),
+        };
+        let mut connection = BufReader::new(stream);
+        loop {
+            number += 1;
+            let body = format!(r#"{{"user":"u-{caller}-{number}"}}"#);
+            let request = format!(
+                "POST /v1/stocks/lamp/reservations HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let sent = connection.get_mut().write_all(request.as_bytes());
+            // A connection that waited to be accepted when the node closed its listener was never the node's.
+            if let Err(error) =
+                sent.and_then(|()| connection.fill_buf().map(|bytes| assert!(!bytes.is_empty() || seen.farewells > 0)))
+                && error.kind() == ErrorKind::ConnectionReset
+                && seen.farewells > 0
+            {
+                return seen;
+            }
+            if connection.buffer().is_empty() {
+                return seen;
+            }
+            let answer = answer(&mut connection);
+            assert_eq!(answer.status, 201, "a request under way at a stop is answered as ever");
+            seen.granted += 1;
+            // The test may have stopped listening.
+            let _ = tell.send(());
+            if answer.closes {
+                seen.farewells += 1;
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_under_load_fails_no_request_and_loses_nothing() {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    let server = Server::start(folder.path());
+    assert_eq!(server.put("/v1/stocks/lamp", r#"{"quantity":100000000}"#).status, 201);
+    let (tell, told) = std::sync::mpsc::channel();
+    let address = server.address;
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|caller| {
+            let tell = tell.clone();
+            thread::spawn(move || call(address, caller, &tell))
+        })
+        .collect();
+    for _ in 0..ANSWERS_BEFORE {
+        told.recv_timeout(WAIT_MAX).expect("the node answers");
+    }
+    server.signal(Signal::TERM);
+    let seen: Vec<Seen> = callers.into_iter().map(|caller| caller.join().expect("no request failed")).collect();
+    server.finish().expect(0, &["stopped"]);
+    assert!(seen.iter().all(|seen| seen.farewells > 0), "every caller was told that its connection closes: {seen:?}");
+
+    let server = Server::start(folder.path());
+    let stock = server.get("/v1/stocks/lamp").json();
+    let granted: u64 = seen.iter().map(|seen| seen.granted).sum();
+    assert_eq!((&stock["reserved"], &stock["available"]), (&granted.into(), &(100_000_000 - granted).into()), "{stock}");
+    server.terminate().expect(0, &[]);
+}
