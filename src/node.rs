@@ -76,6 +76,8 @@ impl NodeMetrics {
 /// What a node came back with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recovered {
+    /// Its number in its cluster.
+    pub(crate) node: u64,
     /// How many shards it has.
     pub(crate) shards: usize,
     /// Groups replayed.
@@ -137,6 +139,7 @@ impl Node {
         let history = Arc::new(History::open(&path.join(HISTORY_FOLDER), &history_options(settings))?);
         let tails: Vec<RecoveredStream> = shards.iter().map(|shard| shard.tail).collect();
         let recovered = Recovered {
+            node: identity.node.0,
             shards: tails.len(),
             groups: tails.iter().map(|tail| tail.groups).sum(),
             events: tails.iter().map(|tail| tail.events).sum(),

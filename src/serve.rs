@@ -132,6 +132,7 @@ async fn serve(listener: TcpListener, settings: Settings, telemetry: Option<&Tel
     door.offer_backups(Box::new(node.backups()));
     door.open(node.engine().clone(), node.feed());
     let recovered = node.recovered();
+    door.name_node(recovered.node);
     directory_metrics.note_recovered(recovered.elapsed);
     tracing::info!(
         %address,
