@@ -47,6 +47,7 @@ pub(crate) fn upkeep_options(settings: &Settings) -> UpkeepOptions {
     UpkeepOptions {
         snapshot_log_bytes: settings.snapshots.log_bytes,
         snapshot_interval: Duration::from_secs(settings.snapshots.interval_seconds),
+        snapshot_bytes_per_second: settings.snapshots.bytes_per_second_max,
         feed_retention: Duration::from_secs(settings.feed.retention_seconds),
         feed_retention_bytes: settings.feed.retention_bytes,
         // A repeat of a command is answered for as long as its key is known, however late it came.

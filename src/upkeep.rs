@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tidegate_engine::{CopyGivenUp, Engine};
 use tidegate_persistence::{
     GroupSequence, History, HistoryError, Identity, LogIndex, LogReader, PARTITION_HASH, ReadError, SNAPSHOT_PACE_BYTES_DEFAULT,
-    SnapshotError, SnapshotHeader, SnapshotInfo, SnapshotPosition, SnapshotReader, SnapshotWriter, StreamId, WalError, WalWriter,
-    remove_older, snapshots,
+    SnapshotError, SnapshotHeader, SnapshotInfo, SnapshotPosition, SnapshotReader, SnapshotThrottle, SnapshotWriter, StreamId,
+    WalError, WalWriter, remove_older, snapshots,
 };
 use tidegate_stock::Timestamp;
 use tokio::runtime::Handle;
@@ -42,6 +42,8 @@ pub(crate) struct UpkeepOptions {
     pub(crate) snapshot_log_bytes: u64,
     /// Time between two snapshots of a log that grows at all.
     pub(crate) snapshot_interval: Duration,
+    /// Bytes of a snapshot that are written in a second at most.
+    pub(crate) snapshot_bytes_per_second: u64,
     /// How long changes stay in the log for the feed.
     pub(crate) feed_retention: Duration,
     /// Bytes of the log beyond which older changes go all the same.
@@ -265,8 +267,10 @@ impl Keeper {
             rules_digest: Vec::new(),
         };
         let mut writer = SnapshotWriter::create(directory, &header, SNAPSHOT_PACE_BYTES_DEFAULT)?;
+        let throttle = SnapshotThrottle::new(self.parts.options.snapshot_bytes_per_second);
         while let Some(block) = copy.next_block()? {
             writer.block(&block.bytes, block.items)?;
+            throttle.wait(writer.bytes_written());
         }
         // What left memory is not in the copy, so it must be safe before the copy counts; and so must the log that the copy stands on.
         history.persist()?;

@@ -191,7 +191,7 @@ fn work_and_scrape() -> Scraped {
     node.server.wait_ready();
     work(&node, "1");
     rush(&node);
-    node.wait("a snapshot", |shown| shown.sum("tidegate_snapshots_total", &[]) >= 1.0);
+    node.wait("a snapshot of each shard", |shown| shown.sum("tidegate_snapshots_total", &[]) >= 2.0);
     assert_eq!(node.server.terminate().code, Some(0));
 
     let node = start();

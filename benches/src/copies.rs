@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tidegate_engine::snapshot_items;
 use tidegate_persistence::{
-    GroupSequence, Identity, LogIndex, LogPosition, PARTITION_HASH, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
-    SnapshotPosition, SnapshotReader, SnapshotWriter,
+    GroupSequence, Identity, LogIndex, LogPosition, PARTITION_HASH, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SnapshotExpectation,
+    SnapshotHeader, SnapshotInfo, SnapshotPosition, SnapshotReader, SnapshotThrottle, SnapshotWriter,
 };
 use tidegate_stock::{Ledger, Loader, Rules};
 
@@ -54,8 +54,10 @@ pub fn make(node: &Node, pace_bytes: u64) -> Result<SnapshotInfo, BenchError> {
         rules_digest: Vec::new(),
     };
     let mut writer = SnapshotWriter::create(&node.data, &header, pace_bytes).map_err(BenchError::wrong)?;
+    let throttle = SnapshotThrottle::new(SNAPSHOT_BYTES_PER_SECOND_DEFAULT);
     while let Some(block) = copy.next_block().map_err(BenchError::wrong)? {
         writer.block(&block.bytes, block.items).map_err(BenchError::wrong)?;
+        throttle.wait(writer.bytes_written());
     }
     if let Some(history) = &node.history {
         history.persist().map_err(BenchError::wrong)?;

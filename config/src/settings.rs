@@ -209,11 +209,14 @@ pub struct SnapshotSettings {
     pub log_bytes: u64,
     /// Longest time between two snapshots while the log grows at all, 10 s to 365 days. Default: 3,600 (one hour).
     pub interval_seconds: u64,
+    /// Bytes of a snapshot that are written in a second at most, 1 MiB to 64 GiB, so that the log's own writes come first.
+    /// Default: 64 MiB.
+    pub bytes_per_second_max: u64,
 }
 
 impl Default for SnapshotSettings {
     fn default() -> Self {
-        Self { log_bytes: 512 * MIB, interval_seconds: 3_600 }
+        Self { log_bytes: 512 * MIB, interval_seconds: 3_600, bytes_per_second_max: 64 * MIB }
     }
 }
 
@@ -380,6 +383,12 @@ impl Settings {
             ),
             ("snapshots", "log_bytes", Sight::Open, Slot::Number(&mut snapshots.log_bytes, MIB..=MIB * MIB)),
             ("snapshots", "interval_seconds", Sight::Open, Slot::Number(&mut snapshots.interval_seconds, 10..=YEAR_SECONDS)),
+            (
+                "snapshots",
+                "bytes_per_second_max",
+                Sight::Open,
+                Slot::Number(&mut snapshots.bytes_per_second_max, MIB..=64 * 1024 * MIB),
+            ),
             ("history", "cache_bytes", Sight::Open, Slot::Number(&mut history.cache_bytes, MIB..=64 * 1024 * MIB)),
             ("feed", "retention_seconds", Sight::Open, Slot::Number(&mut feed.retention_seconds, 60..=YEAR_SECONDS)),
             ("feed", "retention_bytes", Sight::Open, Slot::Number(&mut feed.retention_bytes, 16 * MIB..=64 * MIB * MIB)),

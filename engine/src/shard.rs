@@ -57,6 +57,9 @@ const COPY_BLOCK_BYTES: usize = 256 * 1024;
 /// Reservations that leave memory together at most.
 const LEAVING_MAX: usize = 1_024;
 
+/// Groups proposed and not yet committed at most while more is due than one event lapses.
+const LAPSING_IN_FLIGHT_MAX: usize = 2;
+
 /// Reservations that are on their way to the history at once at most.
 const LEAVING_IN_FLIGHT_MAX: usize = 8 * LEAVING_MAX;
 
@@ -335,7 +338,9 @@ impl ShardActor {
     }
 
     fn has_room_in_flight(&self) -> bool {
-        self.in_flight.len() < self.parts.options.groups_in_flight_max
+        // Groups of a mass lapse are large; with few of them on their way, callers wait behind less.
+        let allowed = self.parts.options.groups_in_flight_max;
+        self.in_flight.len() < if self.is_lapsing { allowed.min(LAPSING_IN_FLIGHT_MAX) } else { allowed }
     }
 
     /// Lapses what is due (one event of it), then decides a batch from the ring, all with one time. Returns how much there was to do.

@@ -33,7 +33,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use tidegate_stock::Timestamp;
 
@@ -279,6 +280,32 @@ impl Drop for SnapshotWriter {
             && let Err(error) = fs::remove_file(path)
         {
             tracing::warn!(path = %path.display(), %error, "an unfinished snapshot was not removed; the next start does it");
+        }
+    }
+}
+
+/// Bytes of a snapshot that are written in a second at most, by default: what the log has to write meanwhile comes first.
+pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 * 1024 * 1024;
+
+/// Keeps the writing of one snapshot to a rate.
+#[derive(Debug)]
+pub struct SnapshotThrottle {
+    began: Instant,
+    bytes_per_second: u64,
+}
+
+impl SnapshotThrottle {
+    /// A throttle that begins now, at `bytes_per_second`, at least 1.
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { began: Instant::now(), bytes_per_second: bytes_per_second.max(1) }
+    }
+
+    /// Waits until `bytes` may have been written since the beginning; possibly a little less.
+    pub fn wait(&self, bytes: u64) {
+        let millis = u128::from(bytes) * 1_000 / u128::from(self.bytes_per_second);
+        let due = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
+        if let Some(early) = due.checked_sub(self.began.elapsed()).filter(|early| !early.is_zero()) {
+            thread::park_timeout(early);
         }
     }
 }
