@@ -21,7 +21,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// The variable with the API key, where no file is named.
-pub(crate) const KEY_VARIABLE: &str = "TIDEGATE_KEY";
+pub(crate) use tidegate_config::KEY_VARIABLE;
 
 /// Longest key, in characters.
 const KEY_CHARACTERS_MAX: usize = 4_096;

@@ -11,7 +11,7 @@ mod telemetry;
 mod value;
 
 pub use effective::EffectiveSetting;
-pub use load::{CONFIG_VARIABLE, Origin, SettingsError};
+pub use load::{CONFIG_VARIABLE, KEY_VARIABLE, Origin, SettingsError};
 pub use settings::{
     AuthSettings, EVENT_BYTES_MAX, EngineSettings, FeedSettings, GROUP_PAYLOAD_BYTES_MAX, HistorySettings, HttpSettings,
     LAPSE_BYTES_MAX, LogSettings, NodeSettings, OutputSettings, RulesSettings, Settings, SnapshotSettings, TelemetrySettings,

@@ -12,8 +12,11 @@ use crate::value::Given;
 /// What every variable of ours starts with.
 const VARIABLE_PREFIX: &str = "TIDEGATE_";
 
-/// The one variable that is no setting: the path of the settings file, where no flag names it.
+/// The path of the settings file, where no flag names it. No setting.
 pub const CONFIG_VARIABLE: &str = "TIDEGATE_CONFIG";
+
+/// Names the API key that the tools send. No setting, though a shell that exports it for them may start a node as well.
+pub const KEY_VARIABLE: &str = "TIDEGATE_KEY";
 
 /// Longest settings file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -185,7 +188,7 @@ impl Layers {
         let mut ours: Vec<(String, OsString)> = variables
             .into_iter()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX) && name != CONFIG_VARIABLE)
+            .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX) && name != CONFIG_VARIABLE && name != KEY_VARIABLE)
             .collect();
         // The environment has no order of its own, and the first error should be the same each time.
         ours.sort_unstable();

@@ -199,3 +199,10 @@ fn a_file_that_is_missing_or_no_toml_is_named() {
 fn a_file_far_too_long_is_not_read() {
     refused(from_file(&"#".repeat(1024 * 1024 + 1)), &["1048577 bytes", "1048576"]);
 }
+
+#[test]
+fn the_variable_with_the_tools_key_is_no_setting() {
+    let variables = [("TIDEGATE_KEY", "tg_secret"), ("TIDEGATE_HTTP_IDLE_SECONDS_MAX", "9")];
+    let settings = Settings::load(None, variables.map(|(name, value)| (name.into(), value.into())), []).unwrap();
+    assert_eq!(settings.http.idle_seconds_max, 9);
+}

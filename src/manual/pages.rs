@@ -181,7 +181,7 @@ pub(super) const PAGES: &[Page] = &[
                 "The command line, the key or the certificates are wrong, or DIR is not a new or an empty folder. Nothing was done.",
             ),
         ],
-        environment: &[("TIDEGATE_KEY", "The API key to send, where no --key-file names one. Set it for this command only.")],
+        environment: &[("TIDEGATE_KEY", "The API key to send, where no --key-file names one.")],
         files: &[
             ("DIR/", "The copy: a data directory with everything that belongs to one. Its secret is in it; keep it private."),
             ("DIR.partial/", "The copy while it is made. A backup that was killed leaves it; remove it then."),
@@ -216,7 +216,7 @@ pub(super) const PAGES: &[Page] = &[
             ),
             ("2", "The command line, the key or the certificates are wrong. Nothing was done."),
         ],
-        environment: &[("TIDEGATE_KEY", "The API key to send, where no --key-file names one. Set it for this command only.")],
+        environment: &[("TIDEGATE_KEY", "The API key to send, where no --key-file names one.")],
         files: &[NO_FILE],
         shows_settings: false,
     },
