@@ -156,6 +156,7 @@ mod tests {
     #[test]
     fn the_bounds_of_groups_and_shards_are_the_rooms_own() {
         assert_eq!(tidegate_config::GROUP_PAYLOAD_BYTES_MAX, tidegate_persistence::GROUP_BYTES_MAX as u64);
+        assert_eq!(tidegate_config::WORK_COMMANDS_MAX, tidegate_engine::WORK_COMMANDS_MAX as u64);
         let shards = |shards: u16| Settings::load(None, [], [("node.shards", &*shards.to_string())]);
         assert!(shards(tidegate_persistence::PARTITIONS).is_ok() && shards(tidegate_persistence::PARTITIONS + 1).is_err());
     }

@@ -14,6 +14,8 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tidegate_engine::{Clock, SystemClock};
 
+use crate::upkeep_metrics::signed;
+
 /// Adds the process to `registry`, which must carry no prefix. Called at the start of the process, whose time it takes.
 #[expect(clippy::cast_precision_loss, reason = "a time of less than 2^53 ms")]
 pub(crate) fn register(registry: &mut Registry) {
@@ -100,10 +102,6 @@ fn status_bytes(status: &str, name: &str) -> Option<i64> {
 fn open_files() -> Option<i64> {
     let files = fs::read_dir("/proc/self/fd").ok()?.count();
     Some(signed(files.saturating_sub(1) as u64))
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

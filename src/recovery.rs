@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use tidegate_engine::{CodecError, snapshot_items};
 use tidegate_persistence::{
-    DataDirectory, Identity, LogPosition, PARTITION_HASH, RecoveredStream, RecoveryError, RecoveryProgress, SnapshotError,
-    SnapshotExpectation, SnapshotPosition, SnapshotReader, StreamId, snapshots,
+    DataDirectory, Identity, LogPosition, RecoveredStream, RecoveryError, RecoveryProgress, SnapshotError, SnapshotExpectation,
+    SnapshotReader, StreamId, snapshots,
 };
 use tidegate_stock::{Ledger, LoadError, Loader, Rules, SnapshotItem};
 
@@ -146,11 +146,6 @@ fn newest_snapshot(
     None
 }
 
-/// What a snapshot of a shard of this directory must say of itself.
-pub(crate) fn expectation(identity: &Identity, stream: StreamId) -> SnapshotExpectation<'_> {
-    SnapshotExpectation { cluster: &identity.cluster, shards: identity.shards, partition_hash: PARTITION_HASH, stream }
-}
-
 /// The ledger of one snapshot, and where in the log it stands. Counts its reservations in `loaded`.
 pub(crate) fn load(
     path: &Path,
@@ -177,17 +172,12 @@ pub(crate) fn read_items(
     stream: StreamId,
     mut visit: impl FnMut(SnapshotItem) -> Result<(), SnapshotLoadError>,
 ) -> Result<LogPosition, SnapshotLoadError> {
-    let mut reader = SnapshotReader::open(path, &expectation(identity, stream))?;
-    let position = log_position(reader.header().position);
+    let mut reader = SnapshotReader::open(path, &SnapshotExpectation::new(identity, stream))?;
+    let position = reader.header().position;
     while let Some(block) = reader.block()? {
         for item in snapshot_items(block) {
             visit(item?)?;
         }
     }
     Ok(position)
-}
-
-const fn log_position(position: SnapshotPosition) -> LogPosition {
-    let SnapshotPosition { index, group_sequence, chain, term, at } = position;
-    LogPosition { index, sequence: group_sequence, chain, term, time: at }
 }

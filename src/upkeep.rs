@@ -2,7 +2,6 @@
 //! back when neither a snapshot nor the change feed needs it any more; and dropping from the history what is retained no longer.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,15 +11,14 @@ use std::time::{Duration, Instant};
 
 use tidegate_engine::{CopyGivenUp, Engine};
 use tidegate_persistence::{
-    GroupSequence, History, HistoryError, Identity, LogIndex, LogReader, PARTITION_HASH, ReadError, SNAPSHOT_PACE_BYTES_DEFAULT,
-    SnapshotError, SnapshotHeader, SnapshotInfo, SnapshotPosition, SnapshotReader, SnapshotThrottle, SnapshotWriter, StreamId,
-    WalError, WalWriter, remove_older, snapshots,
+    History, HistoryError, Identity, LogIndex, LogReader, ReadError, SNAPSHOT_PACE_BYTES_DEFAULT, SnapshotError,
+    SnapshotExpectation, SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotThrottle, SnapshotWriter, StreamId, WalError,
+    WalWriter, remove_older, snapshots,
 };
 use tidegate_stock::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::recovery::expectation;
 use crate::upkeep_metrics::UpkeepMetrics;
 
 /// Snapshots of each shard that are kept: the newest, and one more in case that one is damaged.
@@ -244,28 +242,8 @@ impl Keeper {
             }
             thread::park_timeout(COMMIT_LOOK_INTERVAL);
         }
-        let mut position = None;
-        if copy.at() > GroupSequence(0) {
-            log.read_groups(stream, copy.at(), copy.at(), |group| {
-                position = Some(group.position());
-                ControlFlow::Break(())
-            })?;
-        }
-        let Some(position) = position else { return Ok(None) };
-        let header = SnapshotHeader {
-            cluster: identity.cluster.clone(),
-            shards: identity.shards,
-            partition_hash: PARTITION_HASH.to_owned(),
-            stream,
-            position: SnapshotPosition {
-                index: position.index,
-                group_sequence: position.sequence,
-                chain: position.chain,
-                term: position.term,
-                at: position.time,
-            },
-            rules_digest: Vec::new(),
-        };
+        let Some(position) = log.position(stream, copy.at())? else { return Ok(None) };
+        let header = SnapshotHeader::new(identity, stream, position);
         let mut writer = SnapshotWriter::create(directory, &header, SNAPSHOT_PACE_BYTES_DEFAULT)?;
         let throttle = SnapshotThrottle::new(self.parts.options.snapshot_bytes_per_second);
         while let Some(block) = copy.next_block()? {
@@ -306,7 +284,7 @@ impl Keeper {
             let kept = snapshots(directory, stream)?;
             let Some(oldest) = kept.get(..SNAPSHOTS_KEPT).and_then(<[SnapshotInfo]>::last) else { continue };
             let behind_snapshot =
-                SnapshotReader::open(&oldest.path, &expectation(identity, stream))?.header().position.index.next();
+                SnapshotReader::open(&oldest.path, &SnapshotExpectation::new(identity, stream))?.header().position.index.next();
             keep_from.insert(stream, behind_feed.min(behind_snapshot));
         }
         let compacted = log.compact(&keep_from)?;
@@ -319,7 +297,14 @@ impl Keeper {
     fn trim_history(&self) -> Result<(), HistoryError> {
         let UpkeepParts { options, engine, history, .. } = &self.parts;
         let before = engine.now().unix_ms().saturating_sub(millis(options.history_retention));
-        let removed = history.remove_resolved_before(Timestamp::from_unix_ms(before))?;
+        let mut removed = 0;
+        // A call drops one range of time at most; several can have ended since the last look.
+        loop {
+            match history.remove_resolved_before(Timestamp::from_unix_ms(before))? {
+                0 => break,
+                records => removed += records,
+            }
+        }
         if removed > 0 {
             tracing::info!(removed, "dropped reservations from the history that are retained no longer");
         }

@@ -96,7 +96,8 @@ impl UpkeepMetrics {
     }
 }
 
-fn signed(number: u64) -> i64 {
+/// A number as gauges take it.
+pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 

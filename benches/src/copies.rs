@@ -1,14 +1,13 @@
 //! Snapshots of a node in process, made and loaded by the public faces that the assembly uses for its own.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tidegate_engine::snapshot_items;
 use tidegate_persistence::{
-    GroupSequence, Identity, LogIndex, LogPosition, PARTITION_HASH, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SnapshotExpectation,
-    SnapshotHeader, SnapshotInfo, SnapshotPosition, SnapshotReader, SnapshotThrottle, SnapshotWriter,
+    Identity, LogIndex, LogPosition, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
+    SnapshotReader, SnapshotThrottle, SnapshotWriter,
 };
 use tidegate_stock::{Ledger, Loader, Rules};
 
@@ -32,27 +31,9 @@ pub fn make(node: &Node, pace_bytes: u64) -> Result<SnapshotInfo, BenchError> {
         }
         thread::park_timeout(COMMIT_LOOK_INTERVAL);
     }
-    let mut position = None;
-    let read = node.wal.reader().read_groups(STREAM, copy.at(), copy.at().max(GroupSequence(1)), |group| {
-        position = Some(group.position());
-        ControlFlow::Break(())
-    });
-    read.map_err(BenchError::wrong)?;
-    let position: LogPosition = position.ok_or_else(|| BenchError::wrong("the log has no group"))?;
-    let header = SnapshotHeader {
-        cluster: node.identity.cluster.clone(),
-        shards: node.identity.shards,
-        partition_hash: PARTITION_HASH.to_owned(),
-        stream: STREAM,
-        position: SnapshotPosition {
-            index: position.index,
-            group_sequence: position.sequence,
-            chain: position.chain,
-            term: position.term,
-            at: position.time,
-        },
-        rules_digest: Vec::new(),
-    };
+    let position = node.wal.reader().position(STREAM, copy.at()).map_err(BenchError::wrong)?;
+    let position = position.ok_or_else(|| BenchError::wrong("the log has no group"))?;
+    let header = SnapshotHeader::new(&node.identity, STREAM, position);
     let mut writer = SnapshotWriter::create(&node.data, &header, pace_bytes).map_err(BenchError::wrong)?;
     let throttle = SnapshotThrottle::new(SNAPSHOT_BYTES_PER_SECOND_DEFAULT);
     while let Some(block) = copy.next_block().map_err(BenchError::wrong)? {
@@ -68,14 +49,14 @@ pub fn make(node: &Node, pace_bytes: u64) -> Result<SnapshotInfo, BenchError> {
 
 /// The entry behind the last one that is in a snapshot.
 pub fn behind(path: &Path, identity: &Identity) -> Result<LogIndex, BenchError> {
-    let reader = SnapshotReader::open(path, &expectation(identity)).map_err(BenchError::wrong)?;
+    let reader = SnapshotReader::open(path, &SnapshotExpectation::new(identity, STREAM)).map_err(BenchError::wrong)?;
     Ok(reader.header().position.index.next())
 }
 
 /// The ledger of a snapshot, and where in the log it stands.
 pub fn load(path: &Path, identity: &Identity, rules: Rules, seed: u64) -> Result<(LogPosition, Ledger), BenchError> {
-    let mut reader = SnapshotReader::open(path, &expectation(identity)).map_err(BenchError::wrong)?;
-    let SnapshotPosition { index, group_sequence, chain, term, at } = reader.header().position;
+    let mut reader = SnapshotReader::open(path, &SnapshotExpectation::new(identity, STREAM)).map_err(BenchError::wrong)?;
+    let position = reader.header().position;
     let mut loader = Loader::new(rules, seed);
     while let Some(block) = reader.block().map_err(BenchError::wrong)? {
         for item in snapshot_items(block) {
@@ -83,9 +64,5 @@ pub fn load(path: &Path, identity: &Identity, rules: Rules, seed: u64) -> Result
         }
     }
     let ledger = loader.finish().map_err(BenchError::wrong)?;
-    Ok((LogPosition { index, sequence: group_sequence, chain, term, time: at }, ledger))
-}
-
-fn expectation(identity: &Identity) -> SnapshotExpectation<'_> {
-    SnapshotExpectation { cluster: &identity.cluster, shards: identity.shards, partition_hash: PARTITION_HASH, stream: STREAM }
+    Ok((position, ledger))
 }

@@ -15,7 +15,7 @@ pub use load::{CONFIG_VARIABLE, KEY_VARIABLE, Origin, SettingsError};
 pub use settings::{
     AuthSettings, EVENT_BYTES_MAX, EngineSettings, FeedSettings, GROUP_PAYLOAD_BYTES_MAX, HistorySettings, HttpSettings,
     LAPSE_BYTES_MAX, LogSettings, NodeSettings, OutputSettings, RulesSettings, Settings, SnapshotSettings, TelemetrySettings,
-    TlsSettings,
+    TlsSettings, WORK_COMMANDS_MAX,
 };
 pub use telemetry::{CollectorUrl, Ratio};
 pub use value::{Count, Durability, LogFormat};

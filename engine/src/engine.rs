@@ -283,7 +283,7 @@ impl Engine {
         self.admit(&command, shard).inspect_err(|refusal| inner.metrics.count_refusal(*refusal))?;
         let request = self.request(command, key.as_ref());
         let (reply, receiver) = oneshot::channel();
-        self.send(shard, Work { job: Job::One { request, reply }, actor, recalled: None })?;
+        self.send(shard, Work { job: Job::One { request, actor, reply }, recalled: None })?;
         Ok(Pending { reply: PendingReply::Ring(receiver) })
     }
 
@@ -370,8 +370,7 @@ impl Engine {
         self.admit_read(shard)?;
         let (reply, receiver) = oneshot::channel();
         let query = ListQuery { stock, before, user: user.cloned(), looks_max: LOOKS_MAX };
-        let actor = ActorName::new("reader").expect("the name is an identifier");
-        self.send(shard, Work { job: Job::List { query, reply }, actor, recalled: None })?;
+        self.send(shard, Work { job: Job::List { query, reply }, recalled: None })?;
         let Listed { records: in_memory, mut down_to, newest } = receiver.await.map_err(|_| Fault::OutcomeUnknown)?;
         let Some(history) = self.inner.history.clone() else { return Ok((in_memory, down_to)) };
         // Memory is looked at before the history: what leaves meanwhile is in both, and what is in both counts as memory has it.
@@ -530,8 +529,8 @@ impl Engine {
         let Gathering { actor: Some(actor), places, requests } = gathered else { return };
         let (reply, receiver) = oneshot::channel();
         let decided = Vec::with_capacity(requests.len());
-        let many = Box::new(Many { batch, requests, outcomes: decided, reply });
-        match self.send(shard, Work { job: Job::Many(many), actor, recalled: None }) {
+        let many = Box::new(Many { batch, actor, requests, outcomes: decided, reply });
+        match self.send(shard, Work { job: Job::Many(many), recalled: None }) {
             Ok(()) => parts.push(BatchPart { places, reply: receiver }),
             Err(refusal) => places.into_iter().for_each(|place| outcomes[place] = Some(Err(refusal.into()))),
         }

@@ -45,3 +45,4 @@ pub use router::{Router, ShardNumber, partition_of};
 pub use sealing::Sealing;
 pub use shard::ShardReport;
 pub use tidegate_persistence::{Actor, ActorName};
+pub use work::WORK_COMMANDS_MAX;

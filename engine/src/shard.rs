@@ -396,18 +396,18 @@ impl ShardActor {
         self.recalled -= usize::from(recalled.is_some());
         match work.job {
             Job::List { .. } => unreachable!("answered above"),
-            Job::One { request, reply } => match self.outcome(&request, &work.actor, recalled.as_ref(), now) {
+            Job::One { request, actor, reply } => match self.outcome(&request, &actor, recalled.as_ref(), now) {
                 Ok(outcome) => self.wait(1, Reply::One(reply, outcome)),
-                Err(needed) => self.set_aside(Work { job: Job::One { request, reply }, actor: work.actor, recalled }, needed),
+                Err(needed) => self.set_aside(Work { job: Job::One { request, actor, reply }, recalled }, needed),
             },
             Job::Many(mut many) => {
                 while let Some(request) = many.requests.pop_front() {
-                    match self.outcome(&request, &work.actor, recalled.as_ref(), now) {
+                    match self.outcome(&request, &many.actor, recalled.as_ref(), now) {
                         Ok(outcome) => many.outcomes.push(outcome),
                         Err(needed) => {
                             many.requests.push_front(request);
                             self.held.entry(many.batch).or_default();
-                            self.set_aside(Work { job: Job::Many(many), actor: work.actor, recalled }, needed);
+                            self.set_aside(Work { job: Job::Many(many), recalled }, needed);
                             return;
                         }
                     }
@@ -460,7 +460,7 @@ impl ShardActor {
                 };
                 let held = self.held.remove(&next).unwrap_or_default();
                 held.into_iter().rev().for_each(|later| self.backlog.push_front(later));
-                self.backlog.push_front(Work { job: Job::Many(many), actor: work.actor, recalled: None });
+                self.backlog.push_front(Work { job: Job::Many(many), recalled: None });
             }
             Job::List { .. } => unreachable!("a list is never set aside"),
         }
@@ -497,7 +497,7 @@ impl ShardActor {
             return Ok(Err(refusal.into()));
         }
         let decision = decide(ledger, request, now, Recalled::of(recalled))?;
-        for event in decision.recall.iter().chain(&decision.event) {
+        for event in decision.before.iter().chain(&decision.event) {
             let acted = if matches!(event, Event::Expired { .. }) { Acted::Clock } else { Acted::Key(actor.clone()) };
             self.apply(event, &acted, now);
         }
@@ -552,21 +552,12 @@ impl ShardActor {
             touched: Vec::new(),
         });
         open.builder.push(event, acted, now, &self.image);
-        match event {
-            Event::StockCreated { stock, .. }
-            | Event::Reserved { stock, .. }
-            | Event::StockChanged { stock, .. }
-            | Event::StockAdjusted { stock, .. }
-            | Event::StockPaused { stock }
-            | Event::StockReopened { stock }
-            | Event::StockClosed { stock }
-            | Event::StockArchived { stock } => open.touch(*stock),
-            Event::Confirmed { reservation, .. }
-            | Event::Released { reservation, .. }
-            | Event::Returned { reservation, .. }
-            | Event::Extended { reservation, .. } => open.touch(reservation.stock),
-            Event::Expired { reservations } => reservations.iter().for_each(|reservation| open.touch(reservation.stock)),
-            Event::Recalled { .. } => {}
+        if let Event::Expired { reservations } = event {
+            for reservation in reservations {
+                open.touch(reservation.stock);
+            }
+        } else if let Some(stock) = event.stock() {
+            open.touch(stock);
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::answer::{Answer, Failure};
 
 /// Most commands of a batch that go through the ring as one piece of work.
-pub(crate) const WORK_COMMANDS_MAX: usize = 64;
+pub const WORK_COMMANDS_MAX: usize = 64;
 
 /// A command's end.
 pub(crate) type Outcome = Result<Answer, Failure>;
@@ -17,8 +17,6 @@ pub(crate) type Outcome = Result<Answer, Failure>;
 /// A piece of work.
 pub(crate) struct Work {
     pub(crate) job: Job,
-    /// Who asks.
-    pub(crate) actor: ActorName,
     /// What was found of the reservation that the work was set aside for.
     pub(crate) recalled: Option<Recalled>,
 }
@@ -42,7 +40,7 @@ impl Recalled {
 /// What is to be done.
 pub(crate) enum Job {
     /// Decide one command.
-    One { request: Request, reply: oneshot::Sender<Outcome> },
+    One { request: Request, actor: ActorName, reply: oneshot::Sender<Outcome> },
     /// Decide commands of a batch, in order.
     Many(Box<Many>),
     /// Look at a stock's reservations in memory.
@@ -53,6 +51,8 @@ pub(crate) enum Job {
 pub(crate) struct Many {
     /// Which batch, so that its later work waits where its earlier work was set aside.
     pub(crate) batch: u64,
+    /// Who asks.
+    pub(crate) actor: ActorName,
     /// What is still to be decided.
     pub(crate) requests: VecDeque<Request>,
     /// What came of the others.

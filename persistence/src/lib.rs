@@ -45,7 +45,7 @@ pub use sidecar::{Durable, Sidecar};
 pub use sled_store::{CACHE_BYTES_DEFAULT, SledStore, VALUE_BYTES_MAX};
 pub use snapshot::{
     SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SNAPSHOT_PACE_BYTES_DEFAULT, SnapshotError, SnapshotExpectation, SnapshotHeader,
-    SnapshotInfo, SnapshotPosition, SnapshotReader, SnapshotThrottle, SnapshotWriter, remove_older, remove_unfinished, snapshots,
+    SnapshotInfo, SnapshotReader, SnapshotThrottle, SnapshotWriter, remove_older, remove_unfinished, snapshots,
 };
 pub use store::{Compacted, LogStore, SegmentInfo, StoreError};
 pub use wal::{Durability, DurabilityError, FreeSpace, SyncReport, Wal, WalError, WalListener, WalOptions, WalWriter};

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use tidegate_stock::Timestamp;
 
 use crate::record::{GroupSequence, LogIndex, RecordKey, StreamId, decode_value};
-use crate::recovery::{self, Damage, DamageKind, RecoveredGroup, RecoveryError};
+use crate::recovery::{self, Damage, DamageKind, LogPosition, RecoveredGroup, RecoveryError};
 use crate::store::{Compacted, LogStore, SegmentInfo, StoreError};
 
 /// An open store with the lock that keeps others from it; the store comes first, so that it goes first.
@@ -112,6 +112,22 @@ impl LogReader {
                 _ => Err(nothing),
             },
         }
+    }
+
+    /// Where `stream` stands with group `sequence`, which the caller knows to be committed: what a snapshot of it is of. `None` before the
+    /// first group.
+    ///
+    /// # Errors
+    /// As [`LogReader::read_groups`].
+    pub fn position(&self, stream: StreamId, sequence: GroupSequence) -> Result<Option<LogPosition>, ReadError> {
+        let mut position = None;
+        if sequence > GroupSequence(0) {
+            self.read_groups(stream, sequence, sequence, |group| {
+                position = Some(group.position());
+                ControlFlow::Break(())
+            })?;
+        }
+        Ok(position)
     }
 
     /// The oldest entry of `stream` that is retained, with its sequence: that of the last group before it, if it is none itself. `None`

@@ -10,8 +10,7 @@
 //!   0  8  "tgsnap", version of this layout (u16), 1
 //!   8  4  length of what follows up to the checksum
 //!  12     cluster (u16 length, text), number of shards u16, partition hash (u16 length, text),
-//!         stream u16, index u64, group sequence u64, chain hash 16, term u64, time in ms since 1970 u64,
-//!         digest of the rules (u16 length, bytes)
+//!         stream u16, index u64, group sequence u64, chain hash 16, term u64, time in ms since 1970 u64
 //!   n  4  crc32c of everything before
 //! block, for each
 //!   0  4  length, 1 to 1 MiB
@@ -39,7 +38,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tidegate_stock::Timestamp;
 
 use crate::disk;
+use crate::identity::{Identity, PARTITION_HASH};
 use crate::record::{ChainHash, GroupSequence, LogIndex, Reader, StreamId, Term};
+use crate::recovery::LogPosition;
 
 /// Version of the layout that this code writes, and the only one that it reads.
 pub const SNAPSHOT_FORMAT: u16 = 1;
@@ -56,7 +57,7 @@ const FIELD_BYTES_MAX: usize = 1_024;
 const MAGIC: [u8; 6] = *b"tgsnap";
 const PREFIX_BYTES: usize = 12;
 /// Three fields of full length, and 60 bytes of numbers.
-const HEADER_BYTES_MAX: usize = 3 * (2 + FIELD_BYTES_MAX) + 60;
+const HEADER_BYTES_MAX: usize = 2 * (2 + FIELD_BYTES_MAX) + 60;
 const BLOCK_HEAD_BYTES: usize = 8;
 const FOOTER_BYTES: usize = 56;
 const FOOTER_DIGEST_AT: usize = 20;
@@ -78,24 +79,7 @@ pub struct SnapshotHeader {
     /// The shard's log.
     pub stream: StreamId,
     /// Up to which of its groups, that one included.
-    pub position: SnapshotPosition,
-    /// Stands for the rules that the state was made under; bytes to this file, at most 1,024.
-    pub rules_digest: Vec<u8>,
-}
-
-/// The last group that is in a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SnapshotPosition {
-    /// Its place in the log.
-    pub index: LogIndex,
-    /// Its place among the groups.
-    pub group_sequence: GroupSequence,
-    /// The chain hash as of it.
-    pub chain: ChainHash,
-    /// Its term.
-    pub term: Term,
-    /// Its time.
-    pub at: Timestamp,
+    pub position: LogPosition,
 }
 
 /// What a snapshot must say of itself to be read.
@@ -109,6 +93,13 @@ pub struct SnapshotExpectation<'a> {
     pub partition_hash: &'a str,
     /// The shard's log.
     pub stream: StreamId,
+}
+
+impl<'a> SnapshotExpectation<'a> {
+    /// What a snapshot of `stream` of the directory that `identity` names must say.
+    pub fn new(identity: &'a Identity, stream: StreamId) -> Self {
+        Self { cluster: &identity.cluster, shards: identity.shards, partition_hash: PARTITION_HASH, stream }
+    }
 }
 
 /// A finished snapshot.
@@ -188,12 +179,12 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     /// Begins a snapshot in data directory `directory`, in place of an unfinished one of the same position.
     ///
-    /// `pace_bytes` is how much is written between two waits for the disk, see [`SNAPSHOT_PACE_BYTES_DEFAULT`]. Panics when a text or the
-    /// digest of `header` is over 1,024 bytes.
+    /// `pace_bytes` is how much is written between two waits for the disk, see [`SNAPSHOT_PACE_BYTES_DEFAULT`]. Panics when a text of
+    /// `header` is over 1,024 bytes.
     pub fn create(directory: &Path, header: &SnapshotHeader, pace_bytes: u64) -> Result<Self, SnapshotError> {
         let folder = directory.join(FOLDER);
         disk::create_directory(&folder).map_err(|source| SnapshotError::io(&folder, source))?;
-        let name = file_name(header.stream, header.position.group_sequence);
+        let name = file_name(header.stream, header.position.sequence);
         let path = folder.join(format!("{name}{UNFINISHED_SUFFIX}"));
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
         let file = file.map_err(|source| SnapshotError::io(&path, source))?;
@@ -203,7 +194,7 @@ impl SnapshotWriter {
             unfinished: Some(path),
             name,
             stream: header.stream,
-            group_sequence: header.position.group_sequence,
+            group_sequence: header.position.sequence,
             digest: blake3::Hasher::new(),
             blocks: 0,
             records: 0,
@@ -482,6 +473,12 @@ impl SnapshotReader {
 }
 
 impl SnapshotHeader {
+    /// That of a snapshot of `stream` of the directory that `identity` names, up to `position`.
+    pub fn new(identity: &Identity, stream: StreamId, position: LogPosition) -> Self {
+        let SnapshotExpectation { cluster, shards, partition_hash, stream } = SnapshotExpectation::new(identity, stream);
+        Self { cluster: cluster.to_owned(), shards, partition_hash: partition_hash.to_owned(), stream, position }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&SNAPSHOT_FORMAT.to_be_bytes());
@@ -491,11 +488,10 @@ impl SnapshotHeader {
         put_field(&mut bytes, self.partition_hash.as_bytes());
         bytes.extend_from_slice(&self.stream.0.to_be_bytes());
         bytes.extend_from_slice(&self.position.index.0.to_be_bytes());
-        bytes.extend_from_slice(&self.position.group_sequence.0.to_be_bytes());
+        bytes.extend_from_slice(&self.position.sequence.0.to_be_bytes());
         bytes.extend_from_slice(&self.position.chain.0);
         bytes.extend_from_slice(&self.position.term.0.to_be_bytes());
-        bytes.extend_from_slice(&self.position.at.unix_ms().to_be_bytes());
-        put_field(&mut bytes, &self.rules_digest);
+        bytes.extend_from_slice(&self.position.time.unix_ms().to_be_bytes());
         let length = u32::try_from(bytes.len() - PREFIX_BYTES).expect("a header is a few KiB at most");
         bytes[PREFIX_BYTES - 4..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
@@ -507,8 +503,7 @@ impl SnapshotHeader {
         let (cluster, bytes) = take_field(bytes)?;
         let (shards, bytes) = bytes.split_at_checked(2)?;
         let (partition_hash, bytes) = take_field(bytes)?;
-        let (numbers, bytes) = bytes.split_at_checked(50)?;
-        let (rules_digest, rest) = take_field(bytes)?;
+        let (numbers, rest) = bytes.split_at_checked(50)?;
         if !rest.is_empty() {
             return None;
         }
@@ -518,14 +513,13 @@ impl SnapshotHeader {
             shards: Reader(shards).u16(),
             partition_hash: std::str::from_utf8(partition_hash).ok()?.to_owned(),
             stream: StreamId(numbers.u16()),
-            position: SnapshotPosition {
+            position: LogPosition {
                 index: LogIndex(numbers.u64()),
-                group_sequence: GroupSequence(numbers.u64()),
+                sequence: GroupSequence(numbers.u64()),
                 chain: ChainHash(numbers.array()),
                 term: Term(numbers.u64()),
-                at: Timestamp::from_unix_ms(numbers.u64()),
+                time: Timestamp::from_unix_ms(numbers.u64()),
             },
-            rules_digest: rules_digest.to_vec(),
         })
     }
 }

@@ -65,17 +65,7 @@ fn names(log: &Path) -> Vec<String> {
 }
 
 fn position(started: &Started, sequence: u64) -> LogPosition {
-    let mut position = None;
-    let sequence = GroupSequence(sequence);
-    started
-        .wal
-        .reader()
-        .read_groups(STREAM, sequence, sequence, |group| {
-            position = Some(group.position());
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    position.unwrap()
+    started.wal.reader().position(STREAM, GroupSequence(sequence)).unwrap().unwrap()
 }
 
 #[test]
@@ -202,13 +192,7 @@ fn a_stream_of_which_nothing_is_left_goes_on_from_its_snapshot() {
     let reader = wal.reader();
     wal.writer().append(OTHER, group(1, 1));
     ear.wait_committed(OTHER, 1);
-    let mut snapshot = None;
-    reader
-        .read_groups(OTHER, GroupSequence(1), GroupSequence(1), |group| {
-            snapshot = Some(group.position());
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let snapshot = reader.position(OTHER, GroupSequence(1)).unwrap();
     for sequence in 1..=GROUPS_MAX {
         wal.writer().append(STREAM, group(sequence, 100));
         ear.wait_committed(STREAM, sequence);

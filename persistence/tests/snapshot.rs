@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tidegate_persistence::{
-    ChainHash, GroupSequence, LogIndex, SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotInfo, SnapshotPosition,
+    ChainHash, GroupSequence, LogIndex, LogPosition, SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
     SnapshotReader, SnapshotWriter, StreamId, Term, remove_older, remove_unfinished, snapshots,
 };
 use tidegate_stock::Timestamp;
@@ -24,14 +24,13 @@ fn header(stream: StreamId, group_sequence: u64) -> SnapshotHeader {
         shards: 4,
         partition_hash: "some-hash".to_owned(),
         stream,
-        position: SnapshotPosition {
+        position: LogPosition {
             index: LogIndex(group_sequence + 2),
-            group_sequence: GroupSequence(group_sequence),
+            sequence: GroupSequence(group_sequence),
             chain: ChainHash([7; 16]),
             term: Term(9),
-            at: Timestamp::from_unix_ms(1_800_000_000_123),
+            time: Timestamp::from_unix_ms(1_800_000_000_123),
         },
-        rules_digest: vec![1, 2, 3],
     }
 }
 

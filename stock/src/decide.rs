@@ -39,7 +39,7 @@ pub struct Accepted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// To be applied and logged before the event: it takes back into memory what the event changes, or lapses what is due of it.
-    pub recall: Option<Event>,
+    pub before: Option<Event>,
     /// To be applied and logged before the answer leaves.
     pub event: Option<Event>,
     /// The answer.
@@ -48,12 +48,12 @@ pub struct Decision {
 
 impl Decision {
     const fn reject(rejection: Rejection) -> Self {
-        Self { recall: None, event: None, outcome: Err(rejection) }
+        Self { before: None, event: None, outcome: Err(rejection) }
     }
 
     const fn of_stock(event: Option<Event>, stock: StockId) -> Self {
         let accepted = Accepted { subject: Subject::Stock(stock), created: false, replayed: false };
-        Self { recall: None, event, outcome: Ok(accepted) }
+        Self { before: None, event, outcome: Ok(accepted) }
     }
 }
 
@@ -84,7 +84,7 @@ pub fn decide(ledger: &Ledger, request: &Request, now: Timestamp, recall: Recall
         Command::CreateStock { .. } => Ok(decide_create_stock(ledger, &request.command)),
         Command::Reserve { sku, .. } => match stock_and_replay(&look, sku, idempotency)? {
             Err(decision) => Ok(decision),
-            Ok(stock) => Ok(decide_reserve(ledger, stock, &request.command, idempotency, now).unwrap_or_else(Decision::reject)),
+            Ok(slot) => Ok(decide_reserve(ledger, slot, &request.command, idempotency, now).unwrap_or_else(Decision::reject)),
         },
         Command::Confirm { reservation, quantity } => look.decide(*reservation, Verb::Confirm(*quantity), idempotency),
         Command::Release { reservation, quantity } => look.decide(*reservation, Verb::Release(*quantity), idempotency),
@@ -96,7 +96,7 @@ pub fn decide(ledger: &Ledger, request: &Request, now: Timestamp, recall: Recall
         }
         Command::AdjustStock { sku, delta, reason } => match stock_and_replay(&look, sku, idempotency)? {
             Err(decision) => Ok(decision),
-            Ok(stock) => Ok(decide_adjust(stock, *delta, reason, idempotency).unwrap_or_else(Decision::reject)),
+            Ok(slot) => Ok(decide_adjust(&ledger.stocks[slot], *delta, reason, idempotency).unwrap_or_else(Decision::reject)),
         },
         Command::StepStock { sku, step } => Ok(decide_step(ledger, sku, *step, now).unwrap_or_else(Decision::reject)),
     }
@@ -119,25 +119,21 @@ fn decide_create_stock(ledger: &Ledger, command: &Command) -> Decision {
     }
     let stock = ledger.next_stock_id(*partition);
     Decision {
-        recall: None,
+        before: None,
         event: Some(Event::StockCreated { stock, sku: sku.clone(), quantity: *quantity, terms: terms.clone() }),
         outcome: Ok(Accepted { subject: Subject::Stock(stock), created: true, replayed: false }),
     }
 }
 
-/// The stock of a command that names one and may carry a key; a decision instead where there is none, or where the key is known.
-fn stock_and_replay<'a>(
-    look: &Look<'a>,
-    sku: &Sku,
-    idempotency: Option<Idempotency>,
-) -> Result<Result<&'a Stock, Decision>, NeedsRecord> {
+/// The slot of the stock of a command that names one and may carry a key; a decision instead where there is none, or where the key is known.
+fn stock_and_replay(look: &Look<'_>, sku: &Sku, idempotency: Option<Idempotency>) -> Result<Result<u32, Decision>, NeedsRecord> {
     let Some(slot) = look.ledger.stock_slot(sku) else { return Ok(Err(Decision::reject(Rejection::UnknownSku))) };
-    Ok(look.replay(slot, idempotency)?.map_or(Ok(&look.ledger.stocks[slot]), Err))
+    Ok(look.replay(slot, idempotency)?.map_or(Ok(slot), Err))
 }
 
 fn decide_reserve(
     ledger: &Ledger,
-    stock: &Stock,
+    slot: u32,
     command: &Command,
     idempotency: Option<Idempotency>,
     now: Timestamp,
@@ -145,6 +141,7 @@ fn decide_reserve(
     let Command::Reserve { sku: _, user, quantity, hold_seconds, reference } = command else {
         unreachable!("called for Reserve only")
     };
+    let stock = &ledger.stocks[slot];
     let hold = hold_seconds.unwrap_or(stock.terms.hold_seconds);
     if hold > stock.terms.hold_seconds_max {
         return Err(Rejection::HoldOverMax { asked: hold.seconds(), max: stock.terms.hold_seconds_max.seconds() });
@@ -159,8 +156,7 @@ fn decide_reserve(
         return Err(Rejection::NotOpen { opens_at });
     }
     if let Some(limit) = stock.terms.per_user_limit {
-        let slot = ledger.stock_slot_of(stock.id);
-        let has = slot.map_or(0, |slot| ledger.units_of(slot, user));
+        let has = ledger.units_of(slot, user);
         if has + u64::from(quantity.units()) > u64::from(limit.units()) {
             return Err(Rejection::LimitReached { limit: limit.units(), has, asked: quantity.units() });
         }
@@ -171,7 +167,7 @@ fn decide_reserve(
     let sequence = GrantSequence(stock.grants + 1);
     let id = ReservationId { stock: stock.id, sequence };
     Ok(Decision {
-        recall: None,
+        before: None,
         event: Some(Event::Reserved {
             stock: stock.id,
             sequence,
@@ -286,15 +282,15 @@ impl<'a> Look<'a> {
         let accepted = Accepted { subject: Subject::Reservation(id), created: false, replayed: false };
         let event = match self.event(id, stock, verb, &found.standing, idempotency) {
             Ok(event) => event,
-            Err(rejection) => return Ok(Decision { recall: None, event: found.lapse, outcome: Err(rejection) }),
+            Err(rejection) => return Ok(Decision { before: None, event: found.lapse, outcome: Err(rejection) }),
         };
-        let recall = event.as_ref().and(found.recalled).map(|record| Event::Recalled { record: Box::new(record.clone()) });
-        let (recall, event) = match (event, found.lapse) {
+        let before = event.as_ref().and(found.recalled).map(|record| Event::Recalled { record: Box::new(record.clone()) });
+        let (before, event) = match (event, found.lapse) {
             // Sold units come back while others, held until now, are due: those lapse first, so that no answer shows them as held.
             (Some(event), Some(lapse)) => (Some(lapse), Some(event)),
-            (event, lapse) => (recall, event.or(lapse)),
+            (event, lapse) => (before, event.or(lapse)),
         };
-        Ok(Decision { recall, event, outcome: Ok(accepted) })
+        Ok(Decision { before, event, outcome: Ok(accepted) })
     }
 
     /// The event that `verb` brings about; `None` where it is accepted and changes nothing.
@@ -359,7 +355,7 @@ impl<'a> Look<'a> {
             }
         };
         let accepted = Accepted { subject, created: entry.created, replayed: true };
-        Ok(Some(Decision { recall: None, event, outcome: Ok(accepted) }))
+        Ok(Some(Decision { before: None, event, outcome: Ok(accepted) }))
     }
 
     /// A reservation that was granted once; `None` where it was resolved `retained_seconds` ago.

@@ -126,3 +126,25 @@ pub enum Event {
         record: Box<ReservationRecord>,
     },
 }
+
+impl Event {
+    /// The stock that it is about; `None` for a lapse, which may be of several.
+    pub const fn stock(&self) -> Option<StockId> {
+        match self {
+            Self::StockCreated { stock, .. }
+            | Self::Reserved { stock, .. }
+            | Self::StockChanged { stock, .. }
+            | Self::StockAdjusted { stock, .. }
+            | Self::StockPaused { stock }
+            | Self::StockReopened { stock }
+            | Self::StockClosed { stock }
+            | Self::StockArchived { stock } => Some(*stock),
+            Self::Confirmed { reservation, .. }
+            | Self::Released { reservation, .. }
+            | Self::Returned { reservation, .. }
+            | Self::Extended { reservation, .. } => Some(reservation.stock),
+            Self::Recalled { record } => Some(record.id.stock),
+            Self::Expired { .. } => None,
+        }
+    }
+}

@@ -276,16 +276,20 @@ impl Ledger {
     /// Whether `request` must be refused, not decided, because what it would add has no room: a key that is not known, so that it
     /// neither forgets an old key nor goes unremembered, or a reservation.
     pub fn lacks_room(&self, request: &Request, now: Timestamp) -> Option<NoRoom> {
+        // A key that is over makes room even before it is dropped: dropping waits for log time, which moves only when something is logged.
+        let keys_full = self.keys.len() >= self.rules.idempotency_keys_max && !self.keys.has_spare(now);
+        let is_full = self.reservations.len() >= self.rules.reservations_in_memory_max;
+        // Nearly always there is room, and nothing need be looked up.
+        if !keys_full && !is_full {
+            return None;
+        }
         let key_known = request.idempotency.and_then(|idempotency| {
             let stock = self.stock_slot_for(&request.command)?;
             Some(self.known_key(stock, idempotency, now).is_some())
         });
-        // A key that is over makes room even before it is dropped: dropping waits for log time, which moves only when something is logged.
-        let keys_full = self.keys.len() >= self.rules.idempotency_keys_max && !self.keys.has_spare(now);
         if keys_full && key_known == Some(false) {
             return Some(NoRoom::Keys);
         }
-        let is_full = self.reservations.len() >= self.rules.reservations_in_memory_max;
         // What names no stock is rejected, and needs no room.
         let grants = || matches!(&request.command, Command::Reserve { sku, .. } if self.stock_slot(sku).is_some());
         (is_full && key_known != Some(true) && grants()).then_some(NoRoom::Reservations)

@@ -140,7 +140,7 @@ impl Run {
             self.apply(event);
         }
         let decision = decide(&self.ledger, &any_request(&self.ledger, rng), now);
-        for event in decision.recall.into_iter().chain(decision.event) {
+        for event in decision.before.into_iter().chain(decision.event) {
             self.apply(event);
         }
         while self.uncommitted.len() > UNCOMMITTED_MAX {

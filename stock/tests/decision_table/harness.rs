@@ -310,7 +310,7 @@ pub(crate) fn take(world: &mut World, step: &Step) -> Expect {
         return Expect::Shows(format!("{lapsed} lapses"));
     };
     let decision = world.decide(&request, now);
-    let events = || decision.recall.iter().chain(&decision.event);
+    let events = || decision.before.iter().chain(&decision.event);
     let is_lapse = events().any(|event| matches!(event, Event::Expired { .. }));
     for event in events() {
         drop(world.apply(event, now));

@@ -43,7 +43,7 @@ fn what_has_left_memory_is_asked_for() {
         let other = Recall::Missing(grant("tea", 2));
         assert_eq!(decide(&world, &request(&step), now, other), Err(NeedsRecord(one())), "another one's absence is no answer");
         let missing = decide(&world, &request(&step), now, Recall::Missing(one())).expect("it is decided");
-        assert_eq!((missing.recall, missing.event, missing.outcome), (None, None, Err(Rejection::UnknownReservation)));
+        assert_eq!((missing.before, missing.event, missing.outcome), (None, None, Err(Rejection::UnknownReservation)));
     }
     // What cannot be there, and what needs no reservation, is not asked for.
     for (step, no) in [
@@ -65,16 +65,16 @@ fn what_was_found_is_taken_back_only_to_be_changed() {
     let record = world.history[&one()].clone();
     for step in [confirm("tea", 1), read("tea", 1), reserve("tea", "ann", 3).key("buy")] {
         let decision = decide(&world, &request(&step), now, Recall::Found(&record)).expect("it is decided");
-        assert_eq!((decision.recall, decision.event), (None, None));
+        assert_eq!((decision.before, decision.event), (None, None));
         assert_eq!(decision.outcome.expect("it is fine").subject, Subject::Reservation(one()));
     }
     for step in [release("tea", 1), extend("tea", 1, 5), give_back("tea", 1).units(4)] {
         let decision = decide(&world, &request(&step), now, Recall::Found(&record)).expect("it is decided");
-        assert_eq!((decision.recall, decision.event), (None, None), "a rejection takes nothing back");
+        assert_eq!((decision.before, decision.event), (None, None), "a rejection takes nothing back");
         assert!(decision.outcome.is_err());
     }
     let decision = decide(&world, &request(&give_back("tea", 1)), now, Recall::Found(&record)).expect("it is decided");
-    assert_eq!(decision.recall, Some(Event::Recalled { record: Box::new(record) }));
+    assert_eq!(decision.before, Some(Event::Recalled { record: Box::new(record) }));
     assert!(matches!(decision.event, Some(Event::Returned { .. })));
 }
 

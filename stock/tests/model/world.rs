@@ -194,7 +194,7 @@ impl<'a> World<'a> {
             self.created.push(sku.clone());
         }
         let context = || format!("{ask:?} with key {key:?} at {}", self.now);
-        let events = || decision.recall.iter().chain(&decision.event);
+        let events = || decision.before.iter().chain(&decision.event);
         let expired =
             events().find_map(|event| if let Event::Expired { reservations } = event { Some(reservations) } else { None });
         let expected: Option<Vec<_>> = lapsed.map(|grant| vec![self.id(&grant)]);
@@ -209,7 +209,7 @@ impl<'a> World<'a> {
         };
         assert_eq!(found, answer, "answer to {ask:?} with key {key:?} at {}", self.now);
         self.count_answer(ask, key, &answer, held_before);
-        for event in decision.recall.into_iter().chain(decision.event) {
+        for event in decision.before.into_iter().chain(decision.event) {
             self.seen.count(match &event {
                 Event::StockCreated { .. } => "event stock created",
                 Event::Reserved { .. } => "event reserved",
