@@ -17,6 +17,7 @@ use crate::backup::{self, BackupError, BackupOptions};
 use crate::demo::{self, DemoError, DemoOptions};
 use crate::key::{self, KeyCommand};
 use crate::load::{self, LoadError, LoadOptions};
+use crate::log_lines::LogLines;
 use crate::replay::{self, ReplayError, ReplayOptions};
 use crate::telemetry::Telemetry;
 use crate::verify::{Place, Report, VerifyError, verify};
@@ -223,11 +224,12 @@ fn serve(arguments: &NodeArguments) -> Result<ExitCode, Box<dyn Error>> {
     let listen = arguments.listen.map(|address| address.to_string());
     let settings = arguments.settings.load(arguments.flags(listen.as_ref()))?;
     let telemetry = Telemetry::start(&settings.telemetry)?;
-    match &telemetry {
-        Some(telemetry) => logging::start_with_traces(&settings.output, telemetry)?,
-        None => logging::start(&settings.output)?,
-    }
-    serve::run(settings, telemetry)?;
+    let waiting_max = usize::try_from(settings.output.lines_waiting_max).expect("the setting's bounds fit a machine word");
+    let lines = LogLines::start(io::stderr(), waiting_max)?;
+    logging::start_serving(&settings.output, &lines, telemetry.as_ref())?;
+    let result = serve::run(settings, telemetry, &lines);
+    lines.flush_at_end();
+    result?;
     Ok(ExitCode::SUCCESS)
 }
 

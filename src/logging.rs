@@ -7,10 +7,12 @@ use std::io::{self, IsTerminal};
 
 use tidegate_config::{LogFormat, OutputSettings};
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use crate::log_lines::LogLines;
 use crate::telemetry::Telemetry;
 
 /// The filter is none.
@@ -24,14 +26,20 @@ pub(crate) struct FilterError {
 /// Sends the log of the whole process to the standard error. Called once, before any thread is started.
 pub(crate) fn start(settings: &OutputSettings) -> Result<(), FilterError> {
     // For the whole subscriber, so that what nobody listens to costs one look.
-    tracing_subscriber::registry().with(filter(settings)?).with(lines(settings)).init();
+    tracing_subscriber::registry().with(filter(settings)?).with(layer(settings, io::stderr)).init();
     Ok(())
 }
 
-/// As [`start`], and the spans of requests to `telemetry`, whatever is worth saying in the log.
-pub(crate) fn start_with_traces(settings: &OutputSettings, telemetry: &Telemetry) -> Result<(), FilterError> {
-    let lines = lines(settings).with_filter(filter(settings)?);
-    tracing_subscriber::registry().with(lines).with(telemetry.layer()).init();
+/// As [`start`], by way of `lines`; and the spans of requests to `telemetry`, whatever is worth saying in the log.
+pub(crate) fn start_serving(settings: &OutputSettings, lines: &LogLines, telemetry: Option<&Telemetry>) -> Result<(), FilterError> {
+    let filter = filter(settings)?;
+    match telemetry {
+        Some(telemetry) => {
+            let lines = layer(settings, lines.clone()).with_filter(filter);
+            tracing_subscriber::registry().with(lines).with(telemetry.layer()).init();
+        }
+        None => tracing_subscriber::registry().with(filter).with(layer(settings, lines.clone())).init(),
+    }
     Ok(())
 }
 
@@ -44,12 +52,13 @@ fn filter(settings: &OutputSettings) -> Result<EnvFilter, FilterError> {
     Ok(EnvFilter::try_new(format!("{FOREIGN},{}", settings.filter)).unwrap_or(given))
 }
 
-/// What writes lines.
-fn lines<S>(settings: &OutputSettings) -> Box<dyn Layer<S> + Send + Sync>
+/// What writes lines to `output`.
+fn layer<S, W>(settings: &OutputSettings, output: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = fmt::layer().with_writer(output);
     match settings.format {
         LogFormat::Human => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),

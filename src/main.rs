@@ -11,6 +11,7 @@ mod demo;
 mod directory_metrics;
 mod key;
 mod load;
+mod log_lines;
 mod logging;
 mod manual;
 mod node;

@@ -19,6 +19,7 @@ use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::directory_metrics::DirectoryMetrics;
+use crate::log_lines::LogLines;
 use crate::node::{Node, NodeMetrics, StartError};
 use crate::options::{access_options, http_options};
 use crate::parallel;
@@ -71,9 +72,10 @@ pub(crate) enum ServeError {
 /// One exception: a signal while the log is still being read ends this at once and leaves a thread reading. Nothing was admitted then, and
 /// the caller ends the process.
 ///
-/// The last spans of requests go to `telemetry`'s collector before this returns, within its bound.
-pub(crate) fn run(settings: Settings, telemetry: Option<Telemetry>) -> Result<(), ServeError> {
-    abort_on_panic(|| sled_store::opening() || asking_history());
+/// The last spans of requests go to `telemetry`'s collector before this returns, within its bound. `lines` is where the log goes.
+pub(crate) fn run(settings: Settings, telemetry: Option<Telemetry>, lines: &LogLines) -> Result<(), ServeError> {
+    let last_lines = lines.clone();
+    abort_on_panic(|| sled_store::opening() || asking_history(), move || last_lines.flush_at_end());
     raise_open_files(settings.http.connections_max);
     let address = settings.http.listen;
     let listen_error = |source| ServeError::Listen { address, source };
@@ -83,7 +85,7 @@ pub(crate) fn run(settings: Settings, telemetry: Option<Telemetry>) -> Result<()
     let threads = usize::try_from(threads).expect("the setting's bounds fit a machine word");
     let runtime =
         Builder::new_multi_thread().worker_threads(threads).thread_name("http").enable_all().build().map_err(ServeError::Setup)?;
-    let result = runtime.block_on(serve(listener, settings, telemetry.as_ref()));
+    let result = runtime.block_on(serve(listener, settings, telemetry.as_ref(), lines));
     runtime.shutdown_background();
     if let Some(telemetry) = telemetry {
         telemetry.stop();
@@ -91,7 +93,12 @@ pub(crate) fn run(settings: Settings, telemetry: Option<Telemetry>) -> Result<()
     result
 }
 
-async fn serve(listener: TcpListener, settings: Settings, telemetry: Option<&Telemetry>) -> Result<(), ServeError> {
+async fn serve(
+    listener: TcpListener,
+    settings: Settings,
+    telemetry: Option<&Telemetry>,
+    lines: &LogLines,
+) -> Result<(), ServeError> {
     let manager = Arc::new(ServiceManager::from_environment());
     let mut signals = Signals::install().map_err(ServeError::Setup)?;
     let address = listener.local_addr().map_err(ServeError::Setup)?;
@@ -105,6 +112,7 @@ async fn serve(listener: TcpListener, settings: Settings, telemetry: Option<&Tel
     process_metrics::register_build(own);
     metrics.register(own);
     directory_metrics.register(own);
+    lines.register(own);
     if let Some(telemetry) = telemetry {
         telemetry.register(own);
     }

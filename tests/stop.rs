@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 mod support;
 
-use support::{Server, WAIT_MAX, connect};
+use support::{Server, WAIT_MAX, connect, program};
 
 /// Callers at once, each on a connection that it keeps.
 const CALLERS: u32 = 12;
@@ -121,4 +121,32 @@ fn a_stop_under_load_fails_no_request_and_loses_nothing() {
     let granted: u64 = seen.iter().map(|seen| seen.granted).sum();
     assert_eq!((&stock["reserved"], &stock["available"]), (&granted.into(), &(100_000_000 - granted).into()), "{stock}");
     server.terminate().expect(0, &[]);
+}
+
+/// Requests whose lines are far more than a pipe takes.
+const UNREAD_REQUESTS: u64 = 2_000;
+
+#[test]
+fn a_log_that_nobody_reads_stops_neither_a_sale_nor_a_stop() {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    let (mut log, stderr) = std::io::pipe().expect("a pipe can be made");
+    let directory = folder.path().to_str().expect("temporary paths are UTF-8");
+    let mut command = program(&["serve", "--data-dir", directory, "--listen", "127.0.0.1:0", "--log-filter", "debug"]);
+    command.env("TIDEGATE_OUTPUT_LINES_WAITING_MAX", "100").stderr(stderr);
+    let server = Server::from_command(command);
+    server.wait_ready();
+    assert_eq!(server.put("/v1/stocks/lamp", r#"{"quantity":100000}"#).status, 201);
+    for user in 0..UNREAD_REQUESTS {
+        assert_eq!(server.post("/v1/stocks/lamp/reservations", &format!(r#"{{"user":"u-{user}"}}"#)).status, 201);
+    }
+    let metrics = server.get("/metrics").body;
+    let dropped = metrics.lines().find_map(|line| line.strip_prefix("tidegate_log_lines_dropped_total "));
+    let dropped: u64 = dropped.expect("dropped lines are counted").parse().expect("a count");
+    // Nothing was read: what did not fit the pipe and the queue is dropped, and that is most.
+    assert!((UNREAD_REQUESTS / 4..2 * UNREAD_REQUESTS).contains(&dropped), "{dropped}");
+    server.signal(Signal::TERM);
+    server.finish().expect(0, &[]);
+    let mut text = String::new();
+    log.read_to_string(&mut text).expect("the pipe can be read");
+    assert!(text.contains("ready") && text.contains("answered"), "{text}");
 }

@@ -297,11 +297,14 @@ pub struct OutputSettings {
     /// What is worth saying: `error`, `warn`, `info`, `debug`, `trace`, or a list of them by module, such as
     /// `warn,tidegate_engine=debug`. Default: `info`.
     pub filter: String,
+    /// Lines that may wait while whoever reads the standard error of `tidegate serve` does not, 1 to 1,000,000; more are dropped and
+    /// counted. Default: 10,000.
+    pub lines_waiting_max: u64,
 }
 
 impl Default for OutputSettings {
     fn default() -> Self {
-        Self { format: LogFormat::Human, filter: "info".to_owned() }
+        Self { format: LogFormat::Human, filter: "info".to_owned(), lines_waiting_max: 10_000 }
     }
 }
 
@@ -397,6 +400,7 @@ impl Settings {
             ("feed", "streams_max", Sight::Open, Slot::Number(&mut feed.streams_max, 1..=1_000_000)),
             ("output", "format", Sight::Open, Slot::LogFormat(&mut output.format)),
             ("output", "filter", Sight::Open, Slot::Text(&mut output.filter)),
+            ("output", "lines_waiting_max", Sight::Open, Slot::Number(&mut output.lines_waiting_max, 1..=1_000_000)),
             ("telemetry", "otlp_endpoint", Sight::Open, Slot::Collector(&mut telemetry.otlp_endpoint)),
             ("telemetry", "sample_ratio", Sight::Open, Slot::Ratio(&mut telemetry.sample_ratio)),
             ("telemetry", "service_name", Sight::Open, Slot::Text(&mut telemetry.service_name)),

@@ -337,7 +337,8 @@ impl Engine {
         let mut looks = 0;
         loop {
             let (records, down_to) = self.look(stock, before, query.user.as_ref()).await?;
-            looks += records.len();
+            // One that finds little steps over the more.
+            looks += records.len().max(LOOKS_MAX);
             for record in records {
                 if page.reservations.len() == query.limit {
                     return Ok(page);

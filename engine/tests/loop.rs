@@ -133,7 +133,7 @@ async fn a_mass_lapse_goes_in_events_of_a_thousand_with_a_batch_of_commands_betw
 fn a_panic_on_any_thread_ends_the_process() {
     const CHILD: &str = "TIDEGATE_PANIC_CHILD";
     if std::env::var_os(CHILD).is_some() {
-        abort_on_panic(|| false);
+        abort_on_panic(|| false, || ());
         let _ = std::thread::spawn(|| panic!("a made-up broken invariant")).join();
         // Reached only if the panic was swallowed.
         std::process::exit(0);

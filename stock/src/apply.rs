@@ -411,13 +411,20 @@ impl Ledger {
         self.reservations.remove(slot);
     }
 
-    /// Puts a reservation in its place among those of its user, which is the first but for what was recalled.
+    /// Puts a reservation in its place among those of its user, which is the first but for what was recalled. That place is near the
+    /// user's newest, or the next in the stock is the user's too, or the user has few among many: it is looked for from both ends.
     fn link_to_user(&mut self, slot: u32) {
         let (user, sequence) = (self.reservations[slot].user, self.reservations[slot].sequence());
         let (mut newer, mut older) = (NIL, self.users[user].newest);
+        let mut neighbours = self.stocks[self.users[user].stock].in_memory.from(GrantSequence(sequence.0 + 1));
         while older != NIL && self.reservations[older].sequence() > sequence {
+            if let Some((_, near)) = neighbours.next().filter(|(_, near)| self.reservations[*near].user == user) {
+                (newer, older) = (near, self.reservations[near].older);
+                break;
+            }
             (newer, older) = (older, self.reservations[older].older);
         }
+        drop(neighbours);
         (self.reservations[slot].newer, self.reservations[slot].older) = (newer, older);
         match newer {
             NIL => self.users[user].newest = slot,

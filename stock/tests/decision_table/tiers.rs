@@ -1,7 +1,7 @@
 //! Rows of what has left memory: what is asked of the history, what is done with its answer, and for how long anything is retained.
 
 use tidegate_stock::{
-    Event, NeedsRecord, NoRoom, Recall, Rejection, Request, ReservationId, Rules, Subject, Timestamp, UserId, decide,
+    Event, GrantSequence, NeedsRecord, NoRoom, Recall, Rejection, Request, ReservationId, Rules, Subject, Timestamp, UserId, decide,
 };
 
 use crate::harness::{
@@ -162,4 +162,31 @@ fn a_full_memory_refuses_new_reservations_only() {
     assert_eq!(lacks(&world, &reserve("tea", "cy", 1)), None, "until it has left");
     let shown = take(&mut world, &reserve("tea", "cy", 1));
     assert_eq!(shown, Expect::from("granted tea#3 | 1 0 0 reserved | 7 2 1"));
+}
+
+#[test]
+fn a_look_at_the_reservations_of_one_user_steps_over_a_bounded_number_of_others() {
+    let mut world = World::new();
+    take(&mut world, &stock("tea", 1_000));
+    // Whose the 400 grants are, in order: ann's newest hundred lie before everybody else's in her own list.
+    let whose = |number: u64| if (100..300).contains(&number) { "bob" } else { "ann" };
+    for number in 0..400 {
+        take(&mut world, &reserve("tea", whose(number), 1));
+    }
+    let ann = UserId::new("ann").unwrap();
+    // Grant 250 is bob's, and the ways to ann's older ones are long on both sides.
+    let (mut before, mut found, mut looks) = (GrantSequence(250), Vec::new(), 0);
+    while before > GrantSequence(1) {
+        let look = world.list(one().stock, before, Some(&ann), 2);
+        looks += 1;
+        assert!(look.records.len() <= 2 && look.down_to < before);
+        found.extend(look.records.iter().map(|record| record.id.sequence.0));
+        before = look.down_to;
+    }
+    assert_eq!(found, (1..=100).rev().collect::<Vec<_>>());
+    // Sixteen of bob's 149 a look, nine times without reaching ann's; then two of ann's hundred a look.
+    assert_eq!(looks, 9 + 50);
+    let all = world.list(one().stock, GrantSequence::MAX, Some(&ann), 1_000);
+    let expected: Vec<u64> = (301..=400).rev().chain((1..=100).rev()).collect();
+    assert_eq!(all.records.iter().map(|record| record.id.sequence.0).collect::<Vec<_>>(), expected);
 }
