@@ -112,7 +112,7 @@ mod tests {
     /// An output that takes a line only when it is let.
     struct Reluctant {
         begun: mpsc::Sender<()>,
-        let_go: mpsc::Receiver<()>,
+        let_go: Receiver<()>,
         written: Arc<Mutex<Vec<u8>>>,
     }
 

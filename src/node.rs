@@ -49,6 +49,15 @@ pub(crate) enum StartError {
     Engine(#[from] OptionError),
 }
 
+/// What failed of a running node, so that it must stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NodeFailure {
+    /// The log. [`Node::stop`] tells the error.
+    Log,
+    /// The history, with its error.
+    History(String),
+}
+
 /// A running node.
 pub(crate) struct Node {
     engine: Engine,
@@ -118,7 +127,7 @@ impl Node {
         settings: &Settings,
         metrics: NodeMetrics,
         progress: &StartProgress,
-        on_failure: impl Fn() + Clone + Send + Sync + 'static,
+        on_failure: impl Fn(NodeFailure) + Clone + Send + Sync + 'static,
         handle: Handle,
     ) -> Result<Self, StartError> {
         let started_at = Instant::now();
@@ -129,13 +138,13 @@ impl Node {
         if unfinished > 0 {
             tracing::info!(unfinished, "removed snapshots that were never finished");
         }
+        let sealing = Sealing::new(identity.secret.bytes());
+        let shards = recover(&directory, rules(&settings.rules), sealing.table_seed(), progress)?;
         for stream in (0..identity.shards).map(StreamId::log) {
             if let Some(newest) = snapshots(&path, stream)?.first() {
                 metrics.upkeep.note_snapshot(newest);
             }
         }
-        let sealing = Sealing::new(identity.secret.bytes());
-        let shards = recover(&directory, rules(&settings.rules), sealing.table_seed(), progress)?;
         let history = Arc::new(History::open(&path.join(HISTORY_FOLDER), &history_options(settings))?);
         let tails: Vec<RecoveredStream> = shards.iter().map(|shard| shard.tail).collect();
         let recovered = Recovered {
@@ -149,7 +158,7 @@ impl Node {
         let log_bytes_replayed = directory.progress().bytes();
         let positions = tails.iter().map(|tail| (tail.stream, tail.last_sequence));
         let log_failed = on_failure.clone();
-        let commits = Arc::new(LocalCommits::new(positions, Arc::clone(&metrics.engine), move |_| log_failed()));
+        let commits = Arc::new(LocalCommits::new(positions, Arc::clone(&metrics.engine), move |_| log_failed(NodeFailure::Log)));
         let wal = Wal::start(directory, tails.iter().copied(), wal_options(&settings.log), commits.clone())?;
         let clock = SteadyClock::default();
         for shard in &shards {
@@ -169,7 +178,10 @@ impl Node {
             clock: Arc::new(clock),
             metrics: metrics.engine,
             disk_low: commits.disk_low_flag(),
-            history: Some(HistoryStart { store: Arc::clone(&history), on_failure: Box::new(move |_| on_failure()) }),
+            history: Some(HistoryStart {
+                store: Arc::clone(&history),
+                on_failure: Box::new(move |error| on_failure(NodeFailure::History(error.to_string()))),
+            }),
             shards,
         })?;
         let upkeep = Upkeep::start(

@@ -32,6 +32,7 @@ pub(crate) fn rules(settings: &RulesSettings) -> Rules {
         idempotency_keys_max: to_usize(settings.idempotency_keys_max),
         retention_seconds: to_u32(settings.retention_seconds),
         reservations_in_memory_max: to_usize(settings.reservations_in_memory_max),
+        users_in_memory_max: to_usize(settings.users_in_memory_max),
     }
 }
 
@@ -48,6 +49,7 @@ pub(crate) fn upkeep_options(settings: &Settings) -> UpkeepOptions {
         snapshot_log_bytes: settings.snapshots.log_bytes,
         snapshot_interval: Duration::from_secs(settings.snapshots.interval_seconds),
         snapshot_bytes_per_second: settings.snapshots.bytes_per_second_max,
+        disk_free_bytes_min: settings.log.disk_free_bytes_min,
         feed_retention: Duration::from_secs(settings.feed.retention_seconds),
         feed_retention_bytes: settings.feed.retention_bytes,
         // A repeat of a command is answered for as long as its key is known, however late it came.
@@ -87,6 +89,7 @@ pub(crate) fn http_options(settings: &HttpSettings, feed: &FeedSettings) -> Http
         header_bytes_max: to_usize(settings.header_bytes_max),
         body_bytes_max: to_usize(settings.body_bytes_max),
         batch_body_bytes_max: to_usize(settings.batch_body_bytes_max),
+        bodies_bytes_max: to_usize(settings.bodies_bytes_max),
         header_seconds_max: settings.header_seconds_max,
         body_seconds_max: settings.body_seconds_max,
         idle_seconds_max: settings.idle_seconds_max,
@@ -185,6 +188,7 @@ mod tests {
             "header_bytes_max",
             "body_bytes_max",
             "batch_body_bytes_max",
+            "bodies_bytes_max",
             "header_seconds_max",
             "body_seconds_max",
             "idle_seconds_max",
@@ -194,19 +198,20 @@ mod tests {
         let keys: Vec<String> =
             engine.iter().map(|name| format!("engine.{name}")).chain(http.iter().map(|name| format!("http.{name}"))).collect();
         for values in [
-            ["64", "1", "1", "1", "1", "0", "1", "1", "1024", "1024", "1024", "1", "1", "1", "1", "0"],
+            ["64", "1", "1", "1", "1", "0", "1", "1", "1024", "1024", "1024", "1024", "1", "1", "1", "1", "0"],
             [
                 "1048576",
                 "8192",
                 "1000000",
                 "7798784",
                 "1024",
-                "100000000",
+                "50000000",
                 "1000000",
                 "1000000",
                 "1048576",
                 "67108864",
                 "67108864",
+                "68719476736",
                 "3600",
                 "3600",
                 "3600",
@@ -214,7 +219,9 @@ mod tests {
                 "3600",
             ],
         ] {
-            let flags = keys.iter().zip(values).map(|(key, value)| (key.as_str(), value));
+            // What is kept of those that hold nothing is at most half of all.
+            let room = [("rules.reservations_in_memory_max", "100000000")];
+            let flags = keys.iter().zip(values).map(|(key, value)| (key.as_str(), value)).chain(room);
             let settings = Settings::load(None, [], flags).unwrap();
             assert_eq!(engine_options(&settings.engine).check(), Ok(()));
             assert_eq!(http_options(&settings.http, &settings.feed).check(), Ok(()));

@@ -1,14 +1,14 @@
 //! A shard's ledger from the disk: the newest snapshot that is whole, and what the log holds behind it. Knows no engine.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tidegate_engine::{CodecError, snapshot_items};
 use tidegate_persistence::{
     DataDirectory, Identity, LogPosition, RecoveredStream, RecoveryError, RecoveryProgress, SnapshotError, SnapshotExpectation,
-    SnapshotReader, StreamId, snapshots,
+    SnapshotReader, StreamId, set_aside, snapshots,
 };
 use tidegate_stock::{Ledger, LoadError, Loader, Rules, SnapshotItem};
 
@@ -61,6 +61,8 @@ pub(crate) struct RecoveredShard {
     pub(crate) tail: RecoveredStream,
     /// Reservations that came from a snapshot instead of the log.
     pub(crate) from_snapshot: usize,
+    /// Snapshots that are damaged.
+    damaged: Vec<PathBuf>,
 }
 
 /// Why a snapshot gave no ledger.
@@ -77,7 +79,18 @@ pub(crate) enum SnapshotLoadError {
     Load(#[from] LoadError),
 }
 
-/// Recovers every shard of `directory`, several at a time.
+impl SnapshotLoadError {
+    /// Whether the file itself is at fault: it will be of no more use another time, or to another version.
+    const fn is_damage(&self) -> bool {
+        match self {
+            Self::File(SnapshotError::Damaged { .. }) | Self::Codec(_) | Self::Load(_) => true,
+            Self::File(SnapshotError::Mismatch { .. } | SnapshotError::Io { .. }) => false,
+        }
+    }
+}
+
+/// Recovers every shard of `directory`, several at a time. Snapshots that turn out to be damaged are set aside once that has succeeded
+/// without them, so that they do not count as those that are kept.
 pub(crate) fn recover(
     directory: &DataDirectory,
     rules: Rules,
@@ -85,7 +98,17 @@ pub(crate) fn recover(
     progress: &StartProgress,
 ) -> Result<Vec<RecoveredShard>, RecoveryError> {
     let streams: Vec<StreamId> = (0..directory.identity().shards).map(StreamId::log).collect();
-    parallel::map(&streams, |stream| recover_shard(directory, *stream, rules, seed, progress)).into_iter().collect()
+    let shards = parallel::map(&streams, |stream| recover_shard(directory, *stream, rules, seed, progress));
+    let shards: Vec<RecoveredShard> = shards.into_iter().collect::<Result<_, _>>()?;
+    for damaged in shards.iter().flat_map(|shard| &shard.damaged) {
+        match set_aside(damaged) {
+            Ok(aside) => tracing::warn!(aside = %aside.display(), "set the damaged snapshot aside"),
+            Err(error) => {
+                tracing::error!(%error, "a damaged snapshot could not be set aside, and counts as one of those that are kept");
+            }
+        }
+    }
+    Ok(shards)
 }
 
 fn recover_shard(
@@ -95,7 +118,8 @@ fn recover_shard(
     seed: u64,
     progress: &StartProgress,
 ) -> Result<RecoveredShard, RecoveryError> {
-    let loaded = newest_snapshot(directory, stream, rules, seed, &progress.loaded);
+    let mut damaged = Vec::new();
+    let loaded = newest_snapshot(directory, stream, rules, seed, &progress.loaded, &mut damaged);
     let (start, mut ledger) = loaded.map_or_else(|| (None, Ledger::new(rules, seed)), |(start, ledger)| (Some(start), ledger));
     let from_snapshot = ledger.reservation_count();
     let tail = directory.replay_from(stream, start.as_ref(), |group| {
@@ -113,17 +137,18 @@ fn recover_shard(
     if tail.discarded_tail_parts > 0 {
         tracing::info!(%stream, parts = tail.discarded_tail_parts, "an unfinished group at the log's end was never acknowledged and is dropped");
     }
-    Ok(RecoveredShard { ledger, tail, from_snapshot })
+    Ok(RecoveredShard { ledger, tail, from_snapshot, damaged })
 }
 
 /// The ledger of the newest snapshot that is whole. One that is not is told and passed over: the log behind an older one says the same,
-/// and where it is not there any more the replay names that as damage.
+/// and where it is not there any more the replay names that as damage. Those that are damaged are put into `damaged`.
 fn newest_snapshot(
     directory: &DataDirectory,
     stream: StreamId,
     rules: Rules,
     seed: u64,
     loaded: &AtomicU64,
+    damaged: &mut Vec<PathBuf>,
 ) -> Option<(LogPosition, Ledger)> {
     let found = snapshots(directory.path(), stream).inspect_err(
         |error| tracing::error!(%error, %stream, "the snapshots could not be listed; the log is read from its beginning"),
@@ -140,7 +165,12 @@ fn newest_snapshot(
                 );
                 return Some((position, ledger));
             }
-            Err(error) => tracing::error!(%error, %stream, "a snapshot is of no use; an older one or the log's beginning is tried"),
+            Err(error) => {
+                tracing::error!(%error, %stream, "a snapshot is of no use; an older one or the log's beginning is tried");
+                if error.is_damage() {
+                    damaged.push(snapshot.path);
+                }
+            }
         }
     }
     None

@@ -14,13 +14,13 @@ use tidegate_engine::{Engine, abort_on_panic};
 use tidegate_persistence::{WalError, asking_history, sled_store};
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::directory_metrics::DirectoryMetrics;
 use crate::log_lines::LogLines;
-use crate::node::{Node, NodeMetrics, StartError};
+use crate::node::{Node, NodeFailure, NodeMetrics, StartError};
 use crate::options::{access_options, http_options};
 use crate::parallel;
 use crate::process_metrics;
@@ -64,6 +64,9 @@ pub(crate) enum ServeError {
     /// The log failed. What was acknowledged is safe; what was not has an unknown outcome.
     #[error("the write-ahead log failed, and the node has stopped")]
     Log(#[source] WalError),
+    /// The history takes nothing more. Everything that was acknowledged is in the log, and safe.
+    #[error("the history failed, and the node has stopped: {0}")]
+    History(String),
 }
 
 /// Serves until a signal ends it or something breaks. At return nothing is admitted any more; everything that was is finished and on the
@@ -122,10 +125,12 @@ async fn serve(
     let mut front = Front::open(listener, Arc::clone(&door)).map_err(ServeError::Setup)?;
     announce(scheme, address);
 
-    let log_failed = Arc::new(Notify::new());
+    let (failing, mut failures) = mpsc::channel(1);
     let mut starting = spawn_blocking({
-        let (recovery, log_failed) = (Arc::clone(&recovery), Arc::clone(&log_failed));
-        move || Node::start(&settings, metrics, &recovery, move || log_failed.notify_one(), Handle::current())
+        let recovery = Arc::clone(&recovery);
+        // The first failure stops the node; what follows from it is no news.
+        let on_failure = move |failure| drop(failing.try_send(failure));
+        move || Node::start(&settings, metrics, &recovery, on_failure, Handle::current())
     });
     let node = tokio::select! {
         node = &mut starting => never_panics(node)?,
@@ -160,8 +165,11 @@ async fn serve(
             tracing::info!(signal = name, "stopping: what was admitted is being finished");
             Ok(())
         }
-        // Stopping the node tells the error itself.
-        () = log_failed.notified() => Ok(()),
+        Some(failure) = failures.recv() => match failure {
+            // Stopping the node tells the error itself.
+            NodeFailure::Log => Ok(()),
+            NodeFailure::History(what) => Err(ServeError::History(what)),
+        },
         error = front.ended() => Err(ServeError::Door(error)),
     };
     manager.stopping("finishing what was admitted");

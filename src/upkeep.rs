@@ -1,7 +1,11 @@
 //! The upkeep of a running node, on one thread of its own: snapshots, so that a start reads little of the log; giving the log's space
 //! back when neither a snapshot nor the change feed needs it any more; and dropping from the history what is retained no longer.
 
-use std::collections::BTreeMap;
+mod due;
+mod failure;
+mod space;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,15 +14,18 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tidegate_engine::{CopyGivenUp, Engine};
+use tidegate_persistence::disk::free_bytes;
 use tidegate_persistence::{
-    History, HistoryError, Identity, LogIndex, LogReader, ReadError, SNAPSHOT_PACE_BYTES_DEFAULT, SnapshotError,
-    SnapshotExpectation, SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotThrottle, SnapshotWriter, StreamId, WalError,
-    WalWriter, remove_older, snapshots,
+    GroupSequence, History, HistoryError, Identity, LogIndex, LogReader, SNAPSHOT_PACE_BYTES_DEFAULT, SnapshotExpectation,
+    SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotThrottle, SnapshotWriter, StreamId, WalWriter, remove_older, snapshots,
 };
 use tidegate_stock::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use self::due::Due;
+pub(crate) use self::failure::SnapshotFailure;
+use self::space::{FeedBounds, SnapshotSpace};
 use crate::upkeep_metrics::UpkeepMetrics;
 
 /// Snapshots of each shard that are kept: the newest, and one more in case that one is damaged.
@@ -42,6 +49,8 @@ pub(crate) struct UpkeepOptions {
     pub(crate) snapshot_interval: Duration,
     /// Bytes of a snapshot that are written in a second at most.
     pub(crate) snapshot_bytes_per_second: u64,
+    /// Free bytes of the disk that a snapshot leaves.
+    pub(crate) disk_free_bytes_min: u64,
     /// How long changes stay in the log for the feed.
     pub(crate) feed_retention: Duration,
     /// Bytes of the log beyond which older changes go all the same.
@@ -62,29 +71,6 @@ pub(crate) struct UpkeepParts {
     pub(crate) metrics: Arc<UpkeepMetrics>,
     /// Bytes of the log behind the snapshots that the node started from.
     pub(crate) log_bytes_replayed: u64,
-}
-
-/// Why a snapshot was not made. What there was before is as it was.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SnapshotFailure {
-    /// The shard is stopping, or its log has failed.
-    #[error(transparent)]
-    GivenUp(#[from] CopyGivenUp),
-    /// The log could not be read.
-    #[error(transparent)]
-    Log(#[from] ReadError),
-    /// The log could not be made durable.
-    #[error(transparent)]
-    Sync(#[from] WalError),
-    /// The file could not be written.
-    #[error(transparent)]
-    File(#[from] SnapshotError),
-    /// The history could not be made durable.
-    #[error(transparent)]
-    History(#[from] HistoryError),
-    /// The upkeep has stopped.
-    #[error("the node is stopping")]
-    Stopped,
 }
 
 enum Message {
@@ -165,16 +151,26 @@ struct Keeper {
     handle: Handle,
     /// How many do not want the log's space to be given back.
     holds: Arc<AtomicUsize>,
-    /// Bytes that the log had been written when the newest snapshot was begun, if any was.
-    written_at_snapshot: Option<u64>,
-    snapshot_at: Instant,
+    due: Due,
+    /// Of each stream, the snapshot that was last told to be unreadable.
+    unreadable: BTreeMap<StreamId, PathBuf>,
     history_at: Instant,
+}
+
+/// Whether a snapshot is made of a shard that has not moved since its newest one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unmoved {
+    /// Yes, in place of that one.
+    Again,
+    /// Only if the shard keeps the log's space from being given back; then a group of nothing is behind it.
+    IfPinning,
 }
 
 impl Keeper {
     fn new(parts: UpkeepParts, handle: Handle, holds: Arc<AtomicUsize>) -> Self {
         let now = Instant::now();
-        Self { parts, handle, holds, written_at_snapshot: None, snapshot_at: now, history_at: now }
+        let due = Due::new(now, parts.log_bytes_replayed);
+        Self { parts, handle, holds, due, unreadable: BTreeMap::new(), history_at: now }
     }
 
     fn run(mut self, messages: &Receiver<Message>) {
@@ -183,16 +179,17 @@ impl Keeper {
             match messages.recv_timeout(LOOK_INTERVAL) {
                 Ok(Message::Snapshot(reply)) => {
                     // Whoever asked and left has a snapshot all the same.
-                    let _ = reply.send(self.snapshot_all());
+                    let _ = reply.send(self.snapshot_all(Unmoved::Again));
                 }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if self.is_snapshot_due()
-                && let Err(error) = self.snapshot_all()
-            {
-                self.parts.metrics.count_snapshot_failure();
-                tracing::error!(%error, "no snapshot could be made; the log is kept");
+            // Every failure is told where it happens.
+            if self.is_snapshot_due() {
+                let _ = self.snapshot_all(Unmoved::IfPinning);
+            } else {
+                let again = self.due.again(Instant::now());
+                let _ = self.snapshot_each(&again, Unmoved::IfPinning);
             }
             if self.holds.load(Ordering::Acquire) == 0
                 && let Err(error) = self.compact()
@@ -209,32 +206,67 @@ impl Keeper {
         }
     }
 
-    /// Bytes of the log since the newest snapshots.
-    fn log_bytes(&self) -> u64 {
-        let written = self.parts.engine.log_bytes_written();
-        self.written_at_snapshot.map_or(self.parts.log_bytes_replayed + written, |at| written - at)
-    }
-
-    fn is_snapshot_due(&self) -> bool {
+    fn is_snapshot_due(&mut self) -> bool {
         let UpkeepOptions { snapshot_log_bytes, snapshot_interval, .. } = self.parts.options;
-        let grown = self.log_bytes();
-        grown >= snapshot_log_bytes || (grown > 0 && self.snapshot_at.elapsed() >= snapshot_interval)
+        let grown = self.due.grown(self.parts.engine.log_bytes_written());
+        grown >= snapshot_log_bytes
+            || (self.due.snapshot_at().elapsed() >= snapshot_interval && (grown > 0 || !self.pinning().is_empty()))
     }
 
-    fn snapshot_all(&mut self) -> Result<Vec<SnapshotInfo>, SnapshotFailure> {
-        // What fails is tried again when it would be due the next time, not every second.
-        self.snapshot_at = Instant::now();
-        let written = self.parts.engine.log_bytes_written();
-        let streams = self.parts.engine.streams();
-        let made = streams.into_iter().filter_map(|stream| self.snapshot(stream).transpose()).collect();
-        self.written_at_snapshot = Some(written);
-        made
+    /// Makes a snapshot of every shard. A failure of one keeps none of the others from theirs; the first is returned.
+    fn snapshot_all(&mut self, unmoved: Unmoved) -> Result<Vec<SnapshotInfo>, SnapshotFailure> {
+        self.due.begin(Instant::now(), self.parts.engine.log_bytes_written());
+        self.snapshot_each(&self.parts.engine.streams(), unmoved)
     }
 
-    /// Makes a snapshot of one shard; `None` while its log is empty.
-    fn snapshot(&self, stream: StreamId) -> Result<Option<SnapshotInfo>, SnapshotFailure> {
-        let UpkeepParts { directory, identity, engine, log, writer: log_writer, history, metrics, .. } = &self.parts;
+    fn snapshot_each(&mut self, streams: &[StreamId], unmoved: Unmoved) -> Result<Vec<SnapshotInfo>, SnapshotFailure> {
+        let pinning = if streams.is_empty() || unmoved == Unmoved::Again { BTreeSet::new() } else { self.pinning() };
+        let (mut all, mut failure) = (Vec::new(), None);
+        for &stream in streams {
+            let made = self.has_moved(stream).and_then(|moved| match (moved, unmoved) {
+                (false, Unmoved::IfPinning) if pinning.contains(&stream) => self.snapshot(stream, true),
+                (false, Unmoved::IfPinning) => Ok(None),
+                (true, _) | (false, Unmoved::Again) => self.snapshot(stream, false),
+            });
+            match made {
+                Ok(made) => all.extend(made),
+                Err(error) if !self.parts.engine.takes_commands() => {
+                    tracing::info!(%stream, %error, "no snapshot is made, because the node is stopping");
+                    return Err(error);
+                }
+                Err(error) => {
+                    self.parts.metrics.count_snapshot_failure();
+                    tracing::error!(%stream, %error, "no snapshot could be made; the log is kept");
+                    if matches!(error, SnapshotFailure::GivenUp(_)) {
+                        self.due.try_again(stream, Instant::now());
+                    }
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        failure.map_or(Ok(all), Err)
+    }
+
+    /// Whether a shard has committed anything since its newest snapshot.
+    fn has_moved(&self, stream: StreamId) -> Result<bool, SnapshotFailure> {
+        let UpkeepParts { directory, engine, .. } = &self.parts;
+        let committed = engine.committed(stream).unwrap_or_default();
+        let newest = snapshots(directory, stream)?.first().map_or(GroupSequence(0), |newest| newest.group_sequence);
+        Ok(newest < committed)
+    }
+
+    /// Makes a snapshot of one shard, behind a group that is made for it if it `is_marked`; `None` while its log is empty.
+    fn snapshot(&self, stream: StreamId, is_marked: bool) -> Result<Option<SnapshotInfo>, SnapshotFailure> {
+        let UpkeepParts { options, directory, identity, engine, log, writer: log_writer, history, metrics, .. } = &self.parts;
         let began = Instant::now();
+        // It will be about as large as the one before.
+        let expected = snapshots(directory, stream)?.first().map_or(0, |newest| newest.bytes);
+        let space = SnapshotSpace { disk_free_bytes_min: options.disk_free_bytes_min, expected };
+        let free = || free_bytes(directory).map_err(SnapshotFailure::FreeSpace);
+        space.check(free()?, 0)?;
+        if is_marked {
+            self.handle.block_on(engine.mark_log(stream))?;
+        }
         let mut copy = self.handle.block_on(engine.copy_ledger(stream))?;
         while !copy.is_committed() {
             if !engine.takes_commands() {
@@ -245,10 +277,16 @@ impl Keeper {
         let Some(position) = log.position(stream, copy.at())? else { return Ok(None) };
         let header = SnapshotHeader::new(identity, stream, position);
         let mut writer = SnapshotWriter::create(directory, &header, SNAPSHOT_PACE_BYTES_DEFAULT)?;
-        let throttle = SnapshotThrottle::new(self.parts.options.snapshot_bytes_per_second);
+        let throttle = SnapshotThrottle::new(options.snapshot_bytes_per_second);
+        let mut checked = 0;
         while let Some(block) = copy.next_block()? {
             writer.block(&block.bytes, block.items)?;
-            throttle.wait(writer.bytes_written());
+            let written = writer.bytes_written();
+            if written - checked >= SNAPSHOT_PACE_BYTES_DEFAULT {
+                space.check(free()?, written)?;
+                checked = written;
+            }
+            throttle.wait(written);
         }
         // What left memory is not in the copy, so it must be safe before the copy counts; and so must the log that the copy stands on.
         history.persist()?;
@@ -260,34 +298,58 @@ impl Keeper {
         Ok(Some(made))
     }
 
-    /// Gives back the segments that neither a snapshot nor the feed needs.
-    fn compact(&self) -> Result<(), SnapshotFailure> {
-        let UpkeepParts { options, directory, identity, engine, log, .. } = &self.parts;
-        let segments = log.segments()?;
-        let mut bytes: u64 = segments.iter().map(|segment| segment.bytes_on_disk).sum();
-        let oldest_kept = engine.now().unix_ms().saturating_sub(millis(options.feed_retention));
-        // What the feed lets go of: the oldest segments while they are too old, or too much is kept.
-        let mut let_go: BTreeMap<StreamId, LogIndex> = BTreeMap::new();
-        for segment in &segments {
-            if segment.newest_time.unix_ms() >= oldest_kept && bytes <= options.feed_retention_bytes {
-                break;
+    /// Up to where the log is kept for the feed.
+    fn feed_bounds(&self) -> FeedBounds {
+        let UpkeepParts { options, engine, .. } = &self.parts;
+        let oldest_kept = Timestamp::from_unix_ms(engine.now().unix_ms().saturating_sub(millis(options.feed_retention)));
+        FeedBounds { oldest_kept, bytes_max: options.feed_retention_bytes }
+    }
+
+    /// The shards whose snapshots alone keep the log's oldest segment.
+    fn pinning(&mut self) -> BTreeSet<StreamId> {
+        // A log that has stopped has nothing to give back.
+        let Ok(segments) = self.parts.log.segments() else { return BTreeSet::new() };
+        let ends = self.feed_bounds().oldest_that_may_go(&segments).map(|oldest| oldest.last.clone()).unwrap_or_default();
+        let pins = |(stream, (last, _))| {
+            // What cannot be looked at is told where the space is given back.
+            let behind = self.behind_snapshot(stream).ok()?;
+            behind.is_none_or(|behind| last >= behind).then_some(stream)
+        };
+        ends.into_iter().filter_map(pins).collect()
+    }
+
+    /// The first entry of a stream that its older snapshot does not cover. `None` without two snapshots, or if the older cannot be read:
+    /// then the log is all there is.
+    fn behind_snapshot(&mut self, stream: StreamId) -> Result<Option<LogIndex>, SnapshotFailure> {
+        let UpkeepParts { directory, identity, .. } = &self.parts;
+        let kept = snapshots(directory, stream)?;
+        // The older of two is kept in case the newer is damaged.
+        let Some(oldest) = kept.get(..SNAPSHOTS_KEPT).and_then(<[SnapshotInfo]>::last) else { return Ok(None) };
+        match SnapshotReader::open(&oldest.path, &SnapshotExpectation::new(identity, stream)) {
+            Ok(reader) => Ok(Some(reader.header().position.index.next())),
+            Err(error) => {
+                if self.unreadable.insert(stream, oldest.path.clone()).as_ref() != Some(&oldest.path) {
+                    tracing::error!(%stream, %error, "a snapshot cannot be read; the shard's log is kept until there are two newer ones");
+                }
+                Ok(None)
             }
-            bytes -= segment.bytes_on_disk;
-            let_go.extend(segment.last.iter().map(|(stream, (index, _))| (*stream, index.next())));
         }
+    }
+
+    /// Gives back the segments that neither a snapshot nor the feed needs.
+    fn compact(&mut self) -> Result<(), SnapshotFailure> {
+        let segments = self.parts.log.segments()?;
+        let let_go = self.feed_bounds().let_go(&segments);
         if let_go.is_empty() {
             return Ok(());
         }
         let mut keep_from = BTreeMap::new();
         for (stream, behind_feed) in let_go {
-            // Without a snapshot the log is all there is. The older of two snapshots is kept in case the newer is damaged.
-            let kept = snapshots(directory, stream)?;
-            let Some(oldest) = kept.get(..SNAPSHOTS_KEPT).and_then(<[SnapshotInfo]>::last) else { continue };
-            let behind_snapshot =
-                SnapshotReader::open(&oldest.path, &SnapshotExpectation::new(identity, stream))?.header().position.index.next();
-            keep_from.insert(stream, behind_feed.min(behind_snapshot));
+            if let Some(behind_snapshot) = self.behind_snapshot(stream)? {
+                keep_from.insert(stream, behind_feed.min(behind_snapshot));
+            }
         }
-        let compacted = log.compact(&keep_from)?;
+        let compacted = self.parts.log.compact(&keep_from)?;
         if compacted.segments > 0 {
             tracing::info!(segments = compacted.segments, bytes = compacted.bytes, "gave space of the log back");
         }

@@ -333,7 +333,7 @@ fn count_history(path: &Path, settings: &Settings) -> Result<u64, VerifyError> {
     let history = History::open(path, &history_options(settings)).map_err(ArchiveError::from)?;
     let (mut count, mut unreadable) = (0, None);
     history
-        .for_each(&mut |record| match decode_record(record.value) {
+        .for_each(&mut |_, record| match decode_record(record.value) {
             Ok(_) => {
                 count += 1;
                 ControlFlow::Continue(())

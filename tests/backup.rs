@@ -5,11 +5,12 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Instant;
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -326,17 +327,22 @@ fn one_backup_is_made_at_a_time_and_a_stop_waits_for_none() {
     drop(unread);
 }
 
+/// Takes a request without a body: who answers before it has come is not understood.
+fn read_head(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+        head.push(byte[0]);
+    }
+}
+
 /// Answers one request with `answer`, and closes.
 fn answer_once(answer: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it has an address");
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("somebody comes");
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
-            head.push(byte[0]);
-        }
+        read_head(&mut stream);
         // Whoever has heard enough may have left.
         let _ = stream.write_all(&answer);
     });
@@ -387,6 +393,7 @@ fn a_signal_ends_a_backup_and_leaves_nothing() {
     let target = format!("http://{}", listener.local_addr().expect("it has an address"));
     let process = program(&["backup", text(&copy), "--target", &target]).spawn().expect("the program starts");
     let (mut stream, _) = listener.accept().expect("the program connects");
+    read_head(&mut stream);
     let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\ntgback\x00\x01\r\n";
     stream.write_all(head).expect("the program takes an answer");
     assert!(partial(&copy).exists());
@@ -394,6 +401,48 @@ fn a_signal_ends_a_backup_and_leaves_nothing() {
     finish(process).expect(1, &["interrupted"]);
     assert!(!copy.exists() && !partial(&copy).exists());
     drop(stream);
+}
+
+#[test]
+fn a_signal_ends_the_check_of_a_copy_and_leaves_nothing() {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    let copy = folder.path().join("copy");
+    let whole = {
+        let server = Server::start(&folder.path().join("data"));
+        open(&server, "book", 100);
+        let mut stream = connect(server.address).expect("the node takes connections");
+        stream.write_all(b"GET /v1/backup HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").expect("the node takes a request");
+        let mut whole = Vec::new();
+        stream.read_to_end(&mut whole).expect("the node answers");
+        whole
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let target = format!("http://{}", listener.local_addr().expect("it has an address"));
+    let process = program(&["backup", text(&copy), "--target", &target]).spawn().expect("the program starts");
+    let (mut stream, _) = listener.accept().expect("the program connects");
+    read_head(&mut stream);
+    let (most, rest) = whole.split_at(whole.len() - 40);
+    stream.write_all(most).expect("the program takes an answer");
+    let snapshots = partial(&copy).join("snapshots");
+    let began = Instant::now();
+    while !snapshots.exists() {
+        assert!(began.elapsed() < WAIT_MAX, "no snapshot was copied after {WAIT_MAX:?}");
+        thread::yield_now();
+    }
+    // The check reads the oldest snapshot first, and this one never ends.
+    let endless = snapshots.join("00000-00000000000000000000.snapshot");
+    mkfifoat(CWD, &endless, Mode::RUSR | Mode::WUSR).expect("a pipe can be made");
+    stream.write_all(rest).expect("the program takes an answer");
+    // Opening it for writing waits for who reads it.
+    let (opened, is_open) = mpsc::channel();
+    thread::spawn(move || opened.send(fs::OpenOptions::new().write(true).open(endless)));
+    let writer = is_open.recv_timeout(WAIT_MAX).expect("the check reads the pipe").expect("the pipe can be opened");
+    kill_process(Pid::from_child(&process), Signal::INT).expect("a process that has not been waited for can be signalled");
+    finish(process).expect(1, &["interrupted"]);
+    drop(writer);
+    let left: Vec<_> =
+        fs::read_dir(folder.path()).expect("the folder is there").map(|entry| entry.map(|entry| entry.file_name())).collect();
+    assert!(matches!(&left[..], [Ok(name)] if name == "data"), "{left:?}");
 }
 
 #[test]

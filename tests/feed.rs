@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 mod support;
 
-use support::{Server, WAIT_MAX};
+use support::log::{BOOK_PARTITION, created, reserved, write};
+use support::{Server, WAIT_MAX, run};
 
 /// Products: of two shards, two have the partitions 304 and 152, and two 688 and 806; worked out apart from the program.
 const SKUS: [&str; 4] = ["book", "hat", "belt", "vase"];
@@ -216,4 +217,25 @@ fn the_feed_is_the_same_after_a_kill_and_rebuilds_everything_that_the_node_shows
     }
     book.check(&server);
     server.terminate().expect(0, &[]);
+}
+
+#[test]
+fn a_group_without_events_is_stepped_over() {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    let one = |second| vec![(second, reserved(1 + second, &format!("user-{second}"), 1, second))];
+    write(folder.path(), 1, 0, &[vec![], vec![(0, created(BOOK_PARTITION, 10))], vec![], one(0), vec![], vec![], one(1), vec![]]);
+    run(&["verify", folder.path().to_str().expect("temporary paths are UTF-8")]).expect(0, &[]);
+    let server = Server::start(folder.path());
+    let kinds = |events: &[Value]| events.iter().map(|event| text(event, "kind")).collect::<Vec<_>>();
+    let (events, cursors) = all(&server, None, 1);
+    assert_eq!(kinds(&events), ["stock_created", "reserved", "reserved"]);
+    // From wherever a consumer stands, and behind all of them.
+    for (seen, cursor) in (1..).zip(&cursors) {
+        assert_eq!(all(&server, Some(cursor), 100).0, events[events.len().min(seen)..], "{seen}");
+    }
+    let end = cursors.last().expect("there are pages").clone();
+    assert_eq!(server.post("/v1/stocks/book/reservations", r#"{"user":"late"}"#).status, 201);
+    assert_eq!(kinds(&all(&server, Some(&end), 100).0), ["reserved"]);
+    server.terminate().expect(0, &[]);
+    run(&["verify", folder.path().to_str().expect("temporary paths are UTF-8")]).expect(0, &[]);
 }

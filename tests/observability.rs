@@ -32,7 +32,7 @@ const LABELS: &[(&str, &[&str])] = &[
     ("status", &["2xx", "3xx", "4xx", "5xx"]),
     ("cause", &["broken", "slow"]),
     ("operation", &["write", "recall", "list"]),
-    ("reason", &["ring_full", "disk_low", "keys_full", "memory_full", "recalls_full", "history_failed", "stopping"]),
+    ("reason", &["ring_full", "disk_low", "keys_full", "memory_full", "users_full", "recalls_full", "history_failed", "stopping"]),
     ("version", &[env!("CARGO_PKG_VERSION")]),
     (
         "command",

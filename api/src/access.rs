@@ -2,6 +2,7 @@
 //!
 //! What a caller without a key learns is that a path exists, and nothing of what is behind it.
 
+use http::header::ORIGIN;
 use http::{HeaderMap, Method};
 use tidegate_engine::{ActorName, Clock, SystemClock};
 
@@ -19,7 +20,14 @@ pub(crate) fn admit(door: &Door, route: Route, method: &Method, headers: &Header
     if is_open {
         return Ok(None);
     }
-    let Some(keys) = door.keys() else { return Ok(Some(door.loopback_actor())) };
+    let Some(keys) = door.keys() else {
+        // A page of some web site, open in a browser on this machine, must not act as whoever sits there.
+        if headers.contains_key(ORIGIN) {
+            let detail = "requests with an origin header, which web pages send, are not taken while no API keys are configured";
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
+        return Ok(Some(door.loopback_actor()));
+    };
     let unauthenticated = |detail| Problem::new(Code::Unauthenticated, detail);
     let key = presented(headers).map_err(unauthenticated)?;
     let key = keys.find(key).ok_or_else(|| unauthenticated("the API key is not known"))?;

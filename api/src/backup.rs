@@ -33,6 +33,19 @@ pub trait BackupSource: Send + Sync {
 
 /// `GET /v1/backup`: everything, as one stream.
 pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
+    let (source, with_feed) = asked(&call)?;
+    let pieces = source.try_begin(with_feed).ok_or_else(|| Problem::new(Code::Overloaded, "another backup is under way"))?;
+    Ok(answer(Body::new(BackupStream { pieces, door: call.shared_door(), exchange: call.exchange() })))
+}
+
+/// `HEAD /v1/backup`: what a backup would be answered with. None is begun, so whether another one is under way is not said.
+pub(crate) async fn head(call: Call) -> Result<Response, Problem> {
+    asked(&call)?;
+    Ok(answer(Body::empty()))
+}
+
+/// Where the backup comes from, and whether it is to have the feed's changes.
+fn asked(call: &Call) -> Result<(&dyn BackupSource, bool), Problem> {
     call.engine()?;
     let with_feed = match call.query().text("feed") {
         None | Some("true") => true,
@@ -42,12 +55,15 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
         }
     };
     let source = call.door().backups().ok_or_else(|| Problem::new(Code::NotFound, "no backups are offered here"))?;
-    let pieces = source.try_begin(with_feed).ok_or_else(|| Problem::new(Code::Overloaded, "another backup is under way"))?;
-    let mut response = Response::new(Body::new(BackupStream { pieces, door: call.shared_door(), exchange: call.exchange() }));
+    Ok((source, with_feed))
+}
+
+fn answer(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(OCTET_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    response
 }
 
 /// The body of the answer.

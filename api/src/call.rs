@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::mem;
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, RawPathParams, Request};
@@ -53,6 +55,45 @@ pub(crate) struct Stray;
 
 /// A request's body, of which nothing has been read.
 pub(crate) struct Unread(Body);
+
+/// A request's body, whole, in its share of the memory for all bodies.
+pub(crate) struct ReadBody {
+    bytes: Bytes,
+    _room: Option<BodyRoom>,
+}
+
+impl Deref for ReadBody {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A part of the memory for all bodies, which is given back when this is dropped.
+struct BodyRoom {
+    door: Arc<Door>,
+    bytes: usize,
+}
+
+impl BodyRoom {
+    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        let max = self.door.options().bodies_bytes_max;
+        let before = self.door.body_bytes().fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        if before.saturating_add(bytes) > max {
+            let detail = format!("the bodies of all requests together would be longer than {max} bytes");
+            return Err(Problem::new(Code::Overloaded, detail).closing());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for BodyRoom {
+    fn drop(&mut self) {
+        self.door.body_bytes().fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
 
 impl FromRequestParts<Arc<Door>> for Call {
     type Rejection = Problem;
@@ -157,21 +198,21 @@ impl Call {
         Ok(Some(key))
     }
 
-    /// Whether the caller names `media_type` among those that it accepts.
+    /// Whether the caller names `media_type` among those that it accepts, and not as one that it does not.
     pub(crate) fn accepts(&self, media_type: &str) -> bool {
         let lists = self.headers.get_all(ACCEPT);
         lists
             .iter()
             .filter_map(|list| list.to_str().ok())
-            .flat_map(|list| list.split([',', ';']))
-            .any(|named| named.trim() == media_type)
+            .flat_map(|list| list.split(','))
+            .any(|named| essence(named).eq_ignore_ascii_case(media_type) && !is_refused(named))
     }
 
     /// Reads the body, which is JSON or empty.
-    pub(crate) async fn read(&self, Unread(body): Unread) -> Result<Bytes, Problem> {
+    pub(crate) async fn read(&self, Unread(body): Unread) -> Result<ReadBody, Problem> {
         if body.is_end_stream() {
             self.exchange.complete_request();
-            return Ok(Bytes::new());
+            return Ok(ReadBody { bytes: Bytes::new(), _room: None });
         }
         if self.form()? != Some(Form::Json) {
             return Err(self.unsupported_media_type("application/json"));
@@ -180,16 +221,16 @@ impl Call {
     }
 
     /// Reads the body of a batch, which is JSON or lines of it.
-    pub(crate) async fn read_batch(&self, Unread(body): Unread) -> Result<(Bytes, Form), Problem> {
+    pub(crate) async fn read_batch(&self, Unread(body): Unread) -> Result<(ReadBody, Form), Problem> {
         let form = self.form()?.ok_or_else(|| self.unsupported_media_type("application/json or application/x-ndjson"))?;
         Ok((self.read_up_to(body, self.door.options().batch_body_bytes_max).await?, form))
     }
 
-    async fn read_up_to(&self, mut body: Body, max: usize) -> Result<Bytes, Problem> {
+    async fn read_up_to(&self, mut body: Body, max: usize) -> Result<ReadBody, Problem> {
         if body.size_hint().lower() > max as u64 {
             return Err(body_too_large(max));
         }
-        let body = self.exchange.bounded(read(&mut body, max)).await.map_err(|Expired| {
+        let body = self.exchange.bounded(read(&self.door, &mut body, max)).await.map_err(|Expired| {
             let seconds = self.door.options().body_seconds_max;
             // Nothing was begun, so the caller may ask again whatever it asked for.
             Problem::invalid_request(format!("the body did not arrive within {seconds} s")).closing()
@@ -204,8 +245,9 @@ impl Call {
         self.bounded(pending).await?.map_err(Problem::from)
     }
 
-    /// Awaits `future` until the answer is due.
+    /// Awaits `future` until the answer is due. A body that has not been read by now is read no more.
     pub(crate) async fn bounded<F: Future>(&self, future: F) -> Result<F::Output, Problem> {
+        self.exchange.await_answer();
         self.exchange.bounded(future).await.map_err(|Expired| {
             let seconds = self.door.options().answer_seconds_max;
             Problem::new(Code::Timeout, format!("there was no answer within {seconds} s; the request may have happened"))
@@ -241,21 +283,23 @@ fn body_too_large(max: usize) -> Problem {
     Problem::new(Code::BodyTooLarge, format!("the body is longer than {max} bytes")).closing()
 }
 
-async fn read(body: &mut Body, max: usize) -> Result<Bytes, Problem> {
+async fn read(door: &Arc<Door>, body: &mut Body, max: usize) -> Result<ReadBody, Problem> {
     let mut whole = BytesMut::new();
+    let mut room = BodyRoom { door: Arc::clone(door), bytes: 0 };
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Problem::invalid_request(format!("the body broke off: {error}")).closing())?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > max {
             return Err(body_too_large(max));
         }
-        // Nearly every body comes in one piece, which needs no copy.
+        // Nearly every body comes in one piece, which needs no copy, and no memory but its connection's own.
         if whole.is_empty() && body.is_end_stream() {
-            return Ok(data);
+            return Ok(ReadBody { bytes: data, _room: None });
         }
+        room.grow(data.len())?;
         whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+    Ok(ReadBody { bytes: whole.freeze(), _room: Some(room) })
 }
 
 /// Whether a content type is JSON: `application/json` or `application/<anything>+json`, with any parameters.
@@ -269,6 +313,13 @@ fn is_json(content_type: &str) -> bool {
     essence
         .strip_prefix("application/")
         .is_some_and(|subtype| subtype == "json" || (subtype.len() > 5 && subtype.ends_with("+json")))
+}
+
+/// Whether an entry of an accept header says that it is not accepted after all: `;q=0`.
+fn is_refused(entry: &str) -> bool {
+    let weights = entry.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let mut weights = weights.filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+    weights.any(|(_, weight)| weight.trim().parse::<f32>().is_ok_and(|weight| weight <= 0.0))
 }
 
 /// A content type without its parameters.

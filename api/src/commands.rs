@@ -1,18 +1,20 @@
 //! The commands of a batch, from bytes to what the engine takes: each by itself, so that a bad one disturbs no other.
 //!
-//! A command is read in one pass and its texts are copied once, into the values that the rules keep. What an operation needs and knows is
-//! one table, which reading and the contract's schema share.
+//! A document is passed over once to see where each command begins and ends, then each is read by itself, and its texts are copied once,
+//! into the values that the rules keep. What an operation needs and knows is one table, which reading and the contract's schema share.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tidegate_engine::Engine;
 use tidegate_stock::{Command, IdempotencyKey, Quantity, ReservationId};
 
+use crate::bodies;
 use crate::bounds;
 use crate::call::Form;
 use crate::fields::Number;
@@ -35,13 +37,11 @@ pub(crate) fn read(engine: &Engine, body: &[u8], form: Form) -> Result<Vec<ReadC
 }
 
 fn read_document(engine: &Engine, body: &[u8]) -> Result<Vec<ReadCommand>, Problem> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let read = BatchSeed(engine).deserialize(&mut deserializer).and_then(|commands| deserializer.end().map(|()| commands));
-    let commands = read.map_err(|error| Problem::invalid_request(format!("the body is not as expected: {error}")))?;
+    let Document { commands: Commands(commands) } = bodies::object(body)?;
     if commands.is_empty() {
         return Err(count_problem("none"));
     }
-    Ok(commands)
+    Ok(commands.into_iter().map(|command| read_command(engine, command.get().as_bytes())).collect())
 }
 
 fn read_lines(engine: &Engine, body: &[u8]) -> Result<Vec<ReadCommand>, Problem> {
@@ -51,12 +51,14 @@ fn read_lines(engine: &Engine, body: &[u8]) -> Result<Vec<ReadCommand>, Problem>
         1..=COMMANDS_MAX => {}
         count => return Err(count_problem(&count.to_string())),
     }
-    let read = |line| {
-        let mut deserializer = serde_json::Deserializer::from_slice(line);
-        let read = CommandSeed(engine).deserialize(&mut deserializer).and_then(|command| deserializer.end().map(|()| command));
-        read.unwrap_or_else(|error| Err(Problem::invalid_request(format!("the command cannot be read: {error}"))))
-    };
-    Ok(lines().map(read).collect())
+    Ok(lines().map(|line| read_command(engine, line)).collect())
+}
+
+/// Reads one command. What is wrong with it, be it that it is no JSON, is its own affair.
+fn read_command(engine: &Engine, text: &[u8]) -> ReadCommand {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let fields = deserializer.deserialize_any(FieldsVisitor).and_then(|fields| deserializer.end().map(|()| fields));
+    fields.map_err(|error| Problem::invalid_request(format!("the command cannot be read: {error}")))?.command(engine)
 }
 
 fn count_problem(count: &str) -> Problem {
@@ -148,6 +150,13 @@ enum FieldValue<'a> {
     Text(Cow<'a, str>),
     Number(Number),
     Other(&'static str),
+}
+
+impl<'a> FieldValue<'a> {
+    /// The value of a field that should be a number, whatever the number's size.
+    fn of_number(raw: &'a RawValue) -> Result<Self, serde_json::Error> {
+        Number::read(raw).map_or_else(|| serde_json::from_str(raw.get()), |number| Ok(Self::Number(number)))
+    }
 }
 
 /// A command's fields as they came.
@@ -251,82 +260,47 @@ fn wrong_type(field: Field, value: &FieldValue<'_>, needed: &str) -> Problem {
     Problem::invalid_request(format!("`{}` is {given} where {needed} is needed", field.name()))
 }
 
-/// Reads `{"commands":[...]}`.
-struct BatchSeed<'e>(&'e Engine);
-
-impl<'de> DeserializeSeed<'de> for BatchSeed<'_> {
-    type Value = Vec<ReadCommand>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
+/// A batch as a document: `{"commands":[...]}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document<'a> {
+    #[serde(borrow)]
+    commands: Commands<'a>,
 }
 
-impl<'de> Visitor<'de> for BatchSeed<'_> {
-    type Value = Vec<ReadCommand>;
+/// The commands of a document, each of which is some JSON and no more is known of it.
+struct Commands<'a>(Vec<&'a RawValue>);
 
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object with the field `commands`")
-    }
+impl<'de: 'a, 'a> Deserialize<'de> for Commands<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CommandsVisitor;
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut commands = None;
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            if name != "commands" {
-                return Err(A::Error::unknown_field(&name, &["commands"]));
+        impl<'de> Visitor<'de> for CommandsVisitor {
+            type Value = Commands<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an array in `commands`")
             }
-            if commands.is_some() {
-                return Err(A::Error::duplicate_field("commands"));
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut commands = Vec::new();
+                while let Some(command) = seq.next_element()? {
+                    if commands.len() == COMMANDS_MAX {
+                        return Err(A::Error::custom(format_args!(
+                            "`commands` has more than {COMMANDS_MAX} where 1 to {COMMANDS_MAX} are needed"
+                        )));
+                    }
+                    commands.push(command);
+                }
+                Ok(Commands(commands))
             }
-            commands = Some(map.next_value_seed(CommandsSeed(self.0))?);
         }
-        commands.ok_or_else(|| A::Error::missing_field("commands"))
+
+        deserializer.deserialize_seq(CommandsVisitor)
     }
 }
 
-/// Reads a list of commands.
-struct CommandsSeed<'e>(&'e Engine);
-
-impl<'de> DeserializeSeed<'de> for CommandsSeed<'_> {
-    type Value = Vec<ReadCommand>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for CommandsSeed<'_> {
-    type Value = Vec<ReadCommand>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an array in `commands`")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut commands = Vec::new();
-        while let Some(command) = seq.next_element_seed(CommandSeed(self.0))? {
-            if commands.len() == COMMANDS_MAX {
-                return Err(A::Error::custom(format_args!(
-                    "`commands` has more than {COMMANDS_MAX} where 1 to {COMMANDS_MAX} are needed"
-                )));
-            }
-            commands.push(command);
-        }
-        Ok(commands)
-    }
-}
-
-/// Reads one command. Fails only where the JSON itself does.
-struct CommandSeed<'e>(&'e Engine);
-
-impl<'de> DeserializeSeed<'de> for CommandSeed<'_> {
-    type Value = ReadCommand;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(FieldsVisitor).map(|fields| fields.command(self.0))
-    }
-}
-
+/// Reads the fields of one command. Fails only where the JSON itself does.
 struct FieldsVisitor;
 
 impl<'de> Visitor<'de> for FieldsVisitor {
@@ -341,7 +315,12 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         while let Some(name) = map.next_key::<FieldName<'de>>()? {
             let fault = match name {
                 FieldName::Known(field) if matches!(fields.values[field as usize], FieldValue::Missing) => {
-                    fields.values[field as usize] = map.next_value()?;
+                    fields.values[field as usize] = match field {
+                        Field::Quantity | Field::HoldSeconds => {
+                            FieldValue::of_number(map.next_value()?).map_err(A::Error::custom)?
+                        }
+                        _ => map.next_value()?,
+                    };
                     continue;
                 }
                 FieldName::Known(field) => format!("the field `{}` is there more than once", field.name()),

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::process;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::Guard;
@@ -46,6 +46,7 @@ pub struct Door {
     stop_notice: Notify,
     request_prefix: String,
     requests_named: AtomicU64,
+    body_bytes: AtomicUsize,
 }
 
 impl Door {
@@ -80,6 +81,7 @@ impl Door {
             // Names must differ between processes, not be secret.
             request_prefix: format!("{:x}-{:x}", SystemClock.now().unix_ms(), process::id()),
             requests_named: AtomicU64::new(0),
+            body_bytes: AtomicUsize::new(0),
         }))
     }
 
@@ -221,11 +223,17 @@ impl Door {
         self.node.load(Ordering::Relaxed)
     }
 
-    /// The change feed.
+    /// How many bytes of bodies are in memory now, of those that came in more than one piece.
+    pub(crate) const fn body_bytes(&self) -> &AtomicUsize {
+        &self.body_bytes
+    }
+
+    /// Where backups are had from, if there are any.
     pub(crate) fn backups(&self) -> Option<&dyn BackupSource> {
         self.backups.get().map(Box::as_ref)
     }
 
+    /// The change feed.
     pub(crate) const fn events(&self) -> &Events {
         &self.events
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
@@ -244,7 +244,8 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
     // Whatever is committed from here on is heard of.
     let changes = feed.changes();
     let first = call.bounded(door.events().read(after, STREAM_CHANGES_MAX, Piece::of)).await??;
-    let reader = Reader::new(call.shared_door(), changes, first, permit);
+    let headers = call.headers().get(AUTHORIZATION).map(|key| (AUTHORIZATION, key.clone())).into_iter().collect();
+    let reader = Reader::new(call.shared_door(), headers, changes, first, permit);
     let mut response = Response::new(Body::new(EventStream::new(reader, call.exchange())));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));

@@ -2,13 +2,18 @@
 //!
 //! One connection is one task: its socket, its request's handler and its timer are polled by the same one, one after the other. They
 //! share an [`Exchange`], so that a single timer per connection, which is seldom touched, bounds every wait of every request. The
-//! cells are atomic only so that the task may move between threads; nobody contends for them.
+//! cells are atomic so that the task may move between threads, and so that who accepts connections can see which of them wait for
+//! nothing; nobody contends for them.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::Instant;
 
 use crate::labels::Route;
 use crate::options::HttpOptions;
@@ -80,6 +85,12 @@ pub(crate) struct Exchange {
     expired: AtomicBool,
     body_left: AtomicBool,
     route: AtomicU8,
+    has_asked: AtomicBool,
+    opened: Instant,
+    /// How long after that its task last saw it enter a phase, in milliseconds.
+    since_ms: AtomicU64,
+    should_leave: AtomicBool,
+    leave: Notify,
 }
 
 /// The wait has lasted longer than its limit.
@@ -88,13 +99,50 @@ pub(crate) struct Expired;
 
 impl Exchange {
     /// A connection that waits for its first request.
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             mark: AtomicU32::new(Phase::Idle as u32),
             expired: AtomicBool::new(false),
             body_left: AtomicBool::new(false),
             route: AtomicU8::new(Route::Unmatched as u8),
+            has_asked: AtomicBool::new(false),
+            opened: Instant::now(),
+            since_ms: AtomicU64::new(0),
+            should_leave: AtomicBool::new(false),
+            leave: Notify::new(),
         }
+    }
+
+    /// Its task has seen at `now` that it is in another phase.
+    pub(crate) fn note(&self, now: Instant) {
+        let since = u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
+        self.since_ms.store(since, Ordering::Relaxed);
+    }
+
+    /// Since when it has been in its phase, or in one before.
+    pub(crate) fn since(&self) -> Instant {
+        self.opened + Duration::from_millis(self.since_ms.load(Ordering::Relaxed))
+    }
+
+    /// Whether a request has ever come.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.has_asked.load(Ordering::Relaxed)
+    }
+
+    /// Its place is needed: whoever awaits [`Exchange::leave_notice`] hears of it.
+    pub(crate) fn ask_to_leave(&self) {
+        self.should_leave.store(true, Ordering::SeqCst);
+        self.leave.notify_one();
+    }
+
+    /// Whether its place is needed, which is forgotten with this.
+    pub(crate) fn take_leave(&self) -> bool {
+        self.should_leave.load(Ordering::SeqCst) && self.should_leave.swap(false, Ordering::SeqCst)
+    }
+
+    /// Is done when its place is needed.
+    pub(crate) fn leave_notice(&self) -> Notified<'_> {
+        self.leave.notified()
     }
 
     pub(crate) fn mark(&self) -> Mark {
@@ -116,6 +164,7 @@ impl Exchange {
         self.expired.store(false, Ordering::Relaxed);
         self.body_left.store(has_body, Ordering::Relaxed);
         self.route.store(Route::Unmatched as u8, Ordering::Relaxed);
+        self.has_asked.store(true, Ordering::Relaxed);
         self.enter(if has_body { Phase::Body } else { Phase::Answer });
     }
 
@@ -123,6 +172,13 @@ impl Exchange {
     pub(crate) fn complete_request(&self) {
         self.body_left.store(false, Ordering::Relaxed);
         self.enter(Phase::Answer);
+    }
+
+    /// Nobody will read the request's body, if it has one, so its answer is what is waited for.
+    pub(crate) fn await_answer(&self) {
+        if self.phase() == Phase::Body {
+            self.enter(Phase::Answer);
+        }
     }
 
     /// The client may still be sending what nobody will read.

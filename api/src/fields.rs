@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Deserializer;
-use serde::de::{self, Visitor};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 /// A JSON number before it is known what it counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,8 +14,26 @@ pub(crate) enum Number {
     Whole(u64),
     /// A whole number below 0.
     Below(i64),
-    /// A number with a fraction, or one too large to be told from its neighbours.
+    /// A number with a fraction, or one too large to be told from its neighbours; beyond what a double holds, an infinity.
     Other(f64),
+}
+
+impl Number {
+    /// Reads a JSON number of any size; `None` where the value is something else.
+    pub(crate) fn read(raw: &RawValue) -> Option<Self> {
+        let text = raw.get();
+        if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+            return None;
+        }
+        // In JSON's form, which is one of Rust's.
+        if let Ok(whole) = text.parse() {
+            return Some(Self::Whole(whole));
+        }
+        match text.parse::<i64>() {
+            Ok(below) => Some(u64::try_from(below).map_or(Self::Below(below), Self::Whole)),
+            Err(_) => text.parse::<f64>().ok().map(Self::from),
+        }
+    }
 }
 
 /// Above this, doubles skip whole numbers.
@@ -38,6 +57,7 @@ impl fmt::Display for Number {
         match self {
             Self::Whole(number) => write!(formatter, "{number}"),
             Self::Below(number) => write!(formatter, "{number}"),
+            Self::Other(number) if number.is_infinite() => formatter.write_str("a number too large to be shown"),
             Self::Other(number) => write!(formatter, "{number}"),
         }
     }
@@ -45,12 +65,28 @@ impl fmt::Display for Number {
 
 /// Reads the number in field `name`.
 pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D, name: &'static str) -> Result<Number, D::Error> {
-    deserializer.deserialize_any(NumberIn(name))
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Number::read(raw).ok_or_else(|| no_number(raw, name))
 }
 
 /// Reads the number in field `name`, which `null` leaves out.
 pub(crate) fn optional_number<'de, D: Deserializer<'de>>(deserializer: D, name: &'static str) -> Result<Option<Number>, D::Error> {
-    deserializer.deserialize_option(Optional(NumberIn(name)))
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    match Number::read(raw) {
+        None if raw.get() != "null" => Err(no_number(raw, name)),
+        number => Ok(number),
+    }
+}
+
+fn no_number<E: de::Error>(raw: &RawValue, name: &str) -> E {
+    let given = match raw.get().as_bytes().first() {
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'n') => "null",
+        _ => "a boolean",
+    };
+    E::invalid_type(Unexpected::Other(given), &&*format!("a number in `{name}`"))
 }
 
 /// Reads the text in field `name`.
@@ -87,29 +123,6 @@ pub(crate) fn given_optional_text<'de, D: Deserializer<'de>>(
     name: &'static str,
 ) -> Result<Option<Option<Cow<'de, str>>>, D::Error> {
     optional_text(deserializer, name).map(Some)
-}
-
-#[derive(Clone, Copy)]
-struct NumberIn(&'static str);
-
-impl Visitor<'_> for NumberIn {
-    type Value = Number;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "a number in `{}`", self.0)
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Number, E> {
-        Ok(Number::Whole(value))
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Number, E> {
-        Ok(u64::try_from(value).map_or(Number::Below(value), Number::Whole))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Number, E> {
-        Ok(Number::from(value))
-    }
 }
 
 #[derive(Clone, Copy)]

@@ -5,12 +5,14 @@
 //! command does is for the engine behind it, and how long anything lasts on disk it cannot know.
 
 mod access;
+mod backlog;
 mod backup;
 mod batch;
 mod bodies;
 mod bounds;
 mod call;
 mod commands;
+mod connections;
 mod cursor;
 mod documents;
 mod door;

@@ -84,7 +84,7 @@ struct ShardGauge {
 type ReadGauge = fn(&ShardReport) -> u64;
 
 /// What each shard says of itself: name, meaning, and where it stands in the report.
-const SHARD_GAUGES: [(&str, &str, ReadGauge); 12] = [
+const SHARD_GAUGES: [(&str, &str, ReadGauge); 13] = [
     ("ring_slots_used", "Commands and batches' parts that wait in front of the shard", |report| report.ring_waiting as u64),
     ("ring_slots", "Most that may wait in front of the shard", |report| report.ring_slots as u64),
     ("answers_waiting", "Commands decided whose answers wait for their commit", |report| report.answers_waiting as u64),
@@ -93,6 +93,7 @@ const SHARD_GAUGES: [(&str, &str, ReadGauge); 12] = [
     ("reservations", "Reservations in memory", |report| report.reservations as u64),
     ("reservations_max", "Most reservations in memory", |report| report.reservations_max as u64),
     ("users", "Users in memory, counted once for each stock", |report| report.users as u64),
+    ("users_max", "Most users in memory", |report| report.users_max as u64),
     ("idempotency_keys", "Idempotency keys in memory", |report| report.keys as u64),
     ("idempotency_keys_max", "Most idempotency keys in memory", |report| report.keys_max as u64),
     ("recalls_waiting", "Commands that wait for a reservation from the history", |report| report.recalls as u64),

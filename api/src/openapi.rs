@@ -12,7 +12,7 @@ use crate::labels::{Need, Route};
 use crate::operations::{METHODS, Operation};
 use crate::problem::Document;
 use crate::schema::{Identifier, Opaque, PageLimit, ReservationIdText, ReservationStateName};
-use crate::status::Code;
+use crate::status::{Code, RESERVED_CODES};
 
 /// The document, as it is served.
 pub(crate) static OPENAPI: LazyLock<Bytes> =
@@ -21,7 +21,7 @@ pub(crate) static OPENAPI: LazyLock<Bytes> =
 const DESCRIPTION: &str = "The stock authority of a flash sale: it decides, in order, who gets the last unit. \
     Every answer carries x-request-id. Every GET answers HEAD too. Errors are problems (RFC 9457) with a stable code; of them only \
     timeout, outcome_unknown and internal may have happened: ask again with the same idempotency key. Every other error changed \
-    nothing. A 2xx answer to a change means that it is durable at the configured level. A path that is not here is answered 404 \
+    nothing. Codes that x-codes calls reserved are not answered yet, and clients should know them. A 2xx answer to a change means that it is durable at the configured level. A path that is not here is answered 404 \
     not_found, a method that a path does not know 405 method_not_allowed with the header allow.";
 
 /// Makes the document.
@@ -66,7 +66,11 @@ pub(crate) fn document() -> Value {
 
     let mut schemas = asked.take_definitions(true);
     schemas.extend(answered.take_definitions(true));
-    let title = |code: &Code| (code.name().to_owned(), json!({ "status": code.status().as_u16(), "title": code.title() }));
+    let codes =
+        Code::ALL.iter().map(|code| (code.name().to_owned(), json!({ "status": code.status().as_u16(), "title": code.title() })));
+    let reserved = RESERVED_CODES
+        .iter()
+        .map(|(name, status, title)| ((*name).to_owned(), json!({ "status": status, "title": title, "reserved": true })));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -97,7 +101,7 @@ pub(crate) fn document() -> Value {
                 },
             },
         },
-        "x-codes": Code::ALL.iter().map(title).collect::<Map<_, _>>(),
+        "x-codes": codes.chain(reserved).collect::<Map<_, _>>(),
     })
 }
 
@@ -139,6 +143,7 @@ fn parameters(route: Route, method: &http::Method, operation: &Operation, genera
     let headers = [
         (operation.takes_key, "idempotency-key"),
         (operation.takes_if_match, "if-match"),
+        (operation.takes_last_event, "last-event-id"),
         (true, "x-request-id"),
         (true, "traceparent"),
     ];
@@ -218,6 +223,14 @@ fn header_parameters() -> Value {
             "in": "header",
             "required": false,
             "description": "Entity tags, of which the stock's must be one; * for any. Weak tags never match.",
+            "schema": { "type": "string" },
+        },
+        "last-event-id": {
+            "name": "last-event-id",
+            "in": "header",
+            "required": false,
+            "description": "Where the reader of an event stream goes on: the id of the last event that it has. It counts before after, and \
+                only for a stream.",
             "schema": { "type": "string" },
         },
         "x-request-id": {

@@ -38,6 +38,8 @@ pub(crate) struct Operation {
     pub(crate) takes_key: bool,
     /// Whether the header `if-match` is looked at.
     pub(crate) takes_if_match: bool,
+    /// Whether the header `last-event-id` is looked at.
+    pub(crate) takes_last_event: bool,
     pub(crate) body: Option<Asked>,
     pub(crate) answers: Vec<Answered>,
     codes: Vec<Code>,
@@ -76,7 +78,7 @@ const RESULTS: &str = r#"{"results":[{"status":409,"code":"sold_out","detail":"1
 const RESULT_LINE: &str = r#"{"status":409,"code":"sold_out","detail":"1 units were asked for and 0 are available"}"#;
 
 /// Of every call with a body.
-const OF_BODIES: [Code; 2] = [Code::BodyTooLarge, Code::UnsupportedMediaType];
+const OF_BODIES: [Code; 3] = [Code::BodyTooLarge, Code::UnsupportedMediaType, Code::Overloaded];
 /// Of every call that the engine decides.
 const OF_COMMANDS: [Code; 3] = [Code::Overloaded, Code::Timeout, Code::OutcomeUnknown];
 /// Of every call that needs a key.
@@ -141,9 +143,11 @@ impl Operation {
                 "pauseStock",
                 "Pause a stock",
                 "Nothing is granted until it is reopened. Confirm, release, return and expiry work.",
-            ),
+            )
+            .may_be(&[Code::Closed]),
             (Route::Reopen, &Method::POST) => {
                 Self::step("reopenStock", "Reopen a stock", "Undoes pause and close. An archived stock stays closed.")
+                    .may_be(&[Code::Closed])
             }
             (Route::Close, &Method::POST) => {
                 Self::step("closeStock", "Close a stock", "Ends the sale. Confirm, release, return and expiry still work.")
@@ -252,6 +256,7 @@ impl Operation {
                 let mut operation = Self::new("readEvents", "Change feed", "Read the change feed", description)
                     .answers(status::OK, "A page of changes.", &[], schema_of::<EventsDocument<'_>>, EVENTS)
                     .may_be(&[Code::CursorExpired, Code::Overloaded, Code::Timeout]);
+                operation.takes_last_event = true;
                 for answer in &mut operation.answers {
                     answer.forms.push((EVENT_STREAM, schema_of::<Opaque>, Some(EVENT_PIECE)));
                 }
@@ -338,6 +343,7 @@ impl Operation {
             description,
             takes_key: false,
             takes_if_match: false,
+            takes_last_event: false,
             body: None,
             answers: Vec::new(),
             codes: Vec::new(),
@@ -349,7 +355,7 @@ impl Operation {
         let mut operation = Self::new(id, "Stocks", summary, description)
             .asks(schema_of::<NoFields>, "{}")
             .answers(status::OK, "The stock.", &["etag"], schema_of::<StockDocument<'_>>, STOCK)
-            .may_be(&[Code::UnknownSku, Code::Closed, Code::InvalidIdentifier])
+            .may_be(&[Code::UnknownSku, Code::InvalidIdentifier])
             .decided();
         operation.body = operation.body.map(|body| Asked { is_needed: false, ..body });
         operation

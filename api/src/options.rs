@@ -13,6 +13,10 @@ pub struct HttpOptions {
     pub body_bytes_max: usize,
     /// The same for a batch. Default 8 MiB.
     pub batch_body_bytes_max: usize,
+    /// Most bytes of all bodies together that are in memory at once; at least as many as one body may have. A request whose body goes
+    /// beyond it is `overloaded`, and its connection is closed. A body that comes in one piece is not counted: it stays in its
+    /// connection's buffer, which is as long as a header may be. Default 256 MiB.
+    pub bodies_bytes_max: usize,
     /// Longest header of a request, start line included, in bytes; at least 1,024. A longer one is `invalid_request`, and its
     /// connection is closed. Default 16 KiB.
     pub header_bytes_max: usize,
@@ -23,14 +27,16 @@ pub struct HttpOptions {
     /// and its connection is closed. Default 30.
     pub body_seconds_max: u64,
     /// How long a connection may stand open without a request, before the first as between two, and how long it may leave an answer
-    /// untaken, in seconds; at least 1. Then it is closed. Default 75.
+    /// untaken, in seconds; at least 1. Then it is closed. A header whose first bytes came in one piece with the request before it counts
+    /// as none until more of it comes. Default 75.
     pub idle_seconds_max: u64,
     /// How long, at a stop, requests on open connections are still answered as ever. 0 for not at all. Default 1.
     pub drain_seconds: u64,
     /// Longest wait, from a complete request, for its answer, in seconds; at least 1. Then the request is `timeout`, and its command
     /// may still happen. Default 10.
     pub answer_seconds_max: u64,
-    /// Most connections open at once; at least 1. Further ones wait in the operating system's queue. Default 16,384.
+    /// Most connections open at once; at least 1. For a further one, one that is idle is closed; while none is, further ones wait in the
+    /// operating system's queue. Default 16,384.
     pub connections_max: usize,
     /// After how many seconds without a change an event stream says that it is alive; at least 1. Default 15.
     pub feed_heartbeat_seconds: u64,
@@ -49,6 +55,7 @@ impl Default for HttpOptions {
         Self {
             body_bytes_max: 1024 * 1024,
             batch_body_bytes_max: 8 * 1024 * 1024,
+            bodies_bytes_max: 256 * 1024 * 1024,
             header_bytes_max: 16 * 1024,
             header_seconds_max: 10,
             body_seconds_max: 30,
@@ -104,6 +111,7 @@ impl HttpOptions {
         let limits = [
             ("body_bytes_max", self.body_bytes_max as u64, 1),
             ("batch_body_bytes_max", self.batch_body_bytes_max as u64, 1),
+            ("bodies_bytes_max", self.bodies_bytes_max as u64, self.body_bytes_max.max(self.batch_body_bytes_max) as u64),
             ("header_bytes_max", self.header_bytes_max as u64, HEADER_BYTES_FLOOR as u64),
             ("header_seconds_max", self.header_seconds_max, 1),
             ("body_seconds_max", self.body_seconds_max, 1),

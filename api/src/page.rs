@@ -178,10 +178,11 @@ fn put_codes(html: &mut String, document: &Value) {
         put(
             html,
             format_args!(
-                "<tr><td><code>{}</code></td><td>{}</td><td>{}</td></tr>\n",
+                "<tr><td><code>{}</code></td><td>{}</td><td>{}{}</td></tr>\n",
                 shown(name),
                 code["status"],
-                text(&code["title"])
+                text(&code["title"]),
+                if code["reserved"] == true { " (reserved)" } else { "" },
             ),
         );
     }

@@ -44,7 +44,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route(Route::Batch.path(), post(batch::run))
         .route(Route::Events.path(), get(events::read))
         .route(Route::Cluster.path(), get(service::cluster))
-        .route(Route::Backup.path(), get(backup::read))
+        .route(Route::Backup.path(), get(backup::read).head(backup::head))
         .route(Route::Time.path(), get(service::time))
         .route(Route::Livez.path(), get(service::livez))
         .route(Route::Readyz.path(), get(service::readyz))

@@ -10,7 +10,12 @@ use tidegate_stock::limits::{
 use crate::documents::{RESERVATION_STATES, STOCK_STATES, state_name, stock_state_name};
 use crate::events::{CHANGE_KINDS, kind_name};
 use crate::query::{PAGE_DEFAULT, PAGE_MAX};
-use crate::status::Code;
+use crate::status::{Code, RESERVED_CODES};
+
+/// Every code that there is or will be.
+fn code_names() -> Vec<&'static str> {
+    Code::ALL.iter().map(|code| code.name()).chain(RESERVED_CODES.iter().map(|(name, ..)| *name)).collect()
+}
 
 macro_rules! shapes {
     ($($(#[$doc:meta])* $name:ident $schema:tt)*) => {
@@ -77,7 +82,7 @@ shapes! {
     /// The status of an answer.
     StatusNumber { "type": "integer", "minimum": 200, "maximum": 599 }
     /// A problem's code.
-    CodeName { "type": "string", "enum": Code::ALL.map(Code::name).as_slice() }
+    CodeName { "type": "string", "enum": code_names() }
     /// Something that is always so.
     Always { "type": "boolean", "const": true }
 }

@@ -20,6 +20,8 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::rustls::ServerConfig;
 
+use crate::backlog;
+use crate::connections::Connections;
 use crate::door::Door;
 use crate::exchange::{Exchange, Phase};
 use crate::reload::LOOK_INTERVAL;
@@ -30,17 +32,22 @@ use crate::tls::shake_hands;
 /// How long accepting rests when the operating system gives no further connection, for want of descriptors for example.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
+/// After how long it is looked again who could make room for who waits.
+const ROOM_REST: Duration = Duration::from_millis(100);
+
 /// What closing connections get beyond the answer's limit, so that the last answers reach the network.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// The smallest read buffer that hyper takes.
 const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
 
-/// Serves `door` on `listener` until `shutdown` is done. Then it accepts nothing more and drains the door: for `drain_seconds` at most
-/// every request on a connection that is open is answered as ever, and its connection closes behind the answer, so that no client sends
-/// into a connection that is just being closed. After that it stops the door, answers what is under way, closes every connection that has
-/// nothing under way, and returns when none is left, or after the answer's limit and a second at the latest; what is then still open is
-/// cut.
+/// Serves `door` on `listener` until `shutdown` is done. Then it accepts what has connected already, and nothing more, and drains the
+/// door: for `drain_seconds` at most every request on a connection that is open is answered as ever, and its connection closes behind the
+/// answer, so that no client sends into a connection that is just being closed. After that it stops the door, answers what is under way,
+/// closes every connection that has nothing under way, and returns when none is left, or after the answer's limit and a second at the
+/// latest; what is then still open is cut.
+///
+/// Where `connections_max` are open and another comes, one that is idle is closed for it; if none is, it waits until one closes.
 ///
 /// Dropping the future cuts every connection at once; commands that reached the engine still happen.
 ///
@@ -50,27 +57,40 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
     tracing::info!(address = %listener.local_addr()?, "serving");
     let router = routes::router(Arc::clone(&door));
     let http = http_machine(&door);
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::new(door.options().connections_max);
     // Ends when this is dropped.
     let mut beside = JoinSet::new();
     if door.has_files() {
         beside.spawn(watch_files(Arc::clone(&door)));
     }
+    let welcome = |connections: &mut Connections, stream| {
+        let exchange = Arc::new(Exchange::new());
+        let (http, router, door) = (http.clone(), router.clone(), Arc::clone(&door));
+        // Two kinds of task, so that a connection without TLS is no larger for those with it.
+        match door.certificate() {
+            None => connections.open(Arc::clone(&exchange), welcome(stream, exchange, http, door, router)),
+            Some(config) => connections.open(Arc::clone(&exchange), welcome_tls(stream, config, exchange, http, door, router)),
+        }
+    };
+    // One that was accepted and for which there is no place yet.
+    let mut waiting: Option<TcpStream> = None;
     let mut shutdown = pin!(shutdown);
     loop {
+        if connections.is_full() {
+            if waiting.is_some() {
+                connections.make_room();
+            }
+        } else if let Some(stream) = waiting.take() {
+            welcome(&mut connections, stream);
+        }
         tokio::select! {
             biased;
             () = &mut shutdown => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < door.options().connections_max => match accepted {
-                // Two kinds of task, so that a connection without TLS is no larger for those with it.
-                Ok((stream, _)) => {
-                    let (http, router, door) = (http.clone(), router.clone(), Arc::clone(&door));
-                    match door.certificate() {
-                        None => connections.spawn(welcome(stream, http, door, router)),
-                        Some(config) => connections.spawn(welcome_tls(stream, config, http, door, router)),
-                    };
-                }
+            () = connections.one_closed() => {}
+            // Perhaps one of them has nothing more to do by then.
+            () = sleep(ROOM_REST), if waiting.is_some() => {}
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
+                Ok((stream, _)) => waiting = Some(stream),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_REST).await;
@@ -78,24 +98,25 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
             },
         }
     }
-    drop(listener);
     let drain = Duration::from_secs(door.options().drain_seconds);
-    if !drain.is_zero() {
+    // Before the last are let in, so that each of them hears of it.
+    if drain.is_zero() {
+        door.begin_stop();
+    } else {
         door.begin_drain();
-        // Who is still there then hears that the node is stopping.
-        let _ = timeout(drain, all_closed(&mut connections)).await;
     }
+    for stream in waiting.into_iter().chain(backlog::take(listener, connections.room()).await) {
+        welcome(&mut connections, stream);
+    }
+    // Who is still there after the drain hears that the node is stopping.
+    let _ = timeout(drain, connections.all_closed()).await;
     door.begin_stop();
     let limit = Duration::from_secs(door.options().answer_seconds_max) + CLOSE_GRACE;
-    if timeout(limit, all_closed(&mut connections)).await.is_err() {
+    if timeout(limit, connections.all_closed()).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections are cut that did not close in time");
-        connections.shutdown().await;
+        connections.cut().await;
     }
     Ok(())
-}
-
-async fn all_closed(connections: &mut JoinSet<()>) {
-    while connections.join_next().await.is_some() {}
 }
 
 fn http_machine(door: &Door) -> http1::Builder {
@@ -123,19 +144,31 @@ async fn watch_files(door: Arc<Door>) {
     }
 }
 
-async fn welcome(stream: TcpStream, http: http1::Builder, door: Arc<Door>, router: Router) {
+async fn welcome(stream: TcpStream, exchange: Arc<Exchange>, http: http1::Builder, door: Arc<Door>, router: Router) {
     let _open = door.metrics().open_connection();
     if send_at_once(&stream) {
-        drive(stream, http, Arc::clone(&door), router).await;
+        drive(stream, exchange, http, Arc::clone(&door), router).await;
     }
 }
 
-async fn welcome_tls(stream: TcpStream, config: Arc<ServerConfig>, http: http1::Builder, door: Arc<Door>, router: Router) {
+async fn welcome_tls(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    exchange: Arc<Exchange>,
+    http: http1::Builder,
+    door: Arc<Door>,
+    router: Router,
+) {
     let _open = door.metrics().open_connection();
-    if send_at_once(&stream)
-        && let Some(stream) = shake_hands(&door, config, stream).await
-    {
-        drive(stream, http, Arc::clone(&door), router).await;
+    if !send_at_once(&stream) {
+        return;
+    }
+    let shaken = tokio::select! {
+        shaken = shake_hands(&door, config, stream) => shaken,
+        () = exchange.leave_notice() => None,
+    };
+    if let Some(stream) = shaken {
+        drive(stream, exchange, http, Arc::clone(&door), router).await;
     }
 }
 
@@ -149,11 +182,10 @@ fn send_at_once(stream: &TcpStream) -> bool {
 }
 
 /// Runs one connection to its end.
-async fn drive<S>(stream: S, http: http1::Builder, door: Arc<Door>, router: Router)
+async fn drive<S>(stream: S, exchange: Arc<Exchange>, http: http1::Builder, door: Arc<Door>, router: Router)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let exchange = Arc::new(Exchange::new());
     let socket = Socket::new(stream, Arc::clone(&exchange), Arc::clone(&door));
     let answer = |request| routes::answer(Arc::clone(&door), router.clone(), Arc::clone(&exchange), request);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service_fn(answer)));
@@ -166,6 +198,7 @@ where
     let mut seen = exchange.mark();
     let mut deadline = Instant::now() + seen.phase().limit(options);
     let mut stop_notice = pin!(door.stop_notice());
+    let mut leave_notice = pin!(exchange.leave_notice());
     let mut listens = false;
     let mut is_closing = false;
     let mut cut: Option<Instant> = None;
@@ -179,7 +212,23 @@ where
             }
             if !listens {
                 // Once is enough: the task stays the same.
+                while leave_notice.as_mut().poll(context).is_ready() {
+                    leave_notice.set(exchange.leave_notice());
+                }
                 listens = stop_notice.as_mut().poll(context).is_pending();
+            }
+            if exchange.take_leave() {
+                listens = false;
+                match exchange.phase() {
+                    Phase::Idle if !is_closing => {
+                        is_closing = true;
+                        connection.as_mut().graceful_shutdown();
+                        continue;
+                    }
+                    Phase::Header => return Poll::Ready(Ok(())),
+                    // A request has come meanwhile.
+                    _ => continue,
+                }
             }
             // A header that has begun is let in, to be told that the node is stopping.
             if !is_closing && door.is_stopping() && exchange.phase() != Phase::Header && first != Some(exchange.mark()) {
@@ -202,6 +251,7 @@ where
             let now = Instant::now();
             if mark != seen {
                 seen = mark;
+                exchange.note(now);
                 let end = now + mark.phase().limit(options);
                 deadline = cut.map_or(end, |cut| end.min(cut));
             } else if now >= deadline {

@@ -9,6 +9,13 @@ pub(crate) const OK: StatusCode = StatusCode::OK;
 /// Something is there that was not, now or when the call was made first.
 pub(crate) const CREATED: StatusCode = StatusCode::CREATED;
 
+/// Codes that the contract has and no call answers yet, with their status and title.
+pub(crate) const RESERVED_CODES: [(&str, u16, &str); 3] = [
+    ("rate_limited", 429, "The caller asks too often"),
+    ("not_leader", 503, "Another node decides for this stock"),
+    ("no_quorum", 503, "Too few nodes can be reached"),
+];
+
 macro_rules! codes {
     ($($variant:ident $name:literal $status:ident $title:literal)*) => {
         /// Why a request did not get what it asked for; for programs.
@@ -135,6 +142,7 @@ impl From<Refusal> for Code {
             | Refusal::DiskLow
             | Refusal::KeysFull { .. }
             | Refusal::MemoryFull { .. }
+            | Refusal::UsersFull { .. }
             | Refusal::RecallsFull { .. }
             | Refusal::HistoryFailed => Self::Overloaded,
             Refusal::Stopping => Self::Stopping,

@@ -1,7 +1,8 @@
 //! Event streams: changes as server-sent events, for as long as the reader takes them. A door of hyper, for the frames of a body.
 //!
 //! Nothing is made before the connection has room for it: the next piece is read from the log only when the one before went to the
-//! network, so a slow reader costs its own place in the log and no memory.
+//! network, so a slow reader costs its own place in the log and no memory. Before anything is sent the reader's key is looked at again:
+//! one that is revoked or has expired hears of nothing more.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -11,14 +12,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Bytes, HttpBody};
+use http::{HeaderMap, Method};
 use hyper::body::Frame;
 use tidegate_engine::Cursor;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::access;
 use crate::door::Door;
 use crate::events::{Piece, STREAM_CHANGES_MAX};
 use crate::exchange::{Exchange, Phase};
+use crate::labels::Route;
 use crate::metrics::OpenStream;
 use crate::problem::Problem;
 
@@ -69,6 +73,8 @@ impl HttpBody for EventStream {
 /// Follows the feed for one stream.
 pub(crate) struct Reader {
     door: Arc<Door>,
+    /// What it was let in with, to be let in with again.
+    headers: HeaderMap,
     changes: watch::Receiver<()>,
     /// What was read and not yet handed over.
     ready: Option<Piece>,
@@ -82,11 +88,18 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// A reader that goes on behind `first`, and hears of further changes from `changes`.
-    pub(crate) fn new(door: Arc<Door>, changes: watch::Receiver<()>, first: Piece, permit: OwnedSemaphorePermit) -> Self {
+    /// A reader with these `headers` that goes on behind `first`, and hears of further changes from `changes`.
+    pub(crate) fn new(
+        door: Arc<Door>,
+        headers: HeaderMap,
+        changes: watch::Receiver<()>,
+        first: Piece,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
         let open = door.metrics().open_stream();
         Self {
             door,
+            headers,
             changes,
             cursor: first.next.clone(),
             ready: Some(first),
@@ -137,27 +150,38 @@ impl Reader {
                     self.rests_until = if is_full { Instant::now() } else { Instant::now() + REST };
                     self.cursor = piece.next;
                     if piece.changes > 0 {
+                        if let Err(problem) = self.admitted() {
+                            return Some(self.end(problem));
+                        }
                         door.metrics().count_events(piece.changes);
                         return Some((Bytes::from(piece.text), self));
                     }
                 }
-                Err(problem) => {
-                    self.is_over = true;
-                    return Some((Bytes::from(last_event(problem)), self));
-                }
+                Err(problem) => return Some(self.end(problem)),
             }
             tokio::select! {
                 () = &mut stopped => return None,
-                () = sleep_until(heartbeat) => return Some((Bytes::from_static(HEARTBEAT.as_bytes()), self)),
+                () = sleep_until(heartbeat) => {
+                    return Some(match self.admitted() {
+                        Ok(()) => (Bytes::from_static(HEARTBEAT.as_bytes()), self),
+                        Err(problem) => self.end(problem),
+                    });
+                }
                 // The engine is there for as long as the door is.
                 _ = self.changes.changed() => {}
             }
         }
     }
-}
 
-/// That the stream is over, and why.
-fn last_event(problem: Problem) -> String {
-    let document = problem.into_text();
-    format!("event: error\ndata: {document}\n\n")
+    /// Whether the key that the stream began with still opens it.
+    fn admitted(&self) -> Result<(), Problem> {
+        access::admit(&self.door, Route::Events, &Method::GET, &self.headers).map(|_| ())
+    }
+
+    /// That the stream is over, and why.
+    fn end(mut self, problem: Problem) -> (Bytes, Self) {
+        self.is_over = true;
+        let document = problem.into_text();
+        (Bytes::from(format!("event: error\ndata: {document}\n\n")), self)
+    }
 }

@@ -194,8 +194,7 @@ async fn a_bad_command_gets_its_own_answer_in_its_place() {
     let good = json!({"op": "release", "id": id, "quantity": 1});
     let commands: Vec<Value> = rows.iter().map(|(command, ..)| of(command)).collect();
     let results = run(&node, &commands).await;
-    for ((command, status, code, about), result) in rows.iter().zip(&results) {
-        let _ = command;
+    for ((_, status, code, about), result) in rows.iter().zip(&results) {
         expect_failed(result, *status, code, about);
     }
     let lines = commands.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
@@ -209,13 +208,46 @@ async fn a_bad_command_gets_its_own_answer_in_its_place() {
 }
 
 #[tokio::test]
+async fn a_value_that_cannot_be_read_is_its_own_commands_affair() {
+    let (node, _machine) = ready(100).await;
+    let good = r#"{"op":"reserve","sku":"s","user":"u"}"#;
+    let reserve = |fields: &str| format!(r#"{{"op":"reserve","sku":"s",{fields}}}"#);
+    let (long, deep) = ("9".repeat(400), format!("{}{}", "[".repeat(200), "]".repeat(200)));
+    for (bad, status, code, about) in [
+        (reserve(r#""user":"\ud800""#), 400, "invalid_request", "cannot be read"),
+        (reserve(r#""user":"u","\udc00":1"#), 400, "invalid_request", "cannot be read"),
+        (reserve(r#""user":1e400"#), 400, "invalid_request", "cannot be read"),
+        (reserve(r#""user":"u","quantity":"\ud800""#), 400, "invalid_request", "cannot be read"),
+        (reserve(&format!(r#""user":{deep}"#)), 400, "invalid_request", "`user` is an array"),
+        (r#""\ud800""#.to_owned(), 400, "invalid_request", "cannot be read"),
+        ("1e400".to_owned(), 400, "invalid_request", "cannot be read"),
+        (deep.clone(), 400, "invalid_request", "not a JSON object"),
+        (reserve(r#""user":"u","quantity":1e400"#), 422, "invalid_quantity", "1 to 1000000000"),
+        (reserve(r#""user":"u","quantity":-1e400"#), 422, "invalid_quantity", "1 to 1000000000"),
+        (reserve(&format!(r#""user":"u","quantity":{long}"#)), 422, "invalid_quantity", "1 to 1000000000"),
+        (reserve(r#""user":"u","hold_seconds":1e400"#), 422, "out_of_range", "hold_seconds"),
+    ] {
+        let document = node.post(BATCH, &format!(r#"{{"commands":[{good},{bad},{good}]}}"#)).await;
+        assert_eq!(document.status, 200, "{bad}: {document:?}");
+        let document = document.json()["results"].as_array().unwrap().clone();
+        let lines = run_lines(&node, &format!("{good}\n{bad}\n{good}")).await;
+        for results in [document, lines] {
+            assert_eq!((results.len(), &results[0]["status"], &results[2]["status"]), (3, &json!(201), &json!(201)), "{bad}");
+            expect_failed(&results[1], status, code, about);
+        }
+    }
+    node.expect_conserved("s").await;
+}
+
+#[tokio::test]
 async fn what_is_no_batch_is_an_invalid_request_and_changes_nothing() {
     let (node, _machine) = ready(10).await;
     let good = r#"{"op":"reserve","sku":"s","user":"u"}"#;
     for (body, about) in [
-        (String::new(), "EOF"),
-        ("[]".to_owned(), "`commands`"),
-        ("null".to_owned(), "`commands`"),
+        (String::new(), "empty"),
+        ("[]".to_owned(), "not a JSON object"),
+        ("[[]]".to_owned(), "not a JSON object"),
+        ("null".to_owned(), "not a JSON object"),
         ("{}".to_owned(), "`commands`"),
         (r#"{"commands":{}}"#.to_owned(), "an array in `commands`"),
         (r#"{"commands":null}"#.to_owned(), "an array in `commands`"),
@@ -225,7 +257,9 @@ async fn what_is_no_batch_is_an_invalid_request_and_changes_nothing() {
         (format!(r#"{{"commands":[{good},]}}"#), "trailing comma"),
         (format!(r#"{{"commands":[{good}"#), "EOF"),
         (format!(r#"{{"commands":[{good}]}} x"#), "trailing"),
-        (format!(r#"{{"commands":[{good},{{"op":"\ud800"}}]}}"#), "line 1"),
+        (format!(r#"{{"commands":[{good},{{"op":reserve}}]}}"#), "line 1"),
+        (format!(r#"{{"commands":[{good},{{"op":"reserve","sku":"s","user":"u","quantity":01}}]}}"#), "line 1"),
+        (format!(r#"{{"commands":[{good}],"\ud800":1}}"#), "line 1"),
         (format!(r#"{{"commands":[{}]}}"#, vec![good; 10_001].join(",")), "10000"),
     ] {
         node.post(BATCH, &body).await.expect_problem(400, "invalid_request", about);
@@ -301,6 +335,31 @@ async fn a_repeated_command_is_replayed_in_the_batch_and_out_of_it() {
     assert_eq!((&results[0]["replayed"], &results[1]["replayed"]), (&Value::Null, &json!(true)));
     let stock = node.get("/v1/stocks/s").await.json();
     assert_eq!((&stock["available"], &stock["reserved"], &stock["sold"]), (&json!(7), &json!(2), &json!(1)));
+    node.expect_conserved("s").await;
+}
+
+#[tokio::test]
+async fn every_keyed_command_is_done_once_however_often_it_is_repeated() {
+    let (node, _machine) = ready(10).await;
+    let reserved = node.post("/v1/stocks/s/reservations", r#"{"user":"u","quantity":6}"#).await;
+    let id = reserved.text("id");
+    node.post(&format!("/v1/reservations/{id}/confirm"), r#"{"quantity":3}"#).await;
+    let commands = [
+        json!({"op": "extend", "id": id, "hold_seconds": 900, "idempotency_key": "k1"}),
+        json!({"op": "release", "id": id, "quantity": 1, "idempotency_key": "k2"}),
+        json!({"op": "return", "id": id, "quantity": 2, "idempotency_key": "k3"}),
+    ];
+    for replayed in [Value::Null, json!(true), json!(true)] {
+        for result in run(&node, &commands).await {
+            assert_eq!((&result["status"], &result["replayed"]), (&json!(200), &replayed), "{result}");
+        }
+        let now = node.get(&format!("/v1/reservations/{id}")).await.json();
+        let parts = ["reserved", "confirmed", "released", "returned"].map(|part| now[part].as_u64().unwrap());
+        assert_eq!((parts, &now["expires_at"]), ([2, 1, 1, 2], &json!("2027-01-15T08:15:00.000Z")));
+    }
+    // The same key for the same operation with other values.
+    let other = json!({"op": "release", "id": id, "quantity": 2, "idempotency_key": "k2"});
+    expect_failed(&run(&node, &[other]).await[0], 422, "idempotency_key_reused", "values");
     node.expect_conserved("s").await;
 }
 

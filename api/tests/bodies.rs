@@ -84,15 +84,20 @@ async fn a_long_text_of_the_client_is_not_repeated_in_full() {
 #[tokio::test]
 async fn quantities_outside_their_bounds_are_invalid_quantities() {
     let (node, _machine) = ready().await;
-    for given in ["1.5", "0", "-1", "1e12", "1000000001", "0.0", "-0", "1e-3", "99999999999999999999999", "-1.5"] {
+    let long = "9".repeat(400);
+    let huge = ["1e400", "-1e400", &long];
+    for given in
+        ["1.5", "0", "-1", "1e12", "1000000001", "0.0", "-0", "1e-3", "99999999999999999999999", "-1.5"].iter().chain(&huge)
+    {
         let body = format!(r#"{{"user":"u","quantity":{given}}}"#);
         node.post(RESERVE, &body).await.expect_problem(422, "invalid_quantity", "1 to 1000000000");
     }
-    for given in ["1.5", "-1", "1e12", "1000000001"] {
+    for given in ["1.5", "-1", "1e12", "1000000001"].iter().chain(&huge) {
         let body = format!(r#"{{"quantity":{given}}}"#);
         node.put(STOCK, &body).await.expect_problem(422, "invalid_quantity", "0 to 1000000000");
     }
     node.post(RESERVE, r#"{"user":"u","quantity":1.5}"#).await.expect_problem(422, "invalid_quantity", "is 1.5");
+    node.post(RESERVE, r#"{"user":"u","quantity":1e400}"#).await.expect_problem(422, "invalid_quantity", "too large");
 }
 
 #[tokio::test]
@@ -118,6 +123,8 @@ async fn settings_outside_their_bounds_are_out_of_range() {
         (r#""hold_seconds":-1"#, "hold_seconds is -1"),
         (r#""hold_seconds_max":0"#, "hold_seconds_max is 0"),
         (r#""hold_seconds_max":1e300"#, "hold_seconds_max"),
+        (r#""hold_seconds_max":1e400"#, "hold_seconds_max"),
+        (r#""per_user_limit":1e400"#, "per_user_limit"),
         (r#""hold_seconds_max":599"#, "hold_seconds is 600 where hold_seconds_max is 599"),
         (r#""hold_seconds":61,"hold_seconds_max":60"#, "hold_seconds is 61 where hold_seconds_max is 60"),
         (r#""per_user_limit":0"#, "per_user_limit is 0"),

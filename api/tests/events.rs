@@ -448,13 +448,7 @@ async fn a_stream_that_is_overtaken_says_so_and_ends() {
 async fn whoever_may_read_may_follow_and_every_change_names_who_made_it() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("keys.toml");
-    let entry = |name: &str, role: &str| {
-        format!(
-            "[[key]]\nname = \"{name}\"\nroles = [\"{role}\"]\nsha256 = \"{}\"\n",
-            KeyHash::of(format!("tg_{name}-0123456789").as_bytes())
-        )
-    };
-    std::fs::write(&path, entry("warehouse", "operator") + &entry("analyst", "read")).unwrap();
+    std::fs::write(&path, key_entry("warehouse", "operator") + &key_entry("analyst", "read")).unwrap();
     let access = AccessOptions { keys_file: Some(path), ..AccessOptions::default() };
     let (node, _machine) = guarded_node(HttpOptions::default(), access).await;
     let (operator, reader) = ("Bearer tg_warehouse-0123456789", "Bearer tg_analyst-0123456789");
@@ -465,6 +459,96 @@ async fn whoever_may_read_may_follow_and_every_change_names_who_made_it() {
     assert_eq!(page["events"][0]["actor"], "warehouse");
     let mut source = EventSource::open(node.address, "/v1/events", &[("authorization", reader)]).await;
     assert_eq!(source.change().await.json(), page["events"][0]);
+}
+
+fn key_entry(name: &str, role: &str) -> String {
+    let hash = KeyHash::of(format!("tg_{name}-0123456789").as_bytes());
+    format!("[[key]]\nname = \"{name}\"\nroles = [\"{role}\"]\nsha256 = \"{hash}\"\n")
+}
+
+/// Opens a stream with a key that then opens nothing any more, and checks that the next change is not shown.
+async fn a_stream_ends_when(revoke: impl AsyncFn(&Node, &std::path::Path), about: &str) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("keys.toml");
+    std::fs::write(&path, key_entry("warehouse", "operator") + &key_entry("analyst", "read")).unwrap();
+    let access = AccessOptions { keys_file: Some(path.clone()), ..AccessOptions::default() };
+    let (node, _machine) = guarded_node(HttpOptions::default(), access).await;
+    let (operator, reader) = ("Bearer tg_warehouse-0123456789", "Bearer tg_analyst-0123456789");
+    let put = async |sku: &str| {
+        let path = format!("/v1/stocks/{sku}");
+        assert_eq!(node.ask("PUT", &path, &[("authorization", operator)], r#"{"quantity":10}"#).await.status, 201);
+    };
+    put("shoe").await;
+    let mut source = EventSource::open(node.address, "/v1/events", &[("authorization", reader)]).await;
+    source.change().await;
+    revoke(&node, &path).await;
+    put("hat").await;
+    let last = source.change().await;
+    assert_eq!((last.event.as_str(), last.id.as_str()), ("error", ""), "{last:?}");
+    assert_eq!((&last.json()["code"], &last.json()["status"]), (&json!("unauthenticated"), &json!(401)));
+    assert!(last.data.contains(about), "{last:?}");
+    assert_eq!(source.next().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_key_is_revoked() {
+    let revoke = async |node: &Node, path: &std::path::Path| {
+        std::fs::write(path, key_entry("warehouse", "operator")).unwrap();
+        node.door.reload();
+    };
+    a_stream_ends_when(revoke, "not known").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_key_is_given_an_end_that_has_passed() {
+    let revoke = async |node: &Node, path: &std::path::Path| {
+        let ended = key_entry("analyst", "read") + "expires_at = 2026-01-01T00:00:00Z\n";
+        std::fs::write(path, key_entry("warehouse", "operator") + &ended).unwrap();
+        node.door.reload();
+    };
+    a_stream_ends_when(revoke, "expired at 2026-01-01T00:00:00.000Z").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_a_change_ends_by_its_heartbeat_when_its_key_is_revoked() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("keys.toml");
+    std::fs::write(&path, key_entry("warehouse", "operator") + &key_entry("analyst", "read")).unwrap();
+    let access = AccessOptions { keys_file: Some(path.clone()), ..AccessOptions::default() };
+    let (node, _machine) = guarded_node(HttpOptions { feed_heartbeat_seconds: 1, ..HttpOptions::default() }, access).await;
+    let mut source = EventSource::open(node.address, "/v1/events", &[("authorization", "Bearer tg_analyst-0123456789")]).await;
+    std::fs::write(&path, key_entry("warehouse", "operator")).unwrap();
+    node.door.reload();
+    let last = timeout(PATIENCE, source.change()).await.expect("the stream should end");
+    assert_eq!((last.event.as_str(), &last.json()["code"]), ("error", &json!("unauthenticated")), "{last:?}");
+    assert_eq!(source.next().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_it_is_a_stream_is_said_by_the_accept_header() {
+    let (node, _machine) = node().await;
+    node.put("/v1/stocks/shoe", r#"{"quantity":10}"#).await;
+    for accept in [
+        "text/event-stream",
+        "Text/Event-Stream",
+        "application/json;q=0.5, text/event-stream; q=0.1",
+        "application/json, TEXT/EVENT-STREAM;charset=utf-8",
+    ] {
+        let mut client = node.client().await;
+        client.send(request("GET", "/v1/events", &[("accept", accept)], "")).await;
+        let head = client.reply_to_head().await;
+        assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")), "{accept}");
+    }
+    for accept in [
+        "*/*",
+        "application/json, text/event-stream;q=0",
+        "text/event-stream; Q=0.000",
+        "text/event-stream2",
+        "application/json;text/event-stream",
+    ] {
+        let reply = node.ask("GET", "/v1/events", &[("accept", accept)], "").await;
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")), "{accept}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -489,4 +573,38 @@ async fn what_the_feed_does_is_counted() {
     machine.log.give_up_before(3);
     kinds(&node, "/v1/events?after=0.2").await;
     assert_eq!(metric(&node, room).await, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_stocks_life_is_in_the_feed_and_the_clock_acts_when_time_does() {
+    let (node, machine) = node().await;
+    node.put("/v1/stocks/shoe", r#"{"quantity":10}"#).await;
+    node.patch("/v1/stocks/shoe", r#"{"per_user_limit":3}"#).await;
+    let held = node.post("/v1/stocks/shoe/reservations", r#"{"user":"ann","quantity":2}"#).await;
+    machine.clock.set(START.plus_seconds(600));
+    assert_eq!(node.get(&format!("/v1/reservations/{}", held.text("id"))).await.text("state"), "expired");
+    for step in ["pause", "reopen", "close", "archive"] {
+        assert_eq!(node.post(&format!("/v1/stocks/shoe/{step}"), "").await.status, 200, "{step}");
+    }
+    let page = node.get("/v1/events").await.json();
+    let events = page["events"].as_array().unwrap();
+    let seen: Vec<_> = events.iter().map(|event| (event["kind"].as_str().unwrap(), event["actor"].as_str().unwrap())).collect();
+    assert_eq!(
+        seen,
+        [
+            ("stock_created", "loopback"),
+            ("stock_changed", "loopback"),
+            ("reserved", "loopback"),
+            ("expired", "clock"),
+            ("stock_paused", "loopback"),
+            ("stock_reopened", "loopback"),
+            ("stock_closed", "loopback"),
+            ("stock_archived", "loopback"),
+        ]
+    );
+    assert_eq!((&events[1]["stock"]["per_user_limit"], &events[1]["reservation"]), (&json!(3), &Value::Null));
+    assert_eq!((&events[3]["reservation"]["state"], &events[3]["reservation"]["released"]), (&json!("expired"), &json!(2)));
+    assert_eq!((&events[7]["stock"]["state"], &events[7]["stock"]["available"]), (&json!("archived"), &json!(10)));
+    let sequences: Vec<_> = events.iter().map(|event| event["sku_sequence"].as_u64().unwrap()).collect();
+    assert_eq!(sequences, [1, 2, 3, 4, 5, 6, 7, 8]);
 }

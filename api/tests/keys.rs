@@ -8,11 +8,15 @@ use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use support::*;
 use tempfile::TempDir;
-use tidegate_api::{AccessOptions, Door, HttpOptions, KeyHash, key_name};
+use tidegate_api::{AccessOptions, BackupSource, Door, HttpOptions, KeyHash, key_name};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// A key for each role, named after it; and what is none.
@@ -137,6 +141,46 @@ async fn every_call_takes_exactly_the_roles_that_it_needs() {
 }
 
 #[tokio::test]
+async fn every_other_call_takes_exactly_the_roles_that_it_needs() {
+    let (node, _machine, _file) = node_with_keys(&entries()).await;
+    let admin = KEYS[3].1;
+    assert_eq!(node.ask_with(admin, "PUT", "/v1/stocks/s", r#"{"quantity":100}"#).await.status, 201);
+    let id = node.ask_with(admin, "POST", "/v1/stocks/s/reservations", r#"{"user":"u"}"#).await.text("id");
+    let (give_back, extend) = (format!("/v1/reservations/{id}/return"), format!("/v1/reservations/{id}/extend"));
+    let batch = r#"{"commands":[{"op":"reserve","sku":"s","user":"b"}]}"#;
+    // A call, who may make it, and the status when they do; nobody else changes anything.
+    for (method, path, body, role, status) in [
+        ("GET", "/v1/stocks", "", "read", 200),
+        ("GET", "/v1/stocks/s/reservations", "", "read", 200),
+        ("GET", "/v1/events", "", "read", 200),
+        ("GET", "/v1/cluster", "", "read", 200),
+        ("POST", &*extend, r#"{"hold_seconds":60}"#, "frontend", 200),
+        ("POST", &give_back, "", "frontend", 409),
+        ("POST", "/v1/batch", batch, "frontend", 200),
+        ("PATCH", "/v1/stocks/s", "{}", "operator", 200),
+        ("POST", "/v1/stocks/s/adjustments", r#"{"delta":1,"reason":"found"}"#, "operator", 200),
+        ("POST", "/v1/stocks/s/pause", "", "operator", 200),
+        ("POST", "/v1/stocks/s/reopen", "", "operator", 200),
+        ("POST", "/v1/stocks/s/archive", "", "operator", 409),
+        ("POST", "/v1/stocks/s/close", "", "operator", 200),
+    ] {
+        for (name, key) in KEYS {
+            let reply = node.ask_with(key, method, path, body).await;
+            if role == "read" || name == role || name == "admin" {
+                assert_eq!(reply.status, status, "{name}: {method} {path} {reply:?}");
+            } else {
+                reply.expect_problem(403, "forbidden", &format!("{name} has not the role {role}"));
+            }
+        }
+        expect_unauthenticated(&node.ask(method, path, &[], body).await, "Bearer KEY");
+        expect_unauthenticated(&node.ask_with(STRANGER, method, path, body).await, "not known");
+    }
+    let stock = node.ask_with(KEYS[0].1, "GET", "/v1/stocks/s", "").await.json();
+    // Two adjustments and two batches.
+    assert_eq!((&stock["allotted"], &stock["reserved"], &stock["state"]), (&102.into(), &3.into(), &"closed".into()), "{stock}");
+}
+
+#[tokio::test]
 async fn probes_and_the_time_need_no_key() {
     let (node, _machine, _file) = node_with_keys(&entries()).await;
     for path in ["/livez", "/readyz", "/v1/time"] {
@@ -258,6 +302,57 @@ async fn without_keys_nobody_is_asked_for_one() {
     assert_eq!(node.put("/v1/stocks/s", r#"{"quantity":1}"#).await.status, 201);
     assert_eq!(node.ask_with(STRANGER, "GET", "/v1/stocks/s", "").await.status, 200);
     assert_eq!(node.metric("tidegate_http_keys").await, 0);
+}
+
+#[tokio::test]
+async fn without_keys_no_web_page_may_act_and_with_them_a_key_is_enough() {
+    let origin = ("origin", "https://shop.example");
+    let (open, _machine) = node().await;
+    assert_eq!(open.put("/v1/stocks/s", r#"{"quantity":1}"#).await.status, 201);
+    // A page may send this without asking whether it may.
+    for (method, path, body) in [
+        ("POST", "/v1/stocks/s/close", ""),
+        ("POST", "/v1/stocks/s/pause", ""),
+        ("POST", "/v1/stocks/s/reservations", r#"{"user":"u"}"#),
+        ("PUT", "/v1/stocks/t", r#"{"quantity":1}"#),
+        ("GET", "/v1/stocks/s", ""),
+    ] {
+        open.ask(method, path, &[origin], body).await.expect_problem(403, "forbidden", "origin");
+        open.ask(method, path, &[("origin", "null")], body).await.expect_problem(403, "forbidden", "origin");
+    }
+    assert_eq!(open.get("/v1/stocks/s").await.text("state"), "open");
+    for path in ["/livez", "/readyz", "/v1/time", "/openapi.json", "/docs"] {
+        assert_eq!(open.ask("GET", path, &[origin], "").await.status, 200, "{path}");
+    }
+    let (guarded, _machine, _file) = node_with_keys(&entries()).await;
+    let headers = [origin, ("authorization", &*format!("Bearer {}", KEYS[3].1))];
+    assert_eq!(guarded.ask("PUT", "/v1/stocks/s", &headers, r#"{"quantity":1}"#).await.status, 201);
+}
+
+/// Counts the backups that are begun.
+struct Begun(Arc<AtomicUsize>);
+
+impl BackupSource for Begun {
+    fn try_begin(&self, _: bool) -> Option<mpsc::Receiver<std::io::Result<Bytes>>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Some(mpsc::channel(1).1)
+    }
+}
+
+#[tokio::test]
+async fn only_a_get_begins_a_backup() {
+    let (node, _machine) = node().await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    node.door.offer_backups(Box::new(Begun(Arc::clone(&begun))));
+    let head = node.ask("HEAD", "/v1/backup?feed=false", &[], "").await;
+    assert_eq!((head.status, head.header("content-type")), (200, Some("application/octet-stream")));
+    assert_eq!(node.ask("HEAD", "/v1/backup?feed=maybe", &[], "").await.status, 400);
+    assert_eq!(begun.load(Ordering::SeqCst), 0);
+    let mut client = node.client().await;
+    client.send(request("GET", "/v1/backup", &[], "")).await;
+    let reply = client.reply_to_head().await;
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/octet-stream")));
+    assert_eq!(begun.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ const RESERVE: &str = "/v1/stocks/s/reservations";
 const QUICK: HttpOptions = HttpOptions {
     body_bytes_max: 1024 * 1024,
     batch_body_bytes_max: 1024 * 1024,
+    bodies_bytes_max: 16 * 1024 * 1024,
     header_bytes_max: 16 * 1024,
     header_seconds_max: 600,
     body_seconds_max: 600,

@@ -19,6 +19,7 @@ const RESERVE: &str = "/v1/stocks/s/reservations";
 const PATIENT: HttpOptions = HttpOptions {
     body_bytes_max: 1_000,
     batch_body_bytes_max: 1_000,
+    bodies_bytes_max: 1_000_000,
     header_bytes_max: 16 * 1024,
     header_seconds_max: 600,
     body_seconds_max: 600,
@@ -321,20 +322,124 @@ async fn a_body_where_none_is_needed_does_no_harm() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_most_wait_for_one_to_close() {
-    let (node, _machine) = node_within(HttpOptions { connections_max: 2, ..PATIENT }).await;
+async fn connections_beyond_the_most_wait_while_all_have_a_request_under_way() {
+    let (node, machine) = node_within(HttpOptions { connections_max: 2, ..PATIENT }).await;
+    machine.log.hold();
     let (mut first, mut second) = (node.client().await, node.client().await);
-    assert_eq!(first.ask("GET", "/livez", &[], "").await.status, 200);
-    assert_eq!(second.ask("GET", "/livez", &[], "").await.status, 200);
+    first.send(request("POST", RESERVE, &[], r#"{"user":"u"}"#)).await;
+    machine.log.wait_proposed(2).await;
+    // A body that is not all there is under way as well.
+    second.send(format!("POST {RESERVE} HTTP/1.1\r\nhost: test\r\ncontent-length: 12\r\nexpect: 100-continue\r\n\r\n")).await;
+    let mut go_ahead = [0; 25];
+    second.stream.read_exact(&mut go_ahead).await.unwrap();
     let mut third = node.client().await;
     third.send(request("GET", "/livez", &[], "")).await;
-    for _ in 0..100 {
-        assert_eq!(first.ask("GET", "/livez", &[], "").await.status, 200);
-        let early = third.stream.try_read(&mut [0]).unwrap_err();
-        assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock, "{early}");
-    }
-    drop(second);
+    // Longer than an idle connection would keep its place.
+    let early = timeout(Duration::from_millis(1_500), third.stream.peek(&mut [0])).await;
+    assert!(early.is_err(), "{early:?}");
+    machine.log.release();
+    assert_eq!(first.reply().await.status, 201);
+    drop(first);
     assert_eq!(third.reply().await.status, 200);
+    second.send(r#"{"user":"v"}"#).await;
+    assert_eq!(second.reply().await.status, 201);
+}
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let (node, _machine) = node_within(HttpOptions { connections_max: 3, ..PATIENT }).await;
+    let mut used = node.client().await;
+    assert_eq!(used.ask("GET", "/livez", &[], "").await.status, 200);
+    let silent = [node.client().await, node.client().await];
+    // However many come, and though none of them ever leaves by itself.
+    let mut later = Vec::new();
+    for _ in 0..3 {
+        let mut client = node.client().await;
+        assert_eq!(client.ask("GET", "/livez", &[], "").await.status, 200);
+        later.push(client);
+    }
+    for silent in silent {
+        silent.closed().await;
+    }
+    // Those that never asked went first, then the one that was idle for longest.
+    used.closed().await;
+    for mut client in later {
+        assert_eq!(client.ask("GET", "/livez", &[], "").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn headers_without_end_keep_nobody_out() {
+    let (node, _machine) = node_within(HttpOptions { connections_max: 2, ..PATIENT }).await;
+    let (mut first, mut second) = (node.client().await, node.client().await);
+    first.send("GET /livez HTTP/1.1\r\nhost: te").await;
+    second.send("G").await;
+    assert_eq!(node.get("/livez").await.status, 200);
+    first.closed().await;
+    second.send("ET /livez HTTP/1.1\r\nhost: test\r\n\r\n").await;
+    assert_eq!(second.reply().await.status, 200);
+}
+
+/// Sends the first `sent` of `length` bytes of a batch's body, and waits until the server has asked for them and taken them.
+async fn client_within_a_body(node: &Node, length: usize, sent: usize) -> Client {
+    let mut client = node.client().await;
+    client.send(format!("POST /v1/batch HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n")).await;
+    let mut go_ahead = [0; 25];
+    timeout(PATIENCE, client.stream.read_exact(&mut go_ahead)).await.expect("a go-ahead should come").unwrap();
+    client.send(&BATCH_OF_ONE.as_bytes()[..1]).await;
+    client.send(" ".repeat(sent - 1)).await;
+    client
+}
+
+/// A batch that may have any number of blanks after its first byte.
+const BATCH_OF_ONE: &str = r#"{"commands":[{"op":"reserve","sku":"s","user":"u"}]}"#;
+
+#[tokio::test]
+async fn all_bodies_together_have_their_limit_and_give_back_what_they_had() {
+    const BODY: usize = 100_000;
+    let limits = HttpOptions { batch_body_bytes_max: BODY, bodies_bytes_max: BODY + 1_000, ..PATIENT };
+    let (node, _machine) = node_within(limits).await;
+    let rest = &BATCH_OF_ONE[1..];
+    for _ in 0..3 {
+        let sent = BODY - rest.len();
+        let (first, second) = (client_within_a_body(&node, BODY, sent).await, client_within_a_body(&node, BODY, sent).await);
+        // There is room for one of them, whichever is read faster.
+        let (mut one, mut other) = ([0], [0]);
+        let is_first = timeout(PATIENCE, async {
+            tokio::select! {
+                peeked = first.stream.peek(&mut one) => peeked.map(|_| true),
+                peeked = second.stream.peek(&mut other) => peeked.map(|_| false),
+            }
+        });
+        let is_first = is_first.await.expect("one of them should be refused").unwrap();
+        let (mut refused, mut taken) = if is_first { (first, second) } else { (second, first) };
+        let reply = refused.reply().await;
+        reply.expect_problem(503, "overloaded", "101000 bytes");
+        assert_eq!(reply.header("connection"), Some("close"));
+        // A body that comes in one piece needs no room.
+        assert_eq!(node.post(RESERVE, r#"{"user":"u"}"#).await.status, 201);
+        taken.send(rest).await;
+        let reply = taken.reply().await;
+        assert_eq!((reply.status, &reply.json()["results"][0]["status"]), (200, &201.into()), "{reply:?}");
+        // What breaks off gives back what it had as well.
+        drop(client_within_a_body(&node, BODY, sent).await);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_leaves_the_answers_limit_as_it_is() {
+    let (node, machine) = node_within(HttpOptions { answer_seconds_max: 1, ..PATIENT }).await;
+    let held = node.post(RESERVE, r#"{"user":"u"}"#).await;
+    machine.log.hold();
+    let mut client = node.client().await;
+    client.send(request("POST", RESERVE, &[], r#"{"user":"v"}"#)).await;
+    machine.log.wait_proposed(3).await;
+    // A read of what is not committed yet waits for its commit.
+    let path = held.header("location").unwrap();
+    let mut reader = node.client().await;
+    reader.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\n{{")).await;
+    reader.reply().await.expect_problem(503, "timeout", "within 1 s");
+    machine.log.release();
 }
 
 #[test]
@@ -344,4 +449,15 @@ fn an_impossible_limit_is_named_with_its_bound() {
     let small = HttpOptions { header_bytes_max: 1_023, ..PATIENT };
     assert_eq!(small.check().unwrap_err().to_string(), "header_bytes_max is 1023 where at least 1024 is needed");
     assert_eq!(HttpOptions::default().check(), Ok(()));
+}
+
+#[tokio::test]
+async fn by_default_a_body_has_a_mebibyte_and_a_batch_eight() {
+    const MIB: usize = 1024 * 1024;
+    let (node, _machine) = node_within(HttpOptions::default()).await;
+    let padded = |text: &str, length: usize| text.to_owned() + &" ".repeat(length - text.len());
+    for (path, text, length, status) in [(RESERVE, r#"{"user":"u"}"#, MIB, 201), ("/v1/batch", BATCH_OF_ONE, 8 * MIB, 200)] {
+        assert_eq!(node.post(path, &padded(text, length)).await.status, status, "{path}");
+        node.post(path, &padded(text, length + 1)).await.expect_problem(413, "body_too_large", &format!("{length} bytes"));
+    }
 }

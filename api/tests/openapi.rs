@@ -93,8 +93,29 @@ async fn every_code_of_the_contract_is_some_calls() {
     }
     // These are told of paths and methods that are no calls.
     of_calls.extend(["not_found", "method_not_allowed"].map(ToOwned::to_owned));
-    let all: BTreeSet<String> = document["x-codes"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(of_calls, all);
+    let (reserved, all): (Vec<_>, Vec<_>) =
+        document["x-codes"].as_object().unwrap().iter().partition(|(_, code)| code["reserved"] == true);
+    assert_eq!(of_calls, all.iter().map(|(name, _)| (*name).clone()).collect());
+    let reserved: Vec<_> = reserved.iter().map(|(name, code)| (name.as_str(), code["status"].as_u64().unwrap())).collect();
+    assert_eq!(reserved, [("no_quorum", 503), ("not_leader", 503), ("rate_limited", 429)]);
+    let names = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].as_array().unwrap();
+    assert!(reserved.iter().all(|(name, _)| names.contains(&(*name).into())), "{names:?}");
+}
+
+#[tokio::test]
+async fn the_contract_lists_what_calls_answer_and_look_at() {
+    let node = shut_node(tidegate_api::HttpOptions::default()).await;
+    let document = served(&node).await.json();
+    let conflicts = |step: &str| {
+        let response = &document["paths"][format!("/v1/stocks/{{sku}}/{step}")]["post"]["responses"]["409"];
+        let codes = &response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["code"]["enum"];
+        codes.as_array().map(|codes| codes.iter().map(|code| code.as_str().unwrap()).collect::<Vec<_>>()).unwrap_or_default()
+    };
+    assert_eq!((conflicts("pause"), conflicts("reopen")), (vec!["closed"], vec!["closed"]));
+    assert_eq!((conflicts("close"), conflicts("archive")), (vec![], vec!["stock_in_use"]));
+    let parameters = document["paths"]["/v1/events"]["get"]["parameters"].as_array().unwrap();
+    let last = serde_json::json!({"$ref": "#/components/parameters/last-event-id"});
+    assert!(parameters.contains(&last), "{parameters:?}");
 }
 
 #[tokio::test]

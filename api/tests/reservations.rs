@@ -81,6 +81,16 @@ async fn an_id_that_was_never_given_is_404_in_every_call() {
         node.get(path).await.expect_problem(404, "unknown_reservation", "id");
         node.post(&format!("{path}/confirm"), "").await.expect_problem(404, "unknown_reservation", "id");
         node.post(&format!("{path}/release"), "").await.expect_problem(404, "unknown_reservation", "id");
+        node.post(&format!("{path}/return"), "").await.expect_problem(404, "unknown_reservation", "id");
+        node.post(&format!("{path}/extend"), r#"{"hold_seconds":60}"#).await.expect_problem(404, "unknown_reservation", "id");
+    }
+    let id = forged.rsplit('/').next().unwrap();
+    let extend = json!({"op": "extend", "id": id, "hold_seconds": 60});
+    let commands: Vec<_> =
+        ["confirm", "release", "return"].map(|op| json!({"op": op, "id": id})).into_iter().chain([extend]).collect();
+    let results = node.post("/v1/batch", &json!({ "commands": commands }).to_string()).await.json();
+    for result in results["results"].as_array().unwrap() {
+        assert_eq!((&result["status"], &result["code"]), (&json!(404), &json!("unknown_reservation")), "{results}");
     }
     assert_eq!(node.get(&path).await.status, 200);
 }
@@ -208,4 +218,97 @@ async fn a_key_outside_the_alphabet_is_named() {
     let twice = node.ask("POST", "/v1/stocks/s/reservations", &twice, r#"{"user":"u"}"#).await;
     twice.expect_problem(422, "invalid_identifier", "more than once");
     assert_eq!(counts(&node).await, [10, 0, 0]);
+}
+
+#[tokio::test]
+async fn everything_may_be_as_long_and_as_large_as_its_bound() {
+    let (node, _machine) = node().await;
+    let settings = r#"{"quantity":1000000000,"hold_seconds_max":31536000}"#;
+    assert_eq!(node.put("/v1/stocks/s", settings).await.status, 201);
+    let longest = "x".repeat(128);
+    let body = format!(r#"{{"user":"{longest}","quantity":999999999,"hold_seconds":31536000,"reference":"{longest}"}}"#);
+    let reply = node.post_keyed("/v1/stocks/s/reservations", &longest, &body).await;
+    assert_eq!((reply.status, reply.text("user"), reply.text("reference")), (201, longest.clone(), longest.clone()));
+    assert_eq!(reply.text("expires_at"), "2028-01-15T08:00:00.000Z");
+    let again = node.post_keyed("/v1/stocks/s/reservations", &longest, &body).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (201, Some("true")));
+    let shortest = node.post("/v1/stocks/s/reservations", r#"{"user":"u","hold_seconds":1}"#).await;
+    assert_eq!((shortest.status, shortest.text("expires_at")), (201, "2027-01-15T08:00:01.000Z".to_owned()));
+    assert_eq!(counts(&node).await, [0, 1_000_000_000, 0]);
+
+    node.put("/v1/stocks/whole", settings).await;
+    let whole = node.post("/v1/stocks/whole/reservations", r#"{"user":"u","quantity":1000000000}"#).await;
+    assert_eq!((whole.status, &whole.json()["reserved"]), (201, &json!(1_000_000_000)));
+}
+
+#[tokio::test]
+async fn a_release_repeated_with_its_key_is_done_once() {
+    let (node, _machine) = node().await;
+    let path = reserved(&node, 10, 6).await;
+    for replayed in [None, Some("true"), Some("true")] {
+        let reply = node.post_keyed(&format!("{path}/release"), "part", r#"{"quantity":2}"#).await;
+        assert_eq!((reply.status, reply.header("idempotency-replayed")), (200, replayed));
+        assert_eq!(counts(&node).await, [6, 4, 0]);
+    }
+    let other = node.post_keyed(&format!("{path}/release"), "part", r#"{"quantity":3}"#).await;
+    other.expect_problem(422, "idempotency_key_reused", "values");
+    let more = node.post(&format!("{path}/release"), r#"{"quantity":5}"#).await;
+    more.expect_problem(422, "invalid_quantity", "quantity is 5");
+    assert_eq!(counts(&node).await, [6, 4, 0]);
+    for replayed in [None, Some("true")] {
+        let reply = node.post_keyed(&format!("{path}/release"), "rest", "").await;
+        assert_eq!((reply.status, reply.text("state")), (200, "released".to_owned()));
+        assert_eq!(reply.header("idempotency-replayed"), replayed);
+        assert_eq!(counts(&node).await, [10, 0, 0]);
+    }
+}
+
+#[tokio::test]
+async fn the_limit_counts_what_a_user_holds_and_has_bought_and_nothing_that_came_back() {
+    let (node, machine) = node().await;
+    node.put("/v1/stocks/s", r#"{"quantity":100,"per_user_limit":2}"#).await;
+    let reserve =
+        async |quantity: u32| node.post("/v1/stocks/s/reservations", &format!(r#"{{"user":"u","quantity":{quantity}}}"#)).await;
+    let path = |reply: &Reply| reply.header("location").unwrap().to_owned();
+    let full = async || reserve(1).await.expect_problem(409, "limit_reached", "has 2 units");
+
+    let released = path(&reserve(2).await);
+    full().await;
+    node.post(&format!("{released}/release"), r#"{"quantity":1}"#).await;
+    let one = path(&reserve(1).await);
+    full().await;
+    // Sold units count as held ones do.
+    assert_eq!(node.post(&format!("{one}/confirm"), "").await.status, 200);
+    full().await;
+    // What expires comes back, what is sold does not.
+    machine.clock.set(START.plus_seconds(600));
+    assert_eq!(node.get(&released).await.text("state"), "expired");
+    reserve(2).await.expect_problem(409, "limit_reached", "has 1 units");
+    let two = path(&reserve(1).await);
+    full().await;
+    assert_eq!(node.post(&format!("{one}/return"), "").await.status, 200);
+    let three = path(&reserve(1).await);
+    full().await;
+    assert!(two != three && counts(&node).await == [98, 2, 0]);
+    node.expect_conserved("s").await;
+}
+
+#[tokio::test]
+async fn of_several_reasons_the_first_of_their_order_is_told() {
+    let (node, machine) = node().await;
+    let opens = r#"{"quantity":1,"per_user_limit":1,"opens_at":"2027-01-15T08:00:01Z"}"#;
+    assert_eq!(node.put("/v1/stocks/s", opens).await.text("state"), "scheduled");
+    // More than the limit, and more than there is.
+    let reserve = async || node.post("/v1/stocks/s/reservations", r#"{"user":"u","quantity":2}"#).await;
+    assert_eq!(node.post("/v1/stocks/s/pause", "").await.text("state"), "paused");
+    reserve().await.expect_problem(409, "paused", "paused");
+    assert_eq!(node.post("/v1/stocks/s/reopen", "").await.text("state"), "scheduled");
+    reserve().await.expect_problem(409, "not_open", "2027-01-15T08:00:01.000Z");
+    machine.clock.set(START.plus_seconds(1));
+    reserve().await.expect_problem(409, "limit_reached", "limit is 1");
+    assert_eq!(node.patch("/v1/stocks/s", r#"{"per_user_limit":null}"#).await.status, 200);
+    reserve().await.expect_problem(409, "sold_out", "1 are available");
+    assert_eq!(node.post("/v1/stocks/s/pause", "").await.status, 200);
+    assert_eq!(node.post("/v1/stocks/s/close", "").await.text("state"), "closed");
+    reserve().await.expect_problem(409, "closed", "over");
 }

@@ -359,3 +359,15 @@ fn a_chain_is_taken_whole() {
     fs::write(&files.names.certificate, own.cert.pem() + &above.cert.pem()).unwrap();
     assert!(Door::new(HttpOptions::default(), files.options(), Registry::default()).is_ok());
 }
+
+#[tokio::test]
+async fn handshakes_that_are_not_begun_keep_nobody_out() {
+    let guarded = guarded(HttpOptions { connections_max: 2, header_seconds_max: 600, ..HttpOptions::default() }).await;
+    let silent = [TcpStream::connect(guarded.node.address).await.unwrap(), TcpStream::connect(guarded.node.address).await.unwrap()];
+    let mut client = guarded.client().await;
+    assert_eq!(client.ask("GET", "/livez", &[], "").await.status, 200);
+    drop(client);
+    let [first, second] = silent;
+    assert!(read_to_close(first).await.is_empty());
+    drop(second);
+}

@@ -136,7 +136,7 @@ fn measure(parameters: &HistoryParameters, records: u64) -> Result<Figure, Bench
     expect_equal("records removed", removed, first_half)?;
     let mut left = 0;
     history
-        .for_each(&mut |_| {
+        .for_each(&mut |_, _| {
             left += 1;
             ControlFlow::Continue(())
         })

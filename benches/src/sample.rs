@@ -22,6 +22,7 @@ pub const RULES: Rules = Rules {
     idempotency_keys_max: 10_000_000,
     retention_seconds: 604_800,
     reservations_in_memory_max: 50_000_000,
+    users_in_memory_max: 50_000_000,
 };
 
 /// A secret that nobody needs to keep.

@@ -82,8 +82,8 @@ pub struct HttpSettings {
     /// Where to listen: an IP address with a port, 0 for any free one. Without `auth.keys_file` there is nothing to tell callers apart
     /// by, so only a loopback address is taken. Default: `127.0.0.1:8700`.
     pub listen: SocketAddr,
-    /// Most connections open at once, 1 to 1,000,000; further ones wait in the operating system's queue. Each needs an open file.
-    /// Default: 16,384.
+    /// Most connections open at once, 1 to 1,000,000. For a further one, one that has been idle for a second is closed; while none is,
+    /// further ones wait in the operating system's queue. Each needs an open file. Default: 16,384.
     pub connections_max: u64,
     /// Longest header of a request with its first line, 1 KiB to 1 MiB, in bytes. Default: 16 KiB.
     pub header_bytes_max: u64,
@@ -91,14 +91,21 @@ pub struct HttpSettings {
     pub body_bytes_max: u64,
     /// Longest body of a batch, 1 KiB to 64 MiB, in bytes. Default: 8 MiB.
     pub batch_body_bytes_max: u64,
+    /// Most bytes of all bodies together that are in memory at once, 1 KiB to 64 GiB; requests beyond it are refused as `overloaded`. Not
+    /// less than one body may have. A body that comes in one piece is not counted: it stays in its connection's buffer, which is as long
+    /// as a header may be. Default: 256 MiB.
+    pub bodies_bytes_max: u64,
     /// Longest wait for the whole of a request's header, from its first byte, and for a TLS handshake, 1 to 3,600 s. Default: 10.
     pub header_seconds_max: u64,
     /// Longest wait for the whole of a request's body, from the end of its header, 1 to 3,600 s. Default: 30.
     pub body_seconds_max: u64,
-    /// How long a connection may stay open without a request, 1 to 3,600 s. Default: 75.
+    /// How long a connection may stay open without a request, 1 to 3,600 s; a header whose first bytes came in one piece with the request
+    /// before it counts as none until more of it comes. Default: 75.
     pub idle_seconds_max: u64,
     /// How long, at a stop, requests on connections that are open are still answered as ever, each closing its connection, 0 to 3,600 s;
-    /// less if all have closed before. Give it as long as whatever sends requests takes to see that `/readyz` is not 200. Default: 1.
+    /// less if all have closed before. Give it as long as whatever sends requests takes to see that `/readyz` is not 200. A client that
+    /// does not finish what it sends, or does not take its answer, is waited for behind that for as long as `answer_seconds_max` and a
+    /// second more. Default: 1.
     pub drain_seconds: u64,
     /// Longest time from a complete request to its answer, after which it is `timeout`, 1 to 3,600 s. Default: 10.
     pub answer_seconds_max: u64,
@@ -112,6 +119,7 @@ impl Default for HttpSettings {
             header_bytes_max: 16 * KIB,
             body_bytes_max: MIB,
             batch_body_bytes_max: 8 * MIB,
+            bodies_bytes_max: 256 * MIB,
             header_seconds_max: 10,
             body_seconds_max: 30,
             idle_seconds_max: 75,
@@ -143,7 +151,8 @@ pub struct TlsSettings {
 /// `[engine]`: the machine that decides. Free per process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineSettings {
-    /// Commands that may wait in front of each shard; more are refused as `overloaded`. A power of two, 64 to 1,048,576. Default: 32,768.
+    /// Pieces of work that may wait in front of each shard: single commands, and up to 64 commands of one batch together; more are
+    /// refused as `overloaded`. A power of two, 64 to 1,048,576. Default: 32,768.
     pub ring_slots: u64,
     /// Most commands that are decided in one batch, 1 to 8,192. Default: 1,024.
     pub batch_commands_max: u64,
@@ -154,8 +163,8 @@ pub struct EngineSettings {
     pub group_bytes_max: u64,
     /// Groups of one shard that are written and not yet durable, 1 to 1,024. Default: 4.
     pub groups_in_flight_max: u64,
-    /// Reservations that each shard keeps in memory though they hold nothing any more, the newest ones, 0 to 100,000,000; the others are
-    /// read from the history. Default: 100,000.
+    /// Reservations that each shard keeps in memory though they hold nothing any more, the newest ones, 0 to 50,000,000, and at most half
+    /// of `rules.reservations_in_memory_max`; the others are read from the history. Default: 100,000.
     pub resolved_in_memory_max: u64,
     /// Commands of each shard that wait for a reservation from the history at once, 1 to 1,000,000; more are refused as `overloaded`.
     /// Default: 1,024.
@@ -247,6 +256,9 @@ pub struct RulesSettings {
     /// Reservations that each shard holds in memory at most, 1 to 100,000,000; beyond, new ones are refused as `overloaded`. One takes
     /// about 130 bytes. Default: 50,000,000.
     pub reservations_in_memory_max: u64,
+    /// Most users that a shard keeps units of in memory, counted once for each stock, 1 to 34,000,000; beyond, reservations of new users
+    /// are refused with `overloaded`. Default: 30,000,000.
+    pub users_in_memory_max: u64,
 }
 
 impl Default for RulesSettings {
@@ -256,6 +268,7 @@ impl Default for RulesSettings {
             idempotency_keys_max: 10_000_000,
             retention_seconds: 604_800,
             reservations_in_memory_max: 50_000_000,
+            users_in_memory_max: 30_000_000,
         }
     }
 }
@@ -355,6 +368,7 @@ impl Settings {
             ("http", "header_bytes_max", Sight::Open, Slot::Number(&mut http.header_bytes_max, KIB..=MIB)),
             ("http", "body_bytes_max", Sight::Open, Slot::Number(&mut http.body_bytes_max, KIB..=64 * MIB)),
             ("http", "batch_body_bytes_max", Sight::Open, Slot::Number(&mut http.batch_body_bytes_max, KIB..=64 * MIB)),
+            ("http", "bodies_bytes_max", Sight::Open, Slot::Number(&mut http.bodies_bytes_max, KIB..=64 * 1024 * MIB)),
             ("http", "header_seconds_max", Sight::Open, Slot::Number(&mut http.header_seconds_max, seconds())),
             ("http", "body_seconds_max", Sight::Open, Slot::Number(&mut http.body_seconds_max, seconds())),
             ("http", "idle_seconds_max", Sight::Open, Slot::Number(&mut http.idle_seconds_max, seconds())),
@@ -369,7 +383,7 @@ impl Settings {
             ("engine", "group_events_max", Sight::Open, Slot::Number(&mut engine.group_events_max, 1..=1_000_000)),
             ("engine", "group_bytes_max", Sight::Open, Slot::Number(&mut engine.group_bytes_max, 1..=GROUP_PAYLOAD_BYTES_MAX)),
             ("engine", "groups_in_flight_max", Sight::Open, Slot::Number(&mut engine.groups_in_flight_max, 1..=1_024)),
-            ("engine", "resolved_in_memory_max", Sight::Open, Slot::Number(&mut engine.resolved_in_memory_max, 0..=100_000_000)),
+            ("engine", "resolved_in_memory_max", Sight::Open, Slot::Number(&mut engine.resolved_in_memory_max, 0..=50_000_000)),
             ("engine", "recalls_in_flight_max", Sight::Open, Slot::Number(&mut engine.recalls_in_flight_max, 1..=1_000_000)),
             ("log", "durability", Sight::Open, Slot::Durability(&mut log.durability)),
             ("log", "disk_free_bytes_min", Sight::Open, Slot::Number(&mut log.disk_free_bytes_min, MIB..=MIB * MIB)),
@@ -384,6 +398,7 @@ impl Settings {
                 Sight::Open,
                 Slot::Number(&mut rules.reservations_in_memory_max, 1..=100_000_000),
             ),
+            ("rules", "users_in_memory_max", Sight::Open, Slot::Number(&mut rules.users_in_memory_max, 1..=34_000_000)),
             ("snapshots", "log_bytes", Sight::Open, Slot::Number(&mut snapshots.log_bytes, MIB..=MIB * MIB)),
             ("snapshots", "interval_seconds", Sight::Open, Slot::Number(&mut snapshots.interval_seconds, 10..=YEAR_SECONDS)),
             (
@@ -436,7 +451,20 @@ impl Settings {
                 reason: "a certificate and its private key go together".to_owned(),
             });
         }
-        let RulesSettings { idempotency_seconds, retention_seconds, .. } = self.rules;
+        let HttpSettings { body_bytes_max, batch_body_bytes_max, bodies_bytes_max, .. } = self.http;
+        let body_max = body_bytes_max.max(batch_body_bytes_max);
+        if bodies_bytes_max < body_max {
+            return Err(SettingsError::Contradiction {
+                key: "http.bodies_bytes_max",
+                given: bodies_bytes_max.to_string(),
+                allowed: format!("a whole number of at least {body_max}"),
+                reason: format!(
+                    "one body may have as many, with http.body_bytes_max at {body_bytes_max} and http.batch_body_bytes_max at \
+                     {batch_body_bytes_max}"
+                ),
+            });
+        }
+        let RulesSettings { idempotency_seconds, retention_seconds, reservations_in_memory_max, .. } = self.rules;
         if retention_seconds < idempotency_seconds {
             return Err(SettingsError::Contradiction {
                 key: "rules.retention_seconds",
@@ -447,7 +475,19 @@ impl Settings {
                 ),
             });
         }
-        let EngineSettings { batch_commands_max, group_bytes_max, .. } = self.engine;
+        let EngineSettings { batch_commands_max, group_bytes_max, resolved_in_memory_max, .. } = self.engine;
+        let resolved_max = reservations_in_memory_max / 2;
+        if resolved_in_memory_max > resolved_max {
+            return Err(SettingsError::Contradiction {
+                key: "engine.resolved_in_memory_max",
+                given: resolved_in_memory_max.to_string(),
+                allowed: format!("a whole number of 0 to {resolved_max}"),
+                reason: format!(
+                    "it is at most half of rules.reservations_in_memory_max, which is {reservations_in_memory_max}, so that reservations \
+                     which hold nothing leave memory before they keep new ones out"
+                ),
+            });
+        }
         let last_batch = (batch_commands_max + WORK_COMMANDS_MAX) * EVENT_BYTES_MAX + LAPSE_BYTES_MAX;
         let allowed_max = GROUP_PAYLOAD_BYTES_MAX - last_batch;
         if group_bytes_max > allowed_max {

@@ -188,6 +188,41 @@ fn a_group_and_its_last_batch_fit_the_log() {
 }
 
 #[test]
+fn all_bodies_together_have_room_for_one() {
+    let body = [("http.body_bytes_max", "2048"), ("http.batch_body_bytes_max", "1024"), ("http.bodies_bytes_max", "2048")];
+    assert!(from_flags(&body).is_ok());
+    let batch = [("http.body_bytes_max", "1024"), ("http.batch_body_bytes_max", "4096"), ("http.bodies_bytes_max", "4095")];
+    refused(
+        from_flags(&batch),
+        &["http.bodies_bytes_max is 4095 ", "at least 4096", "http.body_bytes_max at 1024", "http.batch_body_bytes_max at 4096"],
+    );
+    refused(from_flags(&[("http.body_bytes_max", "67108864"), ("http.bodies_bytes_max", "67108863")]), &["at least 67108864"]);
+}
+
+#[test]
+fn reservations_that_hold_nothing_leave_room_for_new_ones() {
+    let settings =
+        |resolved, all| from_flags(&[("engine.resolved_in_memory_max", resolved), ("rules.reservations_in_memory_max", all)]);
+    for (resolved, all) in [("500", "1000"), ("500", "1001"), ("0", "1"), ("50000000", "100000000")] {
+        assert!(settings(resolved, all).is_ok(), "{resolved} of {all}");
+    }
+    refused(
+        settings("501", "1001"),
+        &["engine.resolved_in_memory_max is 501 ", "0 to 500", "rules.reservations_in_memory_max, which is 1001"],
+    );
+    // The default of the one against the other alone.
+    refused(from_flags(&[("rules.reservations_in_memory_max", "199999")]), &["engine.resolved_in_memory_max is 100000 ", "199999"]);
+}
+
+#[test]
+fn users_in_memory_have_a_bound() {
+    assert_eq!(from_flags(&[("rules.users_in_memory_max", "34000000")]).unwrap().rules.users_in_memory_max, 34_000_000);
+    for users in ["0", "34000001"] {
+        refused(from_flags(&[("rules.users_in_memory_max", users)]), &["rules.users_in_memory_max is ", users, "1 to 34000000"]);
+    }
+}
+
+#[test]
 fn a_file_that_is_missing_or_no_toml_is_named() {
     let missing = TempDir::new().unwrap().path().join("none.toml");
     refused(Settings::load(Some(&missing), [], []), &["none.toml", "cannot be read"]);

@@ -84,6 +84,12 @@ pub enum Refusal {
         /// `reservations_in_memory_max`.
         reservations_max: usize,
     },
+    /// No further user fits into memory.
+    #[error("the shard holds units of as many users in memory as it may ({users_max})")]
+    UsersFull {
+        /// `users_in_memory_max`.
+        users_max: usize,
+    },
     /// Too many commands wait for reservations to be read from the history.
     #[error("{recalls_max} commands are waiting for the history already")]
     RecallsFull {

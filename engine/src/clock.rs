@@ -105,7 +105,9 @@ impl SteadyClock {
 
 impl Clock for SteadyClock {
     fn now(&self) -> Timestamp {
-        let (wall_ms, shown_ms) = ((self.wall)().unix_ms(), self.shown_ms.load(Ordering::Acquire));
+        // In this order, so that what another thread shows between the two looks is no step back.
+        let shown_ms = self.shown_ms.load(Ordering::Acquire);
+        let wall_ms = (self.wall)().unix_ms();
         // Most looks are within one millisecond, and cost two loads.
         match wall_ms.cmp(&shown_ms) {
             std::cmp::Ordering::Equal => Timestamp::from_unix_ms(shown_ms),

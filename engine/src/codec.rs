@@ -27,6 +27,9 @@ pub fn decode_image(bytes: &[u8]) -> Result<Image, CodecError> {
     postcard::from_bytes(bytes).map_err(|error| CodecError(error.to_string()))
 }
 
+/// More than any item of a snapshot takes: four identifiers at most, and some numbers.
+pub(crate) const SNAPSHOT_ITEM_BYTES_MAX: usize = 1_024;
+
 /// Adds `item` to `block`.
 pub(crate) fn push_item(block: &mut Vec<u8>, item: &SnapshotItem) {
     let bytes = std::mem::take(block);

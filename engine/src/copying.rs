@@ -1,15 +1,33 @@
 //! A shard's state for a snapshot: its ledger as it stands at the end of one group, block by block. What a snapshot is and where it goes
 //! is for whoever asks.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
-use tidegate_persistence::GroupSequence;
+use tidegate_persistence::{GroupSequence, SNAPSHOT_BLOCK_BYTES_MAX};
+use tidegate_stock::{CopyProgress, Ledger, SnapshotItem};
 
+use crate::codec::{SNAPSHOT_ITEM_BYTES_MAX, push_item};
 use crate::commit::CommitProgress;
-use crate::shard::CopyPiece;
 
 /// Blocks that wait between a shard and whoever takes its copy.
 pub(crate) const BLOCKS_WAITING_MAX: usize = 4;
+
+/// Time that the pieces of one slice of a copy may take together, between two batches.
+const COPY_SLICE: Duration = Duration::from_micros(200);
+
+/// Looks at records between two looks at the clock while a slice is copied.
+const COPY_LOOKS: usize = 64;
+
+/// Bytes at which a block of a copy is handed over. It can be longer by one item.
+const COPY_BLOCK_BYTES: usize = 256 * 1024;
+
+/// Bytes of a copy that may wait for whoever takes it. They grow only by what changes before its slice has come; with more of them the
+/// copy is given up, because they would fill the memory.
+const COPY_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(COPY_BLOCK_BYTES + SNAPSHOT_ITEM_BYTES_MAX <= SNAPSHOT_BLOCK_BYTES_MAX);
 
 /// A ledger's copy that is being taken. Dropping it ends it.
 pub struct LedgerCopy {
@@ -27,7 +45,8 @@ pub struct CopyBlock {
     pub items: u32,
 }
 
-/// The shard gave the copy up: it is stopping, its log has failed, or another copy was asked for.
+/// The shard gave the copy up: it is stopping, its log has failed, another copy was asked for, or more changed meanwhile than whoever takes
+/// the copy can follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the shard gave the copy up")]
 pub struct CopyGivenUp;
@@ -52,5 +71,108 @@ impl LedgerCopy {
             CopyPiece::Block { bytes, items } => Some(CopyBlock { bytes, items }),
             CopyPiece::End => None,
         })
+    }
+}
+
+/// A copy that is being handed out.
+pub(crate) struct CopyOut {
+    sink: mpsc::SyncSender<CopyPiece>,
+    /// The block that is being filled.
+    block: Vec<u8>,
+    items: u32,
+    /// Pieces that the sink had no room for yet, and their bytes.
+    waiting: VecDeque<CopyPiece>,
+    waiting_bytes: usize,
+}
+
+/// What came of going on with a copy.
+pub(crate) enum CopyStep {
+    /// It came further.
+    Further,
+    /// There is no room for more of it.
+    Waits,
+    /// It is over: whole, or given up.
+    Over,
+}
+
+/// What a copy is handed out in.
+#[derive(Debug)]
+pub(crate) enum CopyPiece {
+    /// Some items of it.
+    Block { bytes: Vec<u8>, items: u32 },
+    /// That was all.
+    End,
+}
+
+impl CopyOut {
+    pub(crate) fn new(sink: mpsc::SyncSender<CopyPiece>) -> Self {
+        Self { sink, block: Vec::new(), items: 0, waiting: VecDeque::new(), waiting_bytes: 0 }
+    }
+
+    /// Hands out what the sink has room for.
+    pub(crate) fn go_on(&mut self, ledger: &mut Ledger) -> CopyStep {
+        // What the last batch changed, at once: so it gathers here, counted, and not in the ledger.
+        ledger.copy_early(|item| self.push(&item));
+        let mut step = CopyStep::Waits;
+        while let Some(piece) = self.waiting.pop_front() {
+            let (bytes, is_end) = (piece.bytes(), matches!(piece, CopyPiece::End));
+            match self.sink.try_send(piece) {
+                Ok(()) if is_end => return CopyStep::Over,
+                Ok(()) => {
+                    self.waiting_bytes -= bytes;
+                    step = CopyStep::Further;
+                }
+                Err(mpsc::TrySendError::Full(piece)) => {
+                    self.waiting.push_front(piece);
+                    if self.waiting_bytes > COPY_WAITING_BYTES_MAX {
+                        tracing::warn!(
+                            bytes = self.waiting_bytes,
+                            "a copy is given up: more changes than whoever takes it can follow"
+                        );
+                        return CopyStep::Over;
+                    }
+                    return step;
+                }
+                // Whoever wanted the copy has left.
+                Err(mpsc::TrySendError::Disconnected(_)) => return CopyStep::Over,
+            }
+        }
+        let began = Instant::now();
+        while began.elapsed() < COPY_SLICE && self.waiting.is_empty() {
+            match ledger.copy_slice(COPY_LOOKS, |item| self.push(&item)) {
+                CopyProgress::More => {}
+                CopyProgress::Done => {
+                    self.end_block();
+                    self.waiting.push_back(CopyPiece::End);
+                }
+                CopyProgress::None => return CopyStep::Over,
+            }
+        }
+        CopyStep::Further
+    }
+
+    fn push(&mut self, item: &SnapshotItem) {
+        push_item(&mut self.block, item);
+        self.items += 1;
+        if self.block.len() >= COPY_BLOCK_BYTES {
+            self.end_block();
+        }
+    }
+
+    fn end_block(&mut self) {
+        if self.items > 0 {
+            let block = CopyPiece::Block { bytes: std::mem::take(&mut self.block), items: std::mem::take(&mut self.items) };
+            self.waiting_bytes += block.bytes();
+            self.waiting.push_back(block);
+        }
+    }
+}
+
+impl CopyPiece {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Block { bytes, .. } => bytes.len(),
+            Self::End => 0,
+        }
     }
 }

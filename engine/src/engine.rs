@@ -32,7 +32,7 @@ use crate::published::Published;
 use crate::ring::{RingFull, RingSender, ring};
 use crate::router::{Router, ShardNumber};
 use crate::sealing::Sealing;
-use crate::shard::{BeginCopy, Inspect, ShardActor, ShardParts, ShardReport, Stop};
+use crate::shard::{BeginCopy, Inspect, Mark, ShardActor, ShardParts, ShardReport, Stop};
 use crate::work::{Job, ListQuery, Many, Outcome, WORK_COMMANDS_MAX, Work};
 
 /// Most reservations that one piece of work looks at, so that it takes a fraction of a millisecond.
@@ -121,6 +121,7 @@ struct Inner {
     disk_low: Arc<AtomicBool>,
     stopping: AtomicBool,
     ring_slots: usize,
+    retention_seconds: u32,
     history: Option<Arc<History>>,
     batches: AtomicU64,
     changes: Arc<watch::Sender<()>>,
@@ -219,7 +220,8 @@ impl Engine {
         parts.options.check()?;
         let shard_count = u16::try_from(parts.shards.len()).expect("shards are numbered by 16 bits");
         let router = Router::new(shard_count);
-        let published = Arc::new(Published::default());
+        let published = Arc::new(Published::new(parts.shards.len()));
+        let retention_seconds = parts.shards.first().map_or(0, |shard| shard.ledger.rules().retention_seconds);
         let progress = parts.shards.iter().map(|shard| Arc::clone(&shard.progress)).collect();
         let (history, historian) = match parts.history {
             Some(HistoryStart { store, on_failure }) => {
@@ -262,6 +264,7 @@ impl Engine {
                 disk_low: parts.disk_low,
                 stopping: AtomicBool::new(false),
                 ring_slots: parts.options.ring_slots,
+                retention_seconds,
                 history,
                 batches: AtomicU64::new(0),
                 changes,
@@ -302,22 +305,25 @@ impl Engine {
                 outcomes[place] = Some(Err(Rejection::UnknownReservation.into()));
                 continue;
             };
-            if let Err(refusal) = self.admit(&command, shard) {
-                inner.metrics.count_refusal(refusal);
-                outcomes[place] = Some(Err(refusal.into()));
-                continue;
-            }
             let gathered = &mut gathering[usize::from(shard.0)];
             let is_full = gathered.places.len() >= WORK_COMMANDS_MAX;
             if is_full || gathered.actor.as_ref().is_some_and(|of| *of != actor) {
-                self.send_gathered(batch, shard, std::mem::take(gathered), &mut parts, &mut outcomes);
+                gathered.refused = self.send_gathered(batch, shard, std::mem::take(gathered), &mut parts, &mut outcomes).err();
+            }
+            // Nothing overtakes what was refused before it: of one product that would be another order.
+            if let Err(refusal) = gathered.refused.map_or_else(|| self.admit(&command, shard), Err) {
+                inner.metrics.count_refusal(refusal);
+                outcomes[place] = Some(Err(refusal.into()));
+                gathered.refused = Some(refusal);
+                continue;
             }
             gathered.actor.get_or_insert(actor);
             gathered.places.push(place);
             gathered.requests.push_back(self.request(command, key.as_ref()));
         }
         for (shard, gathered) in (0_u16..).map(ShardNumber).zip(gathering) {
-            self.send_gathered(batch, shard, gathered, &mut parts, &mut outcomes);
+            // The refusal is told to each of them.
+            let _ = self.send_gathered(batch, shard, gathered, &mut parts, &mut outcomes);
         }
         PendingBatch { outcomes, parts }
     }
@@ -332,6 +338,7 @@ impl Engine {
     /// [`Rejection::UnknownSku`], and what else keeps a shard or the history from answering.
     pub async fn list(&self, query: &ListReservations) -> Result<ReservationPage, Failure> {
         let stock = self.inner.published.id(&query.sku).ok_or(Rejection::UnknownSku)?;
+        let now = self.now();
         let mut page = ReservationPage { reservations: Vec::new(), next: None };
         let mut before = query.before.unwrap_or(GrantSequence::MAX);
         let mut looks = 0;
@@ -344,7 +351,9 @@ impl Engine {
                     return Ok(page);
                 }
                 page.next = Some(record.id.sequence);
-                if query.state.is_none_or(|state| record.state() == state) {
+                // What is readable no longer is shown no longer, wherever it still is.
+                let is_retained = record.resolved_at.is_none_or(|at| now < at.plus_seconds(self.inner.retention_seconds));
+                if is_retained && query.state.is_none_or(|state| record.state() == state) {
                     page.reservations.push(record.view(&query.sku));
                 }
             }
@@ -443,6 +452,16 @@ impl Engine {
         Ok(LedgerCopy { at, pieces, progress: Arc::clone(progress) })
     }
 
+    /// Has a shard propose a group, without events if there are none, so that its stream has an entry newer than any that was proposed
+    /// before the call. A copy that is asked for afterwards stands at it or behind it.
+    ///
+    /// # Errors
+    /// [`CopyGivenUp`] when the shard has stopped.
+    pub async fn mark_log(&self, stream: StreamId) -> Result<(), CopyGivenUp> {
+        let actor = self.inner.shards.get(usize::from(stream.0)).ok_or(CopyGivenUp)?;
+        actor.send(Mark).await.map_err(|_| CopyGivenUp)
+    }
+
     /// How many stocks there are.
     pub fn stock_count(&self) -> usize {
         self.inner.published.len()
@@ -526,14 +545,22 @@ impl Engine {
         gathered: Gathering,
         parts: &mut Vec<BatchPart>,
         outcomes: &mut [Option<Outcome>],
-    ) {
-        let Gathering { actor: Some(actor), places, requests } = gathered else { return };
+    ) -> Result<(), Refusal> {
+        let Gathering { actor: Some(actor), places, requests, .. } = gathered else { return Ok(()) };
         let (reply, receiver) = oneshot::channel();
         let decided = Vec::with_capacity(requests.len());
         let many = Box::new(Many { batch, actor, requests, outcomes: decided, reply });
         match self.send(shard, Work { job: Job::Many(many), recalled: None }) {
-            Ok(()) => parts.push(BatchPart { places, reply: receiver }),
-            Err(refusal) => places.into_iter().for_each(|place| outcomes[place] = Some(Err(refusal.into()))),
+            Ok(()) => {
+                parts.push(BatchPart { places, reply: receiver });
+                Ok(())
+            }
+            Err(refusal) => {
+                for place in places {
+                    outcomes[place] = Some(Err(refusal.into()));
+                }
+                Err(refusal)
+            }
         }
     }
 
@@ -560,6 +587,8 @@ struct Gathering {
     actor: Option<ActorName>,
     places: Vec<usize>,
     requests: VecDeque<Request>,
+    /// Why nothing more of the batch goes to this shard.
+    refused: Option<Refusal>,
 }
 
 /// Up to [`LOOKS_MAX`] reservations in the history below `before` and from `down_to` on, newest first.

@@ -1,10 +1,11 @@
 //! The historian: one thread that writes what leaves the shards' memory to the history, and looks up what they need of it again. So no
 //! shard ever waits for a disk. What is kept and when it may be thrown away is the shards' and the upkeep's business, not its own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tidegate_persistence::{History, HistoryError, HistoryKey, HistoryRecord};
 use tidegate_stock::{ReservationId, ReservationRecord};
@@ -41,8 +42,15 @@ pub(crate) enum HistoryAnswer {
     Failed(Work),
 }
 
+/// Reservations of one shard that are to be kept.
+struct Leaving {
+    records: Vec<ReservationRecord>,
+    is_pressed: bool,
+    inbox: Arc<Inbox<HistoryAnswer>>,
+}
+
 enum Message {
-    Keep(Vec<ReservationRecord>, Arc<Inbox<HistoryAnswer>>),
+    Keep(Leaving),
     Recall(ReservationId, Box<Work>, Arc<Inbox<HistoryAnswer>>),
 }
 
@@ -57,10 +65,10 @@ impl ShardHistory {
         &self.inbox
     }
 
-    /// Has `records` kept.
-    pub(crate) fn keep(&self, records: Vec<ReservationRecord>) {
+    /// Has `records` kept: in its own time, or as fast as can be where memory is pressed for room.
+    pub(crate) fn keep(&self, records: Vec<ReservationRecord>, is_pressed: bool) {
         // The historian outlives the shards.
-        drop(self.sender.send(Message::Keep(records, Arc::clone(&self.inbox))));
+        drop(self.sender.send(Message::Keep(Leaving { records, is_pressed, inbox: Arc::clone(&self.inbox) })));
     }
 
     /// Has `id` looked up for `work`.
@@ -89,7 +97,10 @@ impl Historian {
         let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("history".to_owned())
-            .spawn(move || serve(&history, &metrics, &receiver, on_failure))
+            .spawn(move || {
+                let (leaving, next_write_at, on_failure) = (VecDeque::new(), Instant::now(), Some(on_failure));
+                Serving { history, metrics, leaving, next_write_at, on_failure }.run(&receiver);
+            })
             .expect("the operating system gives a thread at start");
         Self { sender: Some(sender), thread: Some(thread) }
     }
@@ -110,63 +121,109 @@ impl Drop for Historian {
     }
 }
 
-/// Records that are written together at most: what waits, as far as the store takes it at once.
-const WRITTEN_TOGETHER_MAX: usize = 4_096;
+/// Records that are written together at most: a write costs about as much for a few as for many, but a long one takes a processor and the
+/// disk from everybody else.
+const WRITTEN_TOGETHER_MAX: usize = 1_024;
 
-fn serve(history: &History, metrics: &EngineMetrics, messages: &Receiver<Message>, on_failure: impl FnOnce(&HistoryError)) {
-    let mut on_failure = Some(on_failure);
-    let mut next = messages.recv().ok();
-    while let Some(message) = next.take() {
-        let began = Instant::now();
-        match message {
-            Message::Keep(records, inbox) => {
-                let mut shares = vec![(records.len(), inbox)];
-                let mut records = records;
-                // A write costs about as much for a few as for many.
-                while let Ok(waiting) = messages.try_recv() {
-                    match waiting {
-                        Message::Keep(more, inbox) if records.len() + more.len() <= WRITTEN_TOGETHER_MAX => {
-                            shares.push((more.len(), inbox));
-                            records.extend(more);
+/// The same while memory is pressed for room.
+const WRITTEN_TOGETHER_PRESSED_MAX: usize = 4_096;
+
+/// How many times as long as a write took nothing more is written, unless memory is pressed for room: those who buy go first.
+const REST: u32 = 3;
+
+/// Messages between two writes at most, so that look-ups do not keep what leaves in memory for ever.
+const MESSAGES_BETWEEN_WRITES_MAX: usize = 256;
+
+/// The historian's own thread.
+struct Serving<F> {
+    history: Arc<History>,
+    metrics: Arc<EngineMetrics>,
+    /// What is to be written, in order.
+    leaving: VecDeque<Leaving>,
+    /// When the next write may be.
+    next_write_at: Instant,
+    on_failure: Option<F>,
+}
+
+impl<F: FnOnce(&HistoryError)> Serving<F> {
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let mut taken = 0;
+            while taken < MESSAGES_BETWEEN_WRITES_MAX {
+                match self.next(messages) {
+                    Ok(Message::Keep(leaving)) => self.leaving.push_back(leaving),
+                    Ok(Message::Recall(id, work, inbox)) => self.recall(id, *work, &inbox),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => {
+                        while !self.leaving.is_empty() {
+                            self.write();
                         }
-                        other => {
-                            next = Some(other);
-                            break;
-                        }
+                        return;
                     }
                 }
-                match keep(history, &records) {
-                    Ok(()) => {
-                        metrics.observe_history_write(records.len(), began.elapsed());
-                        let mut ids = records.into_iter().map(|record| record.id);
-                        for (count, inbox) in shares {
-                            inbox.put(HistoryAnswer::Kept(ids.by_ref().take(count).collect()));
-                        }
-                    }
-                    Err(error) => {
-                        metrics.count_history_failure(HistoryOperation::Write);
-                        tracing::error!(%error, records = records.len(), "the history takes nothing more; the node must stop");
-                        if let Some(on_failure) = on_failure.take() {
-                            on_failure(&error);
-                        }
-                    }
+                taken += 1;
+            }
+            self.write();
+        }
+    }
+
+    /// The next message; a time-out when it is time to write.
+    fn next(&self, messages: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
+        if self.leaving.is_empty() {
+            return messages.recv().map_err(|_| RecvTimeoutError::Disconnected);
+        }
+        let is_pressed = self.leaving.iter().any(|leaving| leaving.is_pressed);
+        let wait = self.next_write_at.saturating_duration_since(Instant::now());
+        messages.recv_timeout(if is_pressed { Duration::ZERO } else { wait })
+    }
+
+    fn write(&mut self) {
+        let is_pressed = self.leaving.iter().any(|leaving| leaving.is_pressed);
+        let together_max = if is_pressed { WRITTEN_TOGETHER_PRESSED_MAX } else { WRITTEN_TOGETHER_MAX };
+        let (mut records, mut shares) = (Vec::new(), Vec::new());
+        while let Some(Leaving { records: more, inbox, .. }) =
+            self.leaving.pop_front_if(|next| records.is_empty() || records.len() + next.records.len() <= together_max)
+        {
+            shares.push((more.len(), inbox));
+            records.extend(more);
+        }
+        if records.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        match keep(&self.history, &records) {
+            Ok(()) => {
+                let elapsed = began.elapsed();
+                self.metrics.observe_history_write(records.len(), elapsed);
+                self.next_write_at = Instant::now() + REST * elapsed;
+                let mut ids = records.into_iter().map(|record| record.id);
+                for (count, inbox) in shares {
+                    inbox.put(HistoryAnswer::Kept(ids.by_ref().take(count).collect()));
                 }
             }
-            Message::Recall(id, mut work, inbox) => match look_up(history, id) {
-                Ok(record) => {
-                    metrics.observe_history_recall(began.elapsed());
-                    work.recalled = Some(Recalled { id, record });
-                    inbox.put(HistoryAnswer::Recalled(*work));
+            Err(error) => {
+                self.metrics.count_history_failure(HistoryOperation::Write);
+                tracing::error!(%error, records = records.len(), "the history takes nothing more; the node must stop");
+                if let Some(on_failure) = self.on_failure.take() {
+                    on_failure(&error);
                 }
-                Err(error) => {
-                    metrics.count_history_failure(HistoryOperation::Recall);
-                    tracing::error!(%error, ?id, "a reservation could not be read from the history");
-                    inbox.put(HistoryAnswer::Failed(*work));
-                }
-            },
+            }
         }
-        if next.is_none() {
-            next = messages.recv().ok();
+    }
+
+    fn recall(&self, id: ReservationId, mut work: Work, inbox: &Inbox<HistoryAnswer>) {
+        let began = Instant::now();
+        match look_up(&self.history, id) {
+            Ok(record) => {
+                self.metrics.observe_history_recall(began.elapsed());
+                work.recalled = Some(Recalled { id, record });
+                inbox.put(HistoryAnswer::Recalled(work));
+            }
+            Err(error) => {
+                self.metrics.count_history_failure(HistoryOperation::Recall);
+                tracing::error!(%error, ?id, "a reservation could not be read from the history");
+                inbox.put(HistoryAnswer::Failed(work));
+            }
         }
     }
 }

@@ -53,8 +53,8 @@ impl HistoryOperation {
 }
 
 /// Every reason of a refusal. All are shown from the start, so that a rate sees the first of each.
-const REFUSAL_REASONS: [&str; 7] =
-    ["ring_full", "disk_low", "keys_full", "memory_full", "recalls_full", "history_failed", "stopping"];
+const REFUSAL_REASONS: [&str; 8] =
+    ["ring_full", "disk_low", "keys_full", "memory_full", "users_full", "recalls_full", "history_failed", "stopping"];
 
 /// Counters and histograms of one engine and of the log under it. Recording takes no lock that a shard could wait for long.
 #[derive(Debug)]
@@ -168,6 +168,7 @@ impl EngineMetrics {
             Refusal::DiskLow => "disk_low",
             Refusal::KeysFull { .. } => "keys_full",
             Refusal::MemoryFull { .. } => "memory_full",
+            Refusal::UsersFull { .. } => "users_full",
             Refusal::RecallsFull { .. } => "recalls_full",
             Refusal::HistoryFailed => "history_failed",
             Refusal::Stopping => "stopping",

@@ -1,7 +1,8 @@
 //! The published views: committed counters of every stock, readable from any thread without asking the owner.
 //!
 //! A view is written by the stock's shard alone, after its group is committed and before the group's replies leave; so whoever has
-//! an answer finds it here too. Writing the counters of a stock never waits for a reader; only showing a new stock takes a lock.
+//! an answer finds it here too. Writing the counters of a stock never waits for their readers; showing a stock with new settings takes a lock
+//! for a moment, which those look-ups share.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -18,11 +19,13 @@ use crate::answer::{Position, StockAnswer};
 const READ_SPINS: u32 = 64;
 
 /// Committed views of all stocks of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Published {
     stocks: RwLock<HashMap<Sku, Arc<PublishedStock>>>,
     /// The same names in order, and by place.
     names: RwLock<Names>,
+    /// For each stream the newest group of which every view is shown.
+    shown: Vec<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +44,16 @@ struct PublishedStock {
 }
 
 impl Published {
+    /// Nothing yet, of `streams` streams.
+    pub(crate) fn new(streams: usize) -> Self {
+        Self { stocks: RwLock::default(), names: RwLock::default(), shown: (0..streams).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Every view up to `group` of `stream` has been published. Only the owning shard's thread calls this.
+    pub(crate) fn show_up_to(&self, stream: StreamId, group: GroupSequence) {
+        self.shown[usize::from(stream.0)].store(group.0, Ordering::Release);
+    }
+
     /// Shows `view`, which holds as of `group` of `stream`.
     pub(crate) fn publish(&self, view: StockView, stream: StreamId, group: GroupSequence) {
         let words = [view.allotted, view.available, view.reserved, view.sold, group.0];
@@ -65,10 +78,15 @@ impl Published {
         }
     }
 
-    /// The committed view of `sku`; its phase is that at `now`.
+    /// The committed view of `sku`; its phase is that at `now`. It holds as of the newest group of its stream, which need not have changed
+    /// it: whoever goes on reading changes from there has not to go back as far as its own last one.
     pub(crate) fn get(&self, sku: &Sku, now: Timestamp) -> Option<StockAnswer> {
+        let stream = self.stocks.read().get(sku)?.stream;
+        // Before the counters: they are at least as new.
+        let shown = self.shown[usize::from(stream.0)].load(Ordering::Acquire);
         let stock = Arc::clone(self.stocks.read().get(sku)?);
         let [allotted, available, reserved, sold, group] = stock.counters.read();
+        let group = group.max(shown);
         let view = StockView { allotted, available, reserved, sold, ..stock.first.clone() };
         let state = view.state(now);
         Some(StockAnswer { view, state, as_of: Position { stream: stock.stream, group: GroupSequence(group) } })

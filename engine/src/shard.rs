@@ -1,17 +1,12 @@
-//! The shard actor: the one owner of its products, on a thread of its own. The door of actix.
+//! The shard actor: the one owner of its products, on a thread of its own.
 //!
-//! Its loop is a future inside the actor, so that the mailbox (the control plane) is served between its turns. A turn settles what
-//! was committed, takes a batch from the ring, decides and applies it, and proposes what came of it as one group. While groups are
-//! being made durable the next one gathers; its size is whatever has arrived meanwhile.
+//! A turn settles what was committed, takes a batch from the ring, decides and applies it, and proposes what came of it as one group.
+//! While groups are being made durable the next one gathers; its size is whatever has arrived meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::Pin;
-use std::sync::{Arc, mpsc};
-use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use actix::fut::ActorFuture;
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, MessageResult};
 use tidegate_persistence::{Actor as Acted, ActorName, Group, GroupBuilder, GroupSequence};
 use tidegate_stock::limits::LAPSE_RESERVATIONS_MAX;
 use tidegate_stock::{
@@ -19,13 +14,13 @@ use tidegate_stock::{
     Timestamp, decide, decide_lapse,
 };
 use tokio::sync::{oneshot, watch};
-use tokio::time::Sleep;
 
 use crate::answer::{Answer, Content, Position, Refusal, StockAnswer};
 use crate::clock::Clock;
-use crate::codec::{push_item, write_image};
+use crate::codec::write_image;
 use crate::commit::{CommitLog, CommitProgress};
-use crate::historian::{HistoryAnswer, ShardHistory};
+use crate::copying::{CopyOut, CopyStep};
+use crate::historian::ShardHistory;
 use crate::metrics::{EngineMetrics, answer_name, command_name, rejection_name};
 use crate::options::EngineOptions;
 use crate::published::Published;
@@ -33,35 +28,17 @@ use crate::ring::RingReceiver;
 use crate::router::ShardNumber;
 use crate::work::{Job, Outcome, Recalled, Work};
 
-/// Looks for work, with the processor's pause between them, before the shard parks.
-const SPINS_BEFORE_PARKING: u32 = 64;
+mod running;
+mod tiers;
 
-/// Turns in one poll of the loop, so that the mailbox waits for a bounded number of batches.
-const TURNS_PER_POLL: u32 = 8;
-
-/// Longest sleep until the next lapse, so that a step of the wall clock is noticed.
-const LAPSE_SLEEP_MAX: Duration = Duration::from_millis(250);
+pub use running::ShardReport;
+pub(crate) use running::{BeginCopy, Inspect, Mark, Stop};
 
 /// Keys and users tidied away in a turn without work at most, so that its length stays bounded.
 const TIDIED_IDLE: usize = 256;
 
-/// Time that the pieces of one slice of a copy may take together, between two batches.
-const COPY_SLICE: Duration = Duration::from_micros(200);
-
-/// Looks at records between two looks at the clock while a slice is copied.
-const COPY_LOOKS: usize = 64;
-
-/// Bytes at which a block of a copy is handed over.
-const COPY_BLOCK_BYTES: usize = 256 * 1024;
-
-/// Reservations that leave memory together at most.
-const LEAVING_MAX: usize = 1_024;
-
 /// Groups proposed and not yet committed at most while more is due than one event lapses.
 const LAPSING_IN_FLIGHT_MAX: usize = 2;
-
-/// Reservations that are on their way to the history at once at most.
-const LEAVING_IN_FLIGHT_MAX: usize = 8 * LEAVING_MAX;
 
 /// What a shard is made of.
 pub(crate) struct ShardParts {
@@ -95,10 +72,12 @@ pub(crate) struct ShardActor {
     aside: usize,
     /// Later work of batches whose earlier work waits for the history.
     held: BTreeMap<u64, VecDeque<Work>>,
+    /// Commands in it.
+    held_commands: usize,
     /// Reservations on their way to the history.
     leaving: usize,
     /// Those of them that the history keeps, and that can leave memory once [`Self::recalled`] is 0.
-    kept: Vec<ReservationId>,
+    kept: VecDeque<ReservationId>,
     /// Work in the backlog with a record from the history. The record is what the reservation is as long as the reservation is not in
     /// memory; so nothing leaves memory before that work is done: it could have been changed there since it was looked up.
     recalled: usize,
@@ -161,24 +140,6 @@ enum CopyState {
     Under(CopyOut),
 }
 
-/// A copy that is being handed out.
-struct CopyOut {
-    sink: mpsc::SyncSender<CopyPiece>,
-    block: Vec<u8>,
-    items: u32,
-    /// A piece that the sink had no room for yet.
-    pending: Option<CopyPiece>,
-}
-
-/// What a copy is handed out in.
-#[derive(Debug)]
-pub(crate) enum CopyPiece {
-    /// Some items of it.
-    Block { bytes: Vec<u8>, items: u32 },
-    /// That was all.
-    End,
-}
-
 /// Whether a turn found anything to do.
 #[derive(PartialEq, Eq)]
 enum Turn {
@@ -192,6 +153,7 @@ impl ShardActor {
         for view in parts.ledger.stocks() {
             parts.published.publish(view, parts.number.stream(), proposed);
         }
+        parts.published.show_up_to(parts.number.stream(), proposed);
         let newest = parts.ledger.last_applied();
         Self {
             parts,
@@ -203,8 +165,9 @@ impl ShardActor {
             backlog: VecDeque::new(),
             aside: 0,
             held: BTreeMap::new(),
+            held_commands: 0,
             leaving: 0,
-            kept: Vec::new(),
+            kept: VecDeque::new(),
             recalled: 0,
             is_lapsing: false,
             copy: CopyState::None,
@@ -224,8 +187,8 @@ impl ShardActor {
         self.propose_if_room();
         let left = self.let_leave();
         // Faster than keys can come in, so that those whose time is over never gather.
-        self.parts.ledger.tidy(self.committed_time(), TIDIED_IDLE.max(2 * taken));
-        if settled || heard || copied || left || taken > 0 { Turn::Worked } else { Turn::Idle }
+        let tidies = self.parts.ledger.tidy(self.committed_time(), TIDIED_IDLE.max(2 * taken));
+        if settled || heard || copied || left || tidies || taken > 0 { Turn::Worked } else { Turn::Idle }
     }
 
     /// Publishes the views of committed groups, then sends the replies that waited for them. Returns whether there were any.
@@ -239,6 +202,9 @@ impl ShardActor {
             }
             settled = true;
         }
+        if settled {
+            self.parts.published.show_up_to(self.parts.number.stream(), committed);
+        }
         if settled && self.parts.changes.receiver_count() > 0 {
             self.parts.changes.send_replace(());
         }
@@ -248,56 +214,6 @@ impl ShardActor {
             settled = true;
         }
         settled
-    }
-
-    /// Takes what the history has to say. Returns whether it had anything.
-    fn hear_history(&mut self) -> bool {
-        let Some(history) = &self.parts.history else { return false };
-        let answers = history.inbox().take();
-        let heard = !answers.is_empty();
-        for answer in answers {
-            match answer {
-                HistoryAnswer::Kept(ids) => self.kept.extend(ids),
-                HistoryAnswer::Recalled(work) => {
-                    self.aside -= 1;
-                    self.recalled += 1;
-                    self.backlog.push_front(work);
-                }
-                HistoryAnswer::Failed(work) => {
-                    self.aside -= 1;
-                    self.fail_work(work, Refusal::HistoryFailed);
-                }
-            }
-        }
-        heard
-    }
-
-    /// Hands the oldest resolved reservations to the history where there are more in memory than there should be.
-    fn let_leave(&mut self) -> bool {
-        let Some(history) = &self.parts.history else { return false };
-        if self.recalled == 0 && !self.kept.is_empty() {
-            self.leaving -= self.kept.len();
-            for id in std::mem::take(&mut self.kept) {
-                self.parts.ledger.has_left(id);
-            }
-        }
-        // Units that are due come back first: a mass lapse needs the processors and the disk for itself.
-        if self.is_lapsing {
-            return false;
-        }
-        let kept = self.parts.options.resolved_in_memory_max;
-        let excess = self.parts.ledger.resolved_count().saturating_sub(kept);
-        // Few together are dear; but a small allowance must not be exceeded by much.
-        if excess < LEAVING_MAX.min(kept / 8).max(1) || self.leaving + LEAVING_MAX > LEAVING_IN_FLIGHT_MAX {
-            return false;
-        }
-        let records = self.parts.ledger.take_leaving(self.leaving_before(), excess.min(LEAVING_MAX));
-        if records.is_empty() {
-            return false;
-        }
-        self.leaving += records.len();
-        history.keep(records);
-        true
     }
 
     /// Begins a copy that was asked for, if a group has just ended, and goes on with one that has begun. Returns whether it came
@@ -311,19 +227,19 @@ impl ShardActor {
             }
             CopyState::Asked(begin) => {
                 self.parts.ledger.begin_copy();
-                self.copy = CopyState::Under(CopyOut { sink: begin.sink, block: Vec::new(), items: 0, pending: None });
+                self.copy = CopyState::Under(CopyOut::new(begin.sink));
                 // Whoever asked and left finds the sink closed.
                 let _ = begin.begun.send(self.proposed);
                 true
             }
             CopyState::Under(mut copy) => {
-                let (worked, goes_on) = copy.go_on(&mut self.parts.ledger);
-                if goes_on {
-                    self.copy = CopyState::Under(copy);
-                } else {
+                let step = copy.go_on(&mut self.parts.ledger);
+                if matches!(step, CopyStep::Over) {
                     self.parts.ledger.give_up_copy();
+                } else {
+                    self.copy = CopyState::Under(copy);
                 }
-                worked
+                !matches!(step, CopyStep::Waits)
             }
         }
     }
@@ -335,6 +251,12 @@ impl ShardActor {
         let can_grow =
             |open: &OpenGroup| open.builder.events() < options.group_events_max && open.builder.bytes() < options.group_bytes_max;
         self.waiting_commands < options.ring_slots && self.open.as_ref().is_none_or(can_grow)
+    }
+
+    /// Whether more may be taken from the ring: what waits behind work that waits for the history counts as what waits in the ring does,
+    /// so that a slow history fills the ring and not the memory.
+    fn may_drain(&self) -> bool {
+        self.held_commands < self.parts.options.ring_slots
     }
 
     fn has_room_in_flight(&self) -> bool {
@@ -350,7 +272,7 @@ impl ShardActor {
         self.newest = now;
         let lapsed = self.lapse(now);
         let limit = self.parts.options.batch_commands_max;
-        if self.backlog.is_empty() {
+        if self.backlog.is_empty() && self.may_drain() {
             // What is taken from the ring must be read out, even if it is more than one batch may hold.
             let backlog = &mut self.backlog;
             self.parts.ring.drain(limit, |work| backlog.push_back(work));
@@ -389,6 +311,7 @@ impl ShardActor {
             && work.recalled.is_none()
             && let Some(held) = self.held.get_mut(&many.batch)
         {
+            self.held_commands += work.commands();
             held.push_back(work);
             return;
         }
@@ -419,53 +342,6 @@ impl ShardActor {
         }
     }
 
-    /// What was held back behind work of `batch` that is done now comes next, in its order.
-    fn let_go(&mut self, batch: u64) {
-        for work in self.held.remove(&batch).into_iter().flatten().rev() {
-            self.backlog.push_front(work);
-        }
-    }
-
-    /// Has `needed` looked up in the history, and does the work when it is there.
-    fn set_aside(&mut self, work: Work, NeedsRecord(needed): NeedsRecord) {
-        let recalls_max = self.parts.options.recalls_in_flight_max;
-        match &self.parts.history {
-            // Nothing ever left memory, so it is not there either.
-            None => {
-                let recalled = Some(Recalled { id: needed, record: None });
-                self.recalled += 1;
-                self.backlog.push_front(Work { recalled, ..work });
-            }
-            Some(_) if self.aside >= recalls_max => self.fail_work(work, Refusal::RecallsFull { recalls_max }),
-            Some(history) => {
-                self.aside += 1;
-                history.recall(needed, work);
-            }
-        }
-    }
-
-    /// Refuses the command that stopped a piece of work; what else there is of it goes on.
-    fn fail_work(&mut self, work: Work, refusal: Refusal) {
-        self.parts.metrics.count_refusal(refusal);
-        match work.job {
-            Job::One { reply, .. } => self.wait(1, Reply::One(reply, Err(refusal.into()))),
-            Job::Many(mut many) => {
-                many.requests.pop_front();
-                many.outcomes.push(Err(refusal.into()));
-                // What it needs next is not known yet; and it must not be held behind itself.
-                let Some(next) = many.requests.front().map(|_| many.batch) else {
-                    let batch = many.batch;
-                    self.wait(many.outcomes.len(), Reply::Many(many.reply, many.outcomes));
-                    return self.let_go(batch);
-                };
-                let held = self.held.remove(&next).unwrap_or_default();
-                held.into_iter().rev().for_each(|later| self.backlog.push_front(later));
-                self.backlog.push_front(Work { job: Job::Many(many), recalled: None });
-            }
-            Job::List { .. } => unreachable!("a list is never set aside"),
-        }
-    }
-
     /// Accepted or not, an answer tells what it saw; it leaves when that is committed. With nothing open or in flight, the next settling
     /// finds it at once.
     fn wait(&mut self, commands: usize, reply: Reply) {
@@ -492,6 +368,7 @@ impl ShardActor {
             let refusal = match no_room {
                 NoRoom::Keys => Refusal::KeysFull { keys_max: rules.idempotency_keys_max },
                 NoRoom::Reservations => Refusal::MemoryFull { reservations_max: rules.reservations_in_memory_max },
+                NoRoom::Users => Refusal::UsersFull { users_max: rules.users_in_memory_max },
             };
             self.parts.metrics.count_refusal(refusal);
             return Ok(Err(refusal.into()));
@@ -544,14 +421,9 @@ impl ShardActor {
         // The inverse is for logs that can refuse a group; here a group that fails stops the node.
         drop(self.parts.ledger.apply(event, now));
         write_image(&mut self.image, &self.parts.ledger.image(event));
-        let sequence = self.proposed.next();
-        let open = self.open.get_or_insert_with(|| OpenGroup {
-            sequence,
-            time: now,
-            builder: GroupBuilder::new(sequence, now),
-            touched: Vec::new(),
-        });
-        open.builder.push(event, acted, now, &self.image);
+        let image = std::mem::take(&mut self.image);
+        let open = self.open_group(now);
+        open.builder.push(event, acted, now, &image);
         if let Event::Expired { reservations } = event {
             for reservation in reservations {
                 open.touch(reservation.stock);
@@ -559,6 +431,18 @@ impl ShardActor {
         } else if let Some(stock) = event.stock() {
             open.touch(stock);
         }
+        self.image = image;
+    }
+
+    /// The group that is being decided, which begins now if there is none.
+    fn open_group(&mut self, now: Timestamp) -> &mut OpenGroup {
+        let sequence = self.proposed.next();
+        self.open.get_or_insert_with(|| OpenGroup {
+            sequence,
+            time: now,
+            builder: GroupBuilder::new(sequence, now),
+            touched: Vec::new(),
+        })
     }
 
     fn propose_if_room(&mut self) {
@@ -584,74 +468,6 @@ impl ShardActor {
             (None, None) => self.parts.ledger.last_applied(),
         }
     }
-
-    /// A time before which everything is committed.
-    fn leaving_before(&self) -> Timestamp {
-        match (self.in_flight.front(), &self.open) {
-            (None, None) => Timestamp::from_unix_ms(u64::MAX),
-            _ => self.committed_time(),
-        }
-    }
-
-    fn is_drained(&self) -> bool {
-        !self.parts.ring.has_items()
-            && self.backlog.is_empty()
-            && self.aside == 0
-            && self.open.is_none()
-            && self.in_flight.is_empty()
-            && self.waiting.is_empty()
-    }
-
-    fn has_work(&self) -> bool {
-        (self.may_take() && (self.parts.ring.has_items() || !self.backlog.is_empty()))
-            || self.parts.progress.has_failed()
-            || self.parts.history.as_ref().is_some_and(|history| history.inbox().has_items())
-            || self.in_flight.front().is_some_and(|group| group.sequence <= self.parts.progress.committed())
-    }
-
-    /// How long until the next hold falls due; `None` while nothing is held.
-    fn until_next_lapse(&self) -> Option<Duration> {
-        let due = self.parts.ledger.next_lapse()?;
-        let now = self.parts.clock.now();
-        Some(Duration::from_millis(due.unix_ms().saturating_sub(now.unix_ms())).min(LAPSE_SLEEP_MAX))
-    }
-}
-
-impl CopyOut {
-    /// Hands out what the sink has room for. Returns whether it came further, and whether there is more to come.
-    fn go_on(&mut self, ledger: &mut Ledger) -> (bool, bool) {
-        if let Some(piece) = self.pending.take() {
-            let is_end = matches!(piece, CopyPiece::End);
-            match self.sink.try_send(piece) {
-                Ok(()) if is_end => return (true, false),
-                Ok(()) => {}
-                Err(mpsc::TrySendError::Full(piece)) => {
-                    self.pending = Some(piece);
-                    return (false, true);
-                }
-                // Whoever wanted the copy has left.
-                Err(mpsc::TrySendError::Disconnected(_)) => return (true, false),
-            }
-        }
-        let began = Instant::now();
-        while began.elapsed() < COPY_SLICE {
-            let (block, items) = (&mut self.block, &mut self.items);
-            let is_done = ledger.copy_slice(COPY_LOOKS, |item| {
-                push_item(block, &item);
-                *items += 1;
-            });
-            if is_done && self.block.is_empty() {
-                self.pending = Some(CopyPiece::End);
-                return (true, true);
-            }
-            if is_done || self.block.len() >= COPY_BLOCK_BYTES {
-                let piece = CopyPiece::Block { bytes: std::mem::take(&mut self.block), items: std::mem::take(&mut self.items) };
-                self.pending = Some(piece);
-                return (true, true);
-            }
-        }
-        (true, true)
-    }
 }
 
 impl OpenGroup {
@@ -660,199 +476,5 @@ impl OpenGroup {
         if self.touched.last() != Some(&stock) {
             self.touched.push(stock);
         }
-    }
-}
-
-impl Actor for ShardActor {
-    type Context = Context<Self>;
-
-    fn started(&mut self, context: &mut Self::Context) {
-        context.spawn(ShardLoop { lapse: None });
-    }
-}
-
-/// The loop: drives the actor's turns for as long as it lives.
-struct ShardLoop {
-    /// Wakes the loop at the next lapse.
-    lapse: Option<Pin<Box<Sleep>>>,
-}
-
-impl ActorFuture<ShardActor> for ShardLoop {
-    type Output = ();
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        shard: &mut ShardActor,
-        context: &mut Context<ShardActor>,
-        task: &mut TaskContext<'_>,
-    ) -> Poll<()> {
-        for _ in 0..TURNS_PER_POLL {
-            if shard.parts.progress.has_failed() {
-                // What was committed before is answered. Every other caller learns that its outcome is unknown, and none is decided.
-                shard.settle();
-                shard.waiting.clear();
-                shard.backlog.clear();
-                shard.held.clear();
-                shard.copy = CopyState::None;
-                shard.parts.ring.drain(usize::MAX, drop);
-                context.stop();
-                return Poll::Ready(());
-            }
-            if shard.turn() == Turn::Worked || spin_until_work(shard) {
-                continue;
-            }
-            if shard.stopping.is_some() && shard.is_drained() {
-                if let Some(stopped) = shard.stopping.take() {
-                    let _ = stopped.send(());
-                }
-                context.stop();
-                return Poll::Ready(());
-            }
-            let wake = Arc::clone(shard.parts.progress.wake());
-            wake.prepare_sleep(task.waker());
-            if shard.has_work() || self.lapse_is_due(shard, task) {
-                wake.cancel_sleep();
-                continue;
-            }
-            return Poll::Pending;
-        }
-        // More work waits, but so may a message: let the actor's context look at its mailbox, and come back.
-        task.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-impl ShardLoop {
-    /// Whether a lapse is due now; if not, the task is woken when one is.
-    fn lapse_is_due(&mut self, shard: &ShardActor, task: &mut TaskContext<'_>) -> bool {
-        if !shard.may_take() {
-            return false;
-        }
-        let Some(wait) = shard.until_next_lapse() else {
-            self.lapse = None;
-            return false;
-        };
-        if wait.is_zero() {
-            return true;
-        }
-        let deadline = tokio::time::Instant::now() + wait;
-        match &mut self.lapse {
-            Some(sleep) => sleep.as_mut().reset(deadline),
-            empty => *empty = Some(Box::pin(tokio::time::sleep_until(deadline))),
-        }
-        self.lapse.as_mut().is_some_and(|sleep| sleep.as_mut().poll(task).is_ready())
-    }
-}
-
-/// A short look for more work before parking, because waking a parked thread costs both sides more.
-fn spin_until_work(shard: &ShardActor) -> bool {
-    (0..SPINS_BEFORE_PARKING).any(|_| {
-        std::hint::spin_loop();
-        shard.has_work()
-    })
-}
-
-/// Finish what is in the ring, wait until it is committed and answered, then stop the actor and say so.
-pub(crate) struct Stop(pub(crate) oneshot::Sender<()>);
-
-impl Message for Stop {
-    type Result = ();
-}
-
-impl Handler<Stop> for ShardActor {
-    type Result = ();
-
-    fn handle(&mut self, stop: Stop, _: &mut Self::Context) {
-        self.stopping = Some(stop.0);
-        self.parts.progress.wake().notify();
-    }
-}
-
-/// Make a copy of the ledger, as it stands at the end of some group, which `begun` is told.
-pub(crate) struct BeginCopy {
-    /// Where its pieces go. While there is no room the copy waits; [`CommitProgress`]'s wake must be notified when there is again.
-    pub(crate) sink: mpsc::SyncSender<CopyPiece>,
-    pub(crate) begun: oneshot::Sender<GroupSequence>,
-}
-
-impl Message for BeginCopy {
-    type Result = ();
-}
-
-impl Handler<BeginCopy> for ShardActor {
-    type Result = ();
-
-    fn handle(&mut self, begin: BeginCopy, _: &mut Self::Context) {
-        // One that is under way is given up: its sink closes without an end.
-        self.copy = CopyState::Asked(begin);
-        self.parts.progress.wake().notify();
-    }
-}
-
-/// What a shard says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShardReport {
-    /// Which shard.
-    pub shard: ShardNumber,
-    /// The newest group that was decided and proposed.
-    pub proposed: GroupSequence,
-    /// The newest group that is committed.
-    pub committed: GroupSequence,
-    /// Reservations that hold at least one unit.
-    pub open_holds: u64,
-    /// Reservations in memory.
-    pub reservations: usize,
-    /// Users in memory, counted once for each stock.
-    pub users: usize,
-    /// Idempotency keys in memory.
-    pub keys: usize,
-    /// Commands that wait for a reservation from the history.
-    pub recalls: usize,
-    /// Slots of the ring that are taken: pieces of work that nobody has looked at.
-    pub ring_waiting: usize,
-    /// Slots of the ring.
-    pub ring_slots: usize,
-    /// Commands that are decided and whose answers wait for their commit.
-    pub answers_waiting: usize,
-    /// Most idempotency keys in memory.
-    pub keys_max: usize,
-    /// Most reservations in memory.
-    pub reservations_max: usize,
-    /// Most commands that wait for a reservation from the history.
-    pub recalls_max: usize,
-    /// How long the earliest due hold has been waiting to lapse, in milliseconds.
-    pub lapse_lag_ms: u64,
-}
-
-/// Asks a shard for its report.
-pub(crate) struct Inspect;
-
-impl Message for Inspect {
-    type Result = ShardReport;
-}
-
-impl Handler<Inspect> for ShardActor {
-    type Result = MessageResult<Inspect>;
-
-    fn handle(&mut self, _: Inspect, _: &mut Self::Context) -> Self::Result {
-        let now = self.parts.clock.now();
-        let (options, rules) = (self.parts.options, self.parts.ledger.rules());
-        MessageResult(ShardReport {
-            shard: self.parts.number,
-            proposed: self.proposed,
-            committed: self.parts.progress.committed(),
-            open_holds: self.parts.ledger.open_holds(),
-            reservations: self.parts.ledger.reservation_count(),
-            users: self.parts.ledger.user_count(),
-            keys: self.parts.ledger.key_count(),
-            recalls: self.aside,
-            ring_waiting: self.parts.ring.waiting(),
-            ring_slots: options.ring_slots,
-            answers_waiting: self.waiting_commands,
-            keys_max: rules.idempotency_keys_max,
-            reservations_max: rules.reservations_in_memory_max,
-            recalls_max: options.recalls_in_flight_max,
-            lapse_lag_ms: self.parts.ledger.next_lapse().map_or(0, |due| now.unix_ms().saturating_sub(due.unix_ms())),
-        })
     }
 }

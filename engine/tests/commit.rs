@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use support::{
@@ -284,5 +285,23 @@ async fn a_lapse_is_logged_with_the_clock_as_its_actor() {
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].actor, tidegate_persistence::Actor::Clock);
     assert_eq!(entries[0].event, Event::Expired { reservations: vec![id] });
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_batch_overtakes_what_was_refused_before_it() {
+    let bench = instant(EngineOptions::default());
+    answer(bench.engine.try_submit(create("lamp", 1, 600)).unwrap()).await.unwrap();
+    // The disk has room again from the second command on.
+    let disk_low = Arc::clone(&bench.disk_low);
+    disk_low.store(true, Ordering::Release);
+    let batch = ["ann", "bob"].into_iter().enumerate().map(|(place, user)| {
+        disk_low.store(place == 0, Ordering::Release);
+        reserve("lamp", user)
+    });
+    let outcomes = bench.engine.submit_batch(batch).outcomes().await;
+    let low = || Err(Failure::Refusal(Refusal::DiskLow));
+    assert_eq!(outcomes, [low(), low()], "bob does not get what ann asked for first");
+    assert!(answer(bench.engine.try_submit(reserve("lamp", "ann")).unwrap()).await.is_ok());
     bench.engine.stop().await;
 }

@@ -1,5 +1,4 @@
-//! What leaves memory is found again: reservations that went to the history, repeats of their commands, lists over both tiers, and
-//! copies of the whole.
+//! What leaves memory is found again: reservations that went to the history, repeats of their commands, and lists over both tiers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
@@ -9,15 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use support::{
-    Bench, PATIENCE, RULES, START, answer, confirm, create, give_back, keyed, read, reservation, reserve, reserve_units, sku,
-    tiered,
+    Bench, PATIENCE, RULES, START, answer, confirm, create, give_back, instant, keyed, read, release, reservation, reserve,
+    reserve_units, sku, tiered,
 };
 use tempfile::TempDir;
-use tidegate_engine::{Answer, Engine, EngineOptions, Failure, Fault, ListReservations, Refusal, Submission, snapshot_items};
-use tidegate_persistence::{History, HistoryOptions, StreamId};
-use tidegate_stock::{
-    Command, GrantSequence, Ledger, Loader, Rejection, ReservationId, ReservationState, ReservationView, Timestamp, UserId,
-};
+use tidegate_engine::{Answer, Engine, EngineOptions, Failure, Fault, ListReservations, Refusal, Submission};
+use tidegate_persistence::{History, HistoryOptions};
+use tidegate_stock::{GrantSequence, Rejection, ReservationId, ReservationState, ReservationView, Timestamp, UserId};
 
 fn history(folder: &TempDir) -> Arc<History> {
     Arc::new(History::open(folder.path(), &HistoryOptions::default()).unwrap())
@@ -198,92 +195,36 @@ async fn a_list_shows_every_reservation_once_newest_first_wherever_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_made_under_load_and_the_log_behind_it_give_the_same_ledger() {
+async fn more_commands_of_a_batch_than_the_ring_has_slots_wait_for_the_history_and_are_all_answered() {
+    const UNITS: u64 = 1_920;
     let folder = TempDir::new().unwrap();
-    let bench = tiered(EngineOptions { batch_commands_max: 64, ..EngineOptions::default() }, history(&folder));
-    call(&bench, create("lamp", 1_000_000, 600)).await.unwrap();
-    let mut last = Vec::new();
-    for round in 0..20 {
-        let batch = (0..1_000).map(|number| keyed(reserve("lamp", &format!("user{}", number % 700)), &format!("{round}-{number}")));
-        last = bench.engine.submit_batch(batch).outcomes().await;
+    let bench = tiered(EngineOptions { ring_slots: 64, batch_commands_max: 64, ..EngineOptions::default() }, history(&folder));
+    call(&bench, create("lamp", UNITS, 600)).await.unwrap();
+    let mut ids = Vec::new();
+    for number in 0..UNITS {
+        ids.push(reservation(call(&bench, reserve("lamp", &format!("user{number}"))).await).id);
+        call(&bench, confirm(ids[ids.len() - 1])).await.unwrap();
     }
-    let mut copy = bench.engine.copy_ledger(StreamId::log(0)).await.unwrap();
-    let load = tokio::spawn({
-        let engine = bench.engine.clone();
-        let ids: Vec<_> = last.into_iter().map(|outcome| reservation(outcome).id).collect();
-        async move {
-            for (number, id) in ids.into_iter().enumerate() {
-                answer(engine.try_submit(confirm(id)).unwrap()).await.unwrap();
-                answer(engine.try_submit(reserve("lamp", &format!("new{number}"))).unwrap()).await.unwrap();
-            }
-        }
-    });
-    let at = copy.at();
-    assert!(copy.is_committed());
-    let (mut ledger, items) = tokio::task::spawn_blocking(move || {
-        let (mut loader, mut items) = (Loader::new(RULES, 99), 0);
-        while let Some(block) = copy.next_block().unwrap() {
-            items += block.items;
-            snapshot_items(&block.bytes).for_each(|item| loader.add(item.unwrap()).unwrap());
-        }
-        (loader.finish().unwrap(), items)
-    })
-    .await
-    .unwrap();
-    load.await.unwrap();
-    assert!(items > 40_000, "{items} items of 20,000 reservations with a key each, and their users");
+    wait_in_memory(&bench.engine, 0).await;
+    let outcomes = bench.engine.submit_batch(ids.into_iter().map(|id| give_back(id, None))).outcomes().await;
+    assert!(outcomes.iter().all(Result::is_ok), "{:?}", outcomes.iter().find(|outcome| outcome.is_err()));
+    assert_eq!(stock(&bench), (UNITS, UNITS, 0, 0));
     bench.engine.stop().await;
-
-    let groups = bench.log.groups();
-    let mut whole = Ledger::new(RULES, 1);
-    for group in &groups {
-        for entry in group.entries().unwrap() {
-            let entry = entry.unwrap();
-            drop(whole.apply(&entry.event, entry.at));
-            if group.sequence > at {
-                drop(ledger.apply(&entry.event, entry.at));
-            }
-        }
-    }
-    assert!(groups.iter().any(|group| group.sequence > at), "the load went on behind the copy");
-    assert_eq!(ledger.stocks().collect::<Vec<_>>(), whole.stocks().collect::<Vec<_>>());
-    assert_eq!(ledger.reservations().collect::<Vec<_>>(), whole.reservations().collect::<Vec<_>>());
-    assert_eq!((ledger.key_count(), ledger.open_holds()), (whole.key_count(), whole.open_holds()));
-    assert_eq!(ledger.next_lapse(), whole.next_lapse());
 }
 
 #[tokio::test]
-async fn a_copy_is_given_up_when_another_is_asked_for_or_the_engine_stops() {
+async fn what_is_no_longer_readable_is_in_no_list() {
     let folder = TempDir::new().unwrap();
-    let bench = tiered(EngineOptions::default(), history(&folder));
-    call(&bench, create("lamp", 1_000_000, 600)).await.unwrap();
-    // So much that it does not fit between the shard and whoever takes the copy.
-    for round in 0..40 {
-        let batch = (0..1_000).map(|number| Submission {
-            command: Command::Reserve {
-                sku: sku("lamp"),
-                user: UserId::new(&format!("{round}-{number}-{}", "x".repeat(100))).unwrap(),
-                quantity: tidegate_stock::Quantity::ONE,
-                hold_seconds: None,
-                reference: None,
-            },
-            key: None,
-            actor: support::actor(),
-        });
-        assert!(bench.engine.submit_batch(batch).outcomes().await.iter().all(Result::is_ok));
+    for bench in [instant(EngineOptions::default()), tiered(EngineOptions::default(), history(&folder))] {
+        call(&bench, create("lamp", 10, 600)).await.unwrap();
+        let id = reservation(call(&bench, reserve("lamp", "ann")).await).id;
+        call(&bench, release(id)).await.unwrap();
+        let query = ListReservations { sku: sku("lamp"), user: None, state: None, before: None, limit: 10 };
+        bench.clock.set(Timestamp::from_unix_ms(START.plus_seconds(RULES.retention_seconds).unix_ms() - 1));
+        assert_eq!(bench.engine.list(&query).await.unwrap().reservations.len(), 1);
+        bench.clock.set(START.plus_seconds(RULES.retention_seconds));
+        assert_eq!(bench.engine.list(&query).await.unwrap().reservations, []);
+        assert_eq!(call(&bench, read(id)).await, Err(Failure::Rejection(Rejection::UnknownReservation)));
+        bench.engine.stop().await;
     }
-    let mut first = bench.engine.copy_ledger(StreamId::log(0)).await.unwrap();
-    let mut second = bench.engine.copy_ledger(StreamId::log(0)).await.unwrap();
-    bench.engine.stop().await;
-    for copy in [&mut first, &mut second] {
-        let end = loop {
-            match copy.next_block() {
-                Ok(Some(_)) => {}
-                end => break end.map(|block| block.is_some()),
-            }
-        };
-        assert!(end.is_err(), "a copy that was given up has no end");
-    }
-    assert!(bench.engine.copy_ledger(StreamId::log(0)).await.is_err());
-    assert!(bench.engine.copy_ledger(StreamId::log(7)).await.is_err());
 }

@@ -12,7 +12,8 @@
 //! What is put goes into the newest range, whatever its own time, and opens a new one when a record of the batch belongs to a later range
 //! than any before. So of two versions of a record the one in the newer range counts, and forgetting is dropping the oldest range with all
 //! its files, which costs the same however much is in it. A range goes when its latest record is old enough: records stay up to one
-//! range's length longer than asked for, never shorter.
+//! range's length longer than asked for, never shorter. Ranges are numbered by the second at which they begin, so that they keep their
+//! order when their length is set anew.
 //!
 //! In a range, all numbers big-endian:
 //!
@@ -134,6 +135,10 @@ pub struct HistoryRecord<'a> {
     pub value: &'a [u8],
 }
 
+/// Which range of time a record is in. Later ranges are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HistoryRange(u64);
+
 /// How a history is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryOptions {
@@ -193,9 +198,21 @@ pub enum HistoryError {
     },
 }
 
+impl HistoryError {
+    /// Whether a store that was being made when the process or the machine died can be opened with this.
+    fn is_half_made(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            // fjall finds its journal, and not the marker that it writes after it.
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::AlreadyExists,
+            Self::InUse { .. } | Self::Format { .. } | Self::Stopped { .. } => false,
+        }
+    }
+}
+
 /// A range of time.
 struct Range {
-    /// The time of the record that opened it, divided by the length of a range.
+    /// Seconds from 1970 to its beginning: the time of the record that opened it, rounded down to whole lengths of a range.
     number: u64,
     keyspace: Keyspace,
 }
@@ -212,7 +229,7 @@ struct Tally {
 /// An open history. Any thread may use it; puts take turns. Dropping it closes it, and makes nothing durable.
 pub struct History {
     directory: PathBuf,
-    range_ms: u64,
+    range_seconds: u64,
     /// Of each range, in their order. Whoever writes holds it; locked before the ranges.
     tallies: Mutex<Vec<Tally>>,
     /// Oldest first. Replaced as a whole, so that a reader keeps what it began with.
@@ -230,7 +247,8 @@ impl History {
     /// Opens the history in folder `directory`, and makes it where it is missing or empty. Only one value may have it open.
     ///
     /// What was made durable is there again, and maybe more. Fails with [`HistoryError::Damaged`] when it is not; some damage shows only
-    /// when it is read. Reads its journals, at most some 100 MiB.
+    /// when it is read. A store in which nothing was ever durable and that cannot be opened is made anew. Reads its journals, at most some
+    /// 100 MiB.
     pub fn open(directory: &Path, options: &HistoryOptions) -> Result<Self, HistoryError> {
         let store_path = directory.join(STORE);
         let marked = match read_mark(directory)? {
@@ -247,28 +265,16 @@ impl History {
         if !marked.is_empty() && !store_path.exists() {
             return Err(damaged(&store_path, "it is missing"));
         }
-        let settings = Database::builder(&store_path)
-            .cache_size(options.cache_bytes)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .worker_threads(WORKERS)
-            .manual_journal_persist(true);
-        let store = ask(directory, &store_path, || settings.open())?;
-        let mut numbers = Vec::new();
-        for name in store.list_keyspace_names() {
-            let number = name.strip_prefix(RANGE_PREFIX).and_then(|number| number.parse::<u64>().ok());
-            numbers.push(number.ok_or_else(|| damaged(&store_path, &format!("it holds {name:?}, which is no range")))?);
-        }
-        numbers.sort_unstable();
-        let (mut ranges, mut tallies) = (Vec::new(), Vec::new());
-        for number in numbers {
-            let range = Range::open(directory, &store, number)?;
-            let tally = ask(directory, range.keyspace.path(), || range.keyspace.get(TALLY_KEY))?;
-            // A range that was opened and never made durable has none, and no records.
-            let tally =
-                tally.map(|tally| Tally::decode(&tally)).transpose().map_err(|what| damaged(range.keyspace.path(), &what))?;
-            ranges.push(range);
-            tallies.push(tally.unwrap_or_default());
-        }
+        let opened = match Opened::open(directory, options.cache_bytes) {
+            // A crash while the store was being made leaves one that cannot be opened, and nothing in it was ever durable.
+            Err(error) if marked.is_empty() && error.is_half_made() => {
+                tracing::warn!(store = %store_path.display(), %error, "the history was never finished, and is made anew");
+                fs::remove_dir_all(&store_path).map_err(|source| io_error(&store_path, source))?;
+                Opened::open(directory, options.cache_bytes)?
+            }
+            opened => opened?,
+        };
+        let Opened { store, ranges, tallies } = opened;
         for (number, records) in marked {
             let found = ranges.iter().position(|range| range.number == number).map(|at| tallies[at].records);
             let what = match found {
@@ -280,7 +286,7 @@ impl History {
         }
         Ok(Self {
             directory: directory.to_owned(),
-            range_ms: u64::from(options.range_seconds.max(1)) * 1_000,
+            range_seconds: u64::from(options.range_seconds.max(1)),
             tallies: Mutex::new(tallies),
             ranges: RwLock::new(Arc::new(ranges)),
             store,
@@ -391,8 +397,8 @@ impl History {
     }
 
     /// Visits every record once, older ranges first, until the visitor breaks: what there was at the call, while puts go on. Put into an
-    /// empty history in this order, batch by batch, they make ranges of the same times.
-    pub fn for_each(&self, visit: &mut dyn FnMut(HistoryRecord<'_>) -> ControlFlow<()>) -> Result<(), HistoryError> {
+    /// empty history in this order, in batches none of which holds records of two ranges, they make ranges that go no later.
+    pub fn for_each(&self, visit: &mut dyn FnMut(HistoryRange, HistoryRecord<'_>) -> ControlFlow<()>) -> Result<(), HistoryError> {
         let ranges = self.ranges();
         let snapshot = self.store.snapshot();
         for (at, range) in ranges.iter().enumerate() {
@@ -401,7 +407,8 @@ impl History {
                 if self.find(&ranges[at + 1..], &snapshot, decode_record_key(&stored_key, range)?)?.is_some() {
                     continue;
                 }
-                if visit(range.decode(decode_record_key(&stored_key, range)?, &stored)?).is_break() {
+                let record = range.decode(decode_record_key(&stored_key, range)?, &stored)?;
+                if visit(HistoryRange(range.number), record).is_break() {
                     return Ok(());
                 }
             }
@@ -421,7 +428,7 @@ impl History {
     /// The ranges, with one for records over at `latest` as the last.
     fn ranges_for(&self, latest: u64, tallies: &mut Vec<Tally>) -> Result<Arc<Vec<Range>>, HistoryError> {
         let ranges = self.ranges();
-        let number = latest / self.range_ms;
+        let number = latest / 1_000 / self.range_seconds * self.range_seconds;
         if ranges.last().is_some_and(|range| range.number >= number) {
             return Ok(ranges);
         }
@@ -455,6 +462,42 @@ impl History {
 
     fn ask_range<T>(&self, range: &Range, what: impl FnOnce() -> fjall::Result<T>) -> Result<T, HistoryError> {
         ask(&self.directory, range.keyspace.path(), what)
+    }
+}
+
+/// A store with what was found in it, in the order of time.
+struct Opened {
+    ranges: Vec<Range>,
+    tallies: Vec<Tally>,
+    store: Database,
+}
+
+impl Opened {
+    fn open(directory: &Path, cache_bytes: u64) -> Result<Self, HistoryError> {
+        let store_path = directory.join(STORE);
+        let settings = Database::builder(&store_path)
+            .cache_size(cache_bytes)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .worker_threads(WORKERS)
+            .manual_journal_persist(true);
+        let store = ask(directory, &store_path, || settings.open())?;
+        let mut numbers = Vec::new();
+        for name in store.list_keyspace_names() {
+            let number = name.strip_prefix(RANGE_PREFIX).and_then(|number| number.parse::<u64>().ok());
+            numbers.push(number.ok_or_else(|| damaged(&store_path, &format!("it holds {name:?}, which is no range")))?);
+        }
+        numbers.sort_unstable();
+        let (mut ranges, mut tallies) = (Vec::new(), Vec::new());
+        for number in numbers {
+            let range = Range::open(directory, &store, number)?;
+            let tally = ask(directory, range.keyspace.path(), || range.keyspace.get(TALLY_KEY))?;
+            // A range that was opened and never made durable has none, and no records.
+            let tally =
+                tally.map(|tally| Tally::decode(&tally)).transpose().map_err(|what| damaged(range.keyspace.path(), &what))?;
+            ranges.push(range);
+            tallies.push(tally.unwrap_or_default());
+        }
+        Ok(Self { ranges, tallies, store })
     }
 }
 
@@ -662,8 +705,9 @@ fn ask<T>(directory: &Path, place: &Path, what: impl FnOnce() -> fjall::Result<T
 /// An error of fjall's that it had in `place`. A file that is missing or too short is damage: it makes and removes its files itself.
 fn store_error(directory: &Path, place: &Path, error: fjall::Error) -> HistoryError {
     let is_damage = |error: &io::Error| {
-        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-        matches!(error.kind(), NotFound | UnexpectedEof | InvalidData)
+        // It looks for a file's end before the beginning of one that is empty.
+        use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+        matches!(error.kind(), NotFound | UnexpectedEof | InvalidData | InvalidInput)
     };
     match error {
         fjall::Error::Locked => HistoryError::InUse { path: directory.to_owned() },

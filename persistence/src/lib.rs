@@ -31,7 +31,7 @@ mod wal_thread;
 pub use archive::{ARCHIVE_PIECE_BYTES_MAX, ArchiveError, ArchiveReader, ArchiveTotals, ArchiveWriter, Piece};
 pub use directory::{DataDirectory, DirectoryOptions, OpenError};
 pub use group::{Actor, ActorName, Entry, Group, GroupBuilder, PayloadError, decode_entries};
-pub use history::{History, HistoryError, HistoryKey, HistoryOptions, HistoryRecord, asking_history};
+pub use history::{History, HistoryError, HistoryKey, HistoryOptions, HistoryRange, HistoryRecord, asking_history};
 pub use identity::{Identity, IdentityExpectation, PARTITION_HASH, PARTITIONS, Secret};
 pub use memory::MemoryStore;
 pub use reader::{LogReader, LogSize, ReadError};
@@ -44,8 +44,9 @@ pub use segments::{SEGMENT_BYTES_MAX_DEFAULT, SegmentOptions, SegmentedLog};
 pub use sidecar::{Durable, Sidecar};
 pub use sled_store::{CACHE_BYTES_DEFAULT, SledStore, VALUE_BYTES_MAX};
 pub use snapshot::{
-    SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SNAPSHOT_PACE_BYTES_DEFAULT, SnapshotError, SnapshotExpectation, SnapshotHeader,
-    SnapshotInfo, SnapshotReader, SnapshotThrottle, SnapshotWriter, remove_older, remove_unfinished, snapshots,
+    SNAPSHOT_BLOCK_BYTES_MAX, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SNAPSHOT_PACE_BYTES_DEFAULT, SnapshotError, SnapshotExpectation,
+    SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotThrottle, SnapshotWriter, remove_older, remove_unfinished, set_aside,
+    snapshots,
 };
 pub use store::{Compacted, LogStore, SegmentInfo, StoreError};
 pub use wal::{Durability, DurabilityError, FreeSpace, SyncReport, Wal, WalError, WalListener, WalOptions, WalWriter};

@@ -1,7 +1,8 @@
 //! The container of a snapshot: one file of checked blocks, which is there whole and durable or not at all.
 //!
 //! It knows which shard's state it holds and up to which group, and nothing of what its blocks say. Files are made under a name that never
-//! counts, and get their own only when everything in them is durable.
+//! counts, and get their own only when everything in them is durable. One that is found to be damaged is given a name that does not count
+//! any more either, and stays for whoever wants to look at it.
 //!
 //! `<directory>/snapshots/<stream, 5 digits>-<group sequence, 20 digits>.snapshot`, all numbers big-endian:
 //!
@@ -66,6 +67,7 @@ const CHECKSUM_BYTES: usize = 4;
 pub(crate) const FOLDER: &str = "snapshots";
 const SUFFIX: &str = ".snapshot";
 const UNFINISHED_SUFFIX: &str = ".unfinished";
+const DAMAGED_SUFFIX: &str = ".damaged";
 
 /// Whose state a snapshot holds, and up to where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -326,6 +328,16 @@ pub fn remove_unfinished(directory: &Path) -> Result<usize, SnapshotError> {
         fs::remove_file(&path).map_err(|source| SnapshotError::io(&path, source))?;
     }
     Ok(unfinished.len())
+}
+
+/// Has the snapshot at `path`, which is damaged, count as none any more: its file gets a name of its own, in place of an earlier one of
+/// that name, and nobody ever removes it. Durable at return.
+pub fn set_aside(path: &Path) -> Result<PathBuf, SnapshotError> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(DAMAGED_SUFFIX);
+    let aside = PathBuf::from(aside);
+    let renamed = fs::rename(path, &aside).and_then(|()| path.parent().map_or(Ok(()), disk::sync_directory));
+    renamed.map(|()| aside).map_err(|source| SnapshotError::io(path, source))
 }
 
 /// Removes all snapshots of `stream` but the `keep` newest, the oldest first, and says how many. Durable at return.

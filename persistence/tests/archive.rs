@@ -9,8 +9,9 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tidegate_persistence::{
-    ArchiveTotals, ArchiveWriter, ChainHash, Group, GroupSequence, History, HistoryKey, HistoryOptions, HistoryRecord, Identity,
-    LogIndex, LogPosition, NodeId, Piece, RecoveredGroup, RecoveredStream, RestoreError, StreamId, Term, restore,
+    ArchiveTotals, ArchiveWriter, ChainHash, Group, GroupSequence, History, HistoryKey, HistoryOptions, HistoryRange,
+    HistoryRecord, Identity, LogIndex, LogPosition, NodeId, Piece, RecoveredGroup, RecoveredStream, RestoreError, StreamId, Term,
+    restore,
 };
 use tidegate_stock::{GrantSequence, Partition, StockId, StockNumber};
 
@@ -127,7 +128,7 @@ fn a_directory_made_of_an_archive_holds_what_was_put_into_it() {
         &HistoryOptions { range_seconds: RANGE_SECONDS, ..HistoryOptions::default() },
     );
     let mut records = Vec::new();
-    let visit = &mut |record: HistoryRecord<'_>| {
+    let visit = &mut |_: HistoryRange, record: HistoryRecord<'_>| {
         records.push((record.key.sequence.0, record.user.to_owned(), record.resolved_at, record.value.to_vec()));
         ControlFlow::Continue(())
     };

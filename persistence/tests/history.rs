@@ -12,7 +12,7 @@ use std::thread;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
-use tidegate_persistence::{History, HistoryError, HistoryKey, HistoryOptions, HistoryRecord};
+use tidegate_persistence::{History, HistoryError, HistoryKey, HistoryOptions, HistoryRange, HistoryRecord};
 use tidegate_stock::{GrantSequence, Partition, StockId, StockNumber, Timestamp};
 
 const SEED: u64 = 20_260_731;
@@ -64,16 +64,17 @@ type Told = (HistoryKey, String, u64, Vec<u8>);
 /// Every record as whoever backs up sees it.
 fn everything(history: &History) -> Result<Vec<Told>, HistoryError> {
     let mut all = Vec::new();
-    history.for_each(&mut |record| {
+    history.for_each(&mut |_, record| {
         all.push((record.key, record.user.to_owned(), record.resolved_at.unix_ms(), record.value.to_vec()));
         ControlFlow::Continue(())
     })?;
     Ok(all)
 }
 
+/// The files below `folder`; of a history that is open, what goes while it is looked at may be missing.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
     }
@@ -241,6 +242,55 @@ fn whole_ranges_go_when_their_last_record_is_old_enough() {
 }
 
 #[test]
+fn ranges_of_another_length_follow_those_before() {
+    const NOW_MS: u64 = 1_795_000_000_000;
+    let directory = TempDir::new().unwrap();
+    let opened = |range_seconds| History::open(directory.path(), &HistoryOptions { range_seconds, ..options() }).unwrap();
+    // Longer, much longer, and shorter again; each time a record of today and one of ten days later.
+    let ten_days = 10 * 86_400_000;
+    for (turn, range_seconds) in [75_600, 151_200, 7_776_000, 1].into_iter().enumerate() {
+        let history = opened(range_seconds);
+        let (sequence, at) = (10 * turn as u64, NOW_MS + turn as u64 * 2 * ten_days);
+        history.put(&[record(LAMP, sequence + 1, "ada", at, "early")]).unwrap();
+        history.put(&[record(LAMP, sequence + 2, "ada", at + ten_days, "late")]).unwrap();
+        history.persist().unwrap();
+    }
+    let history = opened(151_200);
+    let left = |history: &History| newest(history, LAMP, END, None).into_iter().map(|(sequence, _)| sequence).collect::<Vec<_>>();
+    assert_eq!(left(&history), [32, 31, 22, 21, 12, 11, 2, 1]);
+    // Each goes in its time; a range of ninety days would have begun before the newest one did, so its records went into that.
+    let forget = |time: u64| {
+        while history.remove_resolved_before(Timestamp::from_unix_ms(time)).unwrap() > 0 {}
+        left(&history)
+    };
+    assert_eq!(forget(NOW_MS + 1), [32, 31, 22, 21, 12, 11, 2]);
+    assert_eq!(forget(NOW_MS + ten_days + 1), [32, 31, 22, 21, 12, 11]);
+    assert_eq!(forget(NOW_MS + 2 * ten_days + 1), [32, 31, 22, 21, 12]);
+    assert_eq!(forget(NOW_MS + 5 * ten_days + 1), [32, 31]);
+    assert_eq!(forget(NOW_MS + 6 * ten_days + 1), [32]);
+}
+
+#[test]
+fn records_are_told_with_their_range() {
+    let directory = TempDir::new().unwrap();
+    let history = open(directory.path());
+    history.put(&[record(LAMP, 3, "ada", 10, "3"), record(LAMP, 4, "ada", 10, "4")]).unwrap();
+    history.put(&[record(LAMP, 1, "ada", RANGE_MS, "1")]).unwrap();
+    history.put(&[record(LAMP, 2, "ada", 20, "late")]).unwrap();
+    let mut told: Vec<(HistoryRange, Vec<u64>)> = Vec::new();
+    let mut visit = |range: HistoryRange, record: HistoryRecord<'_>| {
+        match told.last_mut().filter(|(last, _)| *last == range) {
+            Some((_, sequences)) => sequences.push(record.key.sequence.0),
+            None => told.push((range, vec![record.key.sequence.0])),
+        }
+        ControlFlow::Continue(())
+    };
+    history.for_each(&mut visit).unwrap();
+    assert_eq!(told.iter().map(|(_, sequences)| sequences.as_slice()).collect::<Vec<_>>(), [&[3, 4][..], &[1, 2]]);
+    assert!(told[0].0 < told[1].0, "{told:?}");
+}
+
+#[test]
 fn what_was_persisted_is_in_a_copy_taken_right_after() {
     let directory = TempDir::new().unwrap();
     let history = open(&directory.path().join("history"));
@@ -324,7 +374,8 @@ fn the_space_of_what_is_removed_comes_back() {
     let directory = TempDir::new().unwrap();
     let history = open(directory.path());
     let mut random = SmallRng::seed_from_u64(SEED);
-    let on_disk = || files(directory.path()).iter().map(|file| file.metadata().unwrap().len()).sum::<u64>();
+    let bytes = |files: &[PathBuf]| files.iter().map(|file| file.metadata().map_or(0, |file| file.len())).sum::<u64>();
+    let on_disk = || bytes(&files(directory.path()));
     // Eight ranges of 12 MB that do not compress; only the last three are kept.
     let mut largest = 0;
     for range in 0..8 {
@@ -358,7 +409,7 @@ fn the_space_of_what_is_removed_comes_back() {
     assert!(left < 70_000_000 && left < largest, "{left} bytes are left of {largest}");
     let tables: Vec<_> =
         files(directory.path()).into_iter().filter(|file| file.parent().is_some_and(|folder| folder.ends_with("tables"))).collect();
-    assert!(tables.iter().map(|file| file.metadata().unwrap().len()).sum::<u64>() < 1_000_000, "{tables:?}");
+    assert!(bytes(&tables) < 1_000_000, "{tables:?}");
     let told = history.bytes_on_disk().unwrap();
     assert!(told <= left, "{told} bytes told, {left} there");
 }
@@ -432,6 +483,49 @@ fn flipped_bits_are_noticed_or_do_no_harm() {
         }
     }
     assert!(failed > 50, "{failed} failed, {harmless} did no harm");
+}
+
+#[test]
+fn a_store_that_was_never_finished_is_made_anew() {
+    let directory = TempDir::new().unwrap();
+    let new = directory.path().join("new");
+    drop(open(&new));
+    let made: Vec<PathBuf> = files(&new).iter().map(|file| file.strip_prefix(&new).unwrap().to_owned()).collect();
+    assert!(made.contains(&"store/version".into()) && made.contains(&"store/0.jnl".into()), "{made:?}");
+    // A crash can come after any of the files that the store is made of, and within each of them.
+    for missing in made.iter().filter(|name| name.starts_with("store")) {
+        for is_empty in [false, true] {
+            let half = directory.path().join("half");
+            copy(&new, &half);
+            if is_empty {
+                fs::write(half.join(missing), []).unwrap();
+            } else {
+                fs::remove_file(half.join(missing)).unwrap();
+            }
+            let history = open(&half);
+            history.put(&[record(LAMP, 1, "ada", 10, "kept")]).unwrap();
+            history.persist().unwrap();
+            drop(history);
+            assert_eq!(text(&open(&half), key(LAMP, 1)).as_deref(), Some("kept"), "{missing:?} {is_empty}");
+            fs::remove_dir_all(&half).unwrap();
+        }
+    }
+    // Once anything was durable, the same is damage.
+    sample(&new);
+    fs::remove_file(new.join("store/version")).unwrap();
+    History::open(&new, &options()).unwrap_err();
+    assert!(new.join("store/0.jnl").exists());
+}
+
+#[test]
+fn a_history_in_use_is_never_made_anew() {
+    let directory = TempDir::new().unwrap();
+    let history = open(directory.path());
+    fs::remove_file(directory.path().join("store/version")).unwrap();
+    let error = History::open(directory.path(), &options()).unwrap_err();
+    assert!(matches!(error, HistoryError::InUse { .. }), "{error}");
+    history.put(&[record(LAMP, 1, "ada", 10, "kept")]).unwrap();
+    history.persist().unwrap();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use tidegate_persistence::{
     ChainHash, GroupSequence, LogIndex, LogPosition, SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
-    SnapshotReader, SnapshotWriter, StreamId, Term, remove_older, remove_unfinished, snapshots,
+    SnapshotReader, SnapshotWriter, StreamId, Term, remove_older, remove_unfinished, set_aside, snapshots,
 };
 use tidegate_stock::Timestamp;
 
@@ -213,4 +213,22 @@ fn a_block_over_a_mebibyte_is_refused() {
     let mut writer = SnapshotWriter::create(directory.path(), &header(STREAM, 1), PACE_BYTES).unwrap();
     // The writer's file goes with it.
     let _ = writer.block(&vec![0; BLOCK_BYTES_MAX + 1], 1);
+}
+
+#[test]
+fn one_that_is_set_aside_counts_no_more() {
+    let directory = TempDir::new().unwrap();
+    let [older, damaged] = [4, 5].map(|group| write(directory.path(), &header(STREAM, group), &[b"block"]));
+    let aside = set_aside(&damaged.path).unwrap();
+    assert_eq!(aside, directory.path().join("snapshots/00003-00000000000000000005.snapshot.damaged"));
+    assert_eq!(snapshots(directory.path(), STREAM).unwrap(), std::slice::from_ref(&older));
+    read(&aside).unwrap();
+    // Neither is it removed, nor in the way of one of the same place.
+    let again = write(directory.path(), &header(STREAM, 5), &[b"again"]);
+    assert_eq!(remove_older(directory.path(), STREAM, 2).unwrap(), 0);
+    assert_eq!(remove_unfinished(directory.path()).unwrap(), 0);
+    assert_eq!(snapshots(directory.path(), STREAM).unwrap(), [again.clone(), older]);
+    set_aside(&again.path).unwrap();
+    assert_eq!(read(&aside).unwrap().1, [b"again"]);
+    set_aside(&again.path).unwrap_err();
 }

@@ -10,7 +10,9 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -20,6 +22,7 @@ use serde::Serialize;
 use tidegate_config::Settings;
 use tidegate_persistence::{ArchiveTotals, RestoreError};
 use tokio::runtime::Builder;
+use tokio::task::spawn_blocking;
 
 use self::fetch::FetchError;
 pub(crate) use self::source::{BackupParts, Backups};
@@ -29,6 +32,9 @@ use crate::verify::{Report, VerifyError, verify};
 
 /// What the name of an unfinished copy ends with.
 const PARTIAL_SUFFIX: &str = ".partial";
+
+/// What is appended to that while it is removed.
+const REMOVED_SUFFIX: &str = ".removed";
 
 /// What is to be copied, and where to.
 #[derive(Debug, Args)]
@@ -149,11 +155,14 @@ pub(crate) fn run(options: &BackupOptions) -> Result<ExitCode, BackupError> {
     let bar = bar();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(BackupError::system(&partial.path, "written"))?;
     let copied = runtime.block_on(async {
-        let interrupted = async { interrupted().await.map_err(BackupError::system(&partial.path, "written")) };
-        fetch::fetch(&target, !options.without_feed, &partial.path, &bar, interrupted).await
+        let mut interrupted = pin!(async { interrupted().await.map_err(BackupError::system(&partial.path, "written")) });
+        let (totals, bytes) = fetch::fetch(&target, !options.without_feed, &partial.path, &bar, interrupted.as_mut()).await?;
+        let verified = if options.no_verify { None } else { Some(check(&partial, &bar, interrupted).await?) };
+        Ok::<_, BackupError>((totals, bytes, verified))
     });
-    let (totals, bytes) = copied?;
-    let verified = if options.no_verify { None } else { Some(check(&partial, &bar)?) };
+    // A check that was interrupted is not waited for.
+    runtime.shutdown_background();
+    let (totals, bytes, verified) = copied?;
     partial.finish(&options.directory)?;
     bar.finish_and_clear();
     let ArchiveTotals { snapshots, history_records, groups, .. } = totals;
@@ -173,11 +182,22 @@ pub(crate) fn run(options: &BackupOptions) -> Result<ExitCode, BackupError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(partial: &Partial, bar: &ProgressBar) -> Result<Report, BackupError> {
+/// Checks the copy. Ends early, with an error, when `interrupted` is done; a thread may then still be reading the copy.
+async fn check(
+    partial: &Partial,
+    bar: &ProgressBar,
+    interrupted: impl Future<Output = Result<(), BackupError>>,
+) -> Result<Report, BackupError> {
     bar.set_prefix("checking");
     bar.set_message("the copy");
     bar.tick();
-    verify(&partial.path, &Settings::default()).map_err(|source| {
+    let path = partial.path.clone();
+    let checking = spawn_blocking(move || verify(&path, &Settings::default()));
+    let checked = tokio::select! {
+        checked = checking => checked,
+        result = interrupted => return Err(result.err().unwrap_or(BackupError::Interrupted)),
+    };
+    checked.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic())).map_err(|source| {
         partial.keep();
         BackupError::Check { path: partial.path.clone(), source }
     })
@@ -272,11 +292,16 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.is_kept.get()
-            && let Err(error) = fs::remove_dir_all(&self.path)
-        {
+        if self.is_kept.get() {
+            return;
+        }
+        // Where it is looked for there is nothing any more: an interrupted check that is still at work makes no file in what is removed.
+        let mut removed = self.path.as_os_str().to_owned();
+        removed.push(REMOVED_SUFFIX);
+        let removed = if fs::rename(&self.path, &removed).is_ok() { Path::new(&removed) } else { &self.path };
+        if let Err(error) = fs::remove_dir_all(removed) {
             // The error that ends the command is told; this one only helps to clean up.
-            let _ = writeln!(io::stderr(), "warning: {} cannot be removed: {error}", self.path.display());
+            let _ = writeln!(io::stderr(), "warning: {} cannot be removed: {error}", removed.display());
         }
     }
 }

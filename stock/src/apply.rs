@@ -475,9 +475,8 @@ impl Ledger {
         created: bool,
         at: Timestamp,
     ) -> Option<KeyInverse> {
-        let since_archived = self.stocks[stock].life.is_archived;
         idempotency.map(|idempotency| {
-            let key = self.keys.insert(KeyUse { stock, idempotency, reservation, created, since_archived, at });
+            let key = self.keys.insert(KeyUse { stock, idempotency, reservation, created, at });
             self.leave_key_out(key.slot());
             if let Some(old) = key.superseded() {
                 self.keep_image_of_key(old);

@@ -336,7 +336,7 @@ impl<'a> Look<'a> {
     /// The answer to a repeat of a command whose key is known; `None` when there is no key or it is new.
     fn replay(&self, stock: u32, idempotency: Option<Idempotency>) -> Result<Option<Decision>, NeedsRecord> {
         let Some(idempotency) = idempotency else { return Ok(None) };
-        let Some(entry) = self.ledger.known_key(stock, idempotency, self.now) else { return Ok(None) };
+        let Some(entry) = self.ledger.keys.get(stock, idempotency.key, self.now) else { return Ok(None) };
         if entry.request() != idempotency.request {
             return Ok(Some(Decision::reject(Rejection::IdempotencyKeyReused)));
         }

@@ -6,13 +6,6 @@ use crate::record::ReservationRecord;
 use crate::reservation::NIL;
 use crate::values::{ReservationId, Timestamp};
 
-/// A look at every key and every user, for those of archived stocks, a slice at a time.
-#[derive(Debug, Default)]
-pub(crate) struct Sweep {
-    next_key: u32,
-    next_user: u32,
-}
-
 impl Ledger {
     /// Reservations in memory that hold nothing and are not on their way out yet.
     pub const fn resolved_count(&self) -> usize {
@@ -54,42 +47,24 @@ impl Ledger {
         self.forget_user_if_idle(user);
     }
 
-    /// Drops keys whose time is over at `committed`, a time no undo reaches behind, and what archived stocks no longer need: about
-    /// `limit` of each. Changes no decision.
-    pub fn tidy(&mut self, committed: Timestamp, limit: usize) {
+    /// Drops keys whose time is over at `committed`, a time no undo reaches behind, and users whom archived stocks no longer need: about
+    /// `limit` of each. Changes no decision. Returns whether there are more users to look at.
+    pub fn tidy(&mut self, committed: Timestamp, limit: usize) -> bool {
         self.keys.forget(committed, limit);
         while let Some((stock, _)) = self.archived.front().filter(|(_, at)| *at < committed) {
             self.stocks[*stock].is_archived_for_good = true;
             self.archived.pop_front();
-            self.sweep = Some(Sweep::default());
+            self.sweep = Some(0);
         }
-        let Some(mut sweep) = self.sweep.take() else { return };
-        for _ in 0..limit {
-            if sweep.next_key >= self.keys.entries().slots() && sweep.next_user >= self.users.slots() {
-                return;
+        let Some(next) = self.sweep.take() else { return false };
+        let until = next.saturating_add(u32::try_from(limit).unwrap_or(u32::MAX)).min(self.users.slots());
+        for slot in next..until {
+            if self.users.is_occupied(slot) {
+                self.forget_user_if_idle(slot);
             }
-            self.sweep_key(sweep.next_key);
-            self.sweep_user(sweep.next_user);
-            sweep.next_key = sweep.next_key.saturating_add(1);
-            sweep.next_user = sweep.next_user.saturating_add(1);
         }
-        self.sweep = Some(sweep);
-    }
-
-    fn sweep_key(&mut self, slot: u32) {
-        if !self.keys.entries().is_occupied(slot) {
-            return;
-        }
-        let entry = &self.keys.entries()[slot];
-        if !entry.since_archived && self.stocks[entry.stock].is_archived_for_good {
-            self.keys.remove(slot);
-        }
-    }
-
-    fn sweep_user(&mut self, slot: u32) {
-        if self.users.is_occupied(slot) {
-            self.forget_user_if_idle(slot);
-        }
+        self.sweep = Some(until).filter(|until| *until < self.users.slots());
+        self.sweep.is_some()
     }
 
     pub(crate) fn forget_user_if_idle(&mut self, slot: u32) {

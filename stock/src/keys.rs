@@ -19,8 +19,6 @@ pub(crate) struct KeyEntry {
     newer: u32,
     /// Whether it granted the reservation: its answer is then 201 and not 200.
     pub(crate) created: bool,
-    /// Whether the stock was archived before. A key from before its archiving is forgotten with it.
-    pub(crate) since_archived: bool,
     /// Whether the same key was used again, after its time.
     is_superseded: bool,
 }
@@ -54,7 +52,6 @@ pub(crate) struct KeyUse {
     /// `None` for the stock itself.
     pub(crate) reservation: Option<GrantSequence>,
     pub(crate) created: bool,
-    pub(crate) since_archived: bool,
     pub(crate) at: Timestamp,
 }
 
@@ -71,7 +68,7 @@ impl KeyInverse {
         self.slot
     }
 
-    /// The slot of the entry that it took the place of: one whose time is over, or from before its stock was archived.
+    /// The slot of the entry that it took the place of: one whose time is over.
     pub(crate) const fn superseded(self) -> Option<u32> {
         self.superseded
     }
@@ -153,7 +150,6 @@ impl KeyTable {
             older: NIL,
             newer: NIL,
             created: used.created,
-            since_archived: used.since_archived,
             is_superseded: false,
         });
         self.by_key.insert(self.hash(used.stock, key), slot);
@@ -194,7 +190,7 @@ impl KeyTable {
     }
 
     /// Drops the entry at `slot`.
-    pub(crate) fn remove(&mut self, slot: u32) {
+    fn remove(&mut self, slot: u32) {
         let KeyEntry { key, stock, older, newer, is_superseded, .. } = self.entries[slot];
         match older {
             NIL => self.oldest = newer,

@@ -3,7 +3,7 @@
 
 use crate::command::{Command, Request, StockTerms};
 use crate::grants::Grants;
-use crate::keys::{KeyEntry, KeyTable};
+use crate::keys::KeyTable;
 use crate::names::{NameId, Names};
 use crate::record::{ReservationRecord, StockRecord};
 use crate::reservation::{NIL, Reservation};
@@ -11,8 +11,8 @@ use crate::slab::{Queue, Slab};
 use crate::snapshot::Copying;
 use crate::table::SlotTable;
 use crate::values::{
-    Allotment, ChangeSequence, GrantSequence, Idempotency, Partition, Reference, ReservationId, Revision, Sku, StockId,
-    StockNumber, Timestamp, UserId,
+    Allotment, ChangeSequence, GrantSequence, Partition, Reference, ReservationId, Revision, Sku, StockId, StockNumber, Timestamp,
+    UserId,
 };
 use crate::view::{Life, ReservationView, StockView};
 use crate::wheel::Wheel;
@@ -32,6 +32,9 @@ pub struct Rules {
     pub retention_seconds: u32,
     /// Most reservations in memory, at most [`crate::limits::RESERVATIONS_IN_MEMORY_MAX`]; beyond, new ones are refused.
     pub reservations_in_memory_max: usize,
+    /// Most users in memory, counted once for each stock, at most [`crate::limits::USERS_IN_MEMORY_MAX`]; beyond, reservations of new ones
+    /// are refused. Who has units of a stock stays until that is archived.
+    pub users_in_memory_max: usize,
 }
 
 /// Why a request must be refused instead of decided.
@@ -41,6 +44,8 @@ pub enum NoRoom {
     Keys,
     /// No further reservation fits into memory.
     Reservations,
+    /// No further user fits into memory.
+    Users,
 }
 
 /// The state of one shard's products.
@@ -64,9 +69,10 @@ pub struct Ledger {
     pub(crate) resolved: Queue<(u32, Timestamp)>,
     /// The same of those that were changed once more. Apart, so that undoing an event finds its own entry at the end of the other.
     pub(crate) resolved_again: Queue<(u32, Timestamp)>,
-    /// Stocks whose archiving may still be undone, so that their users and keys must stay, and when it was.
+    /// Stocks whose archiving may still be undone, so that their users must stay, and when it was.
     pub(crate) archived: Queue<(u32, Timestamp)>,
-    pub(crate) sweep: Option<crate::eviction::Sweep>,
+    /// The next user to look at for one whom an archived stock no longer needs, while that is under way.
+    pub(crate) sweep: Option<u32>,
     pub(crate) copying: Option<Box<Copying>>,
 }
 
@@ -87,7 +93,7 @@ pub(crate) struct Stock {
     pub(crate) grants: u64,
     /// The place of the newest change.
     pub(crate) changes: ChangeSequence,
-    /// Whether it was archived, and that is committed: users' counts and keys from before are of no use any more.
+    /// Whether it was archived, and that is committed: users' counts are of no use any more.
     pub(crate) is_archived_for_good: bool,
     pub(crate) in_memory: Grants,
 }
@@ -274,25 +280,30 @@ impl Ledger {
     }
 
     /// Whether `request` must be refused, not decided, because what it would add has no room: a key that is not known, so that it
-    /// neither forgets an old key nor goes unremembered, or a reservation.
+    /// neither forgets an old key nor goes unremembered, a reservation, or its user.
     pub fn lacks_room(&self, request: &Request, now: Timestamp) -> Option<NoRoom> {
         // A key that is over makes room even before it is dropped: dropping waits for log time, which moves only when something is logged.
         let keys_full = self.keys.len() >= self.rules.idempotency_keys_max && !self.keys.has_spare(now);
         let is_full = self.reservations.len() >= self.rules.reservations_in_memory_max;
+        let users_full = self.users.len() >= self.rules.users_in_memory_max;
         // Nearly always there is room, and nothing need be looked up.
-        if !keys_full && !is_full {
+        if !keys_full && !is_full && !users_full {
             return None;
         }
         let key_known = request.idempotency.and_then(|idempotency| {
             let stock = self.stock_slot_for(&request.command)?;
-            Some(self.known_key(stock, idempotency, now).is_some())
+            Some(self.keys.get(stock, idempotency.key, now).is_some())
         });
         if keys_full && key_known == Some(false) {
             return Some(NoRoom::Keys);
         }
         // What names no stock is rejected, and needs no room.
-        let grants = || matches!(&request.command, Command::Reserve { sku, .. } if self.stock_slot(sku).is_some());
-        (is_full && key_known != Some(true) && grants()).then_some(NoRoom::Reservations)
+        let Command::Reserve { sku, user, .. } = &request.command else { return None };
+        let stock = self.stock_slot(sku).filter(|_| key_known != Some(true))?;
+        if is_full {
+            return Some(NoRoom::Reservations);
+        }
+        (users_full && self.user_slot(stock, user.as_str()).is_none()).then_some(NoRoom::Users)
     }
 
     /// The stock in whose name space the command's key is, if it takes one.
@@ -337,12 +348,6 @@ impl Ledger {
 
     pub(crate) fn units_of(&self, stock: u32, user: &UserId) -> u64 {
         self.user_slot(stock, user.as_str()).map_or(0, |slot| self.users[slot].units())
-    }
-
-    /// What is remembered of a key. What a stock knew before it was archived is forgotten.
-    pub(crate) fn known_key(&self, stock: u32, idempotency: Idempotency, now: Timestamp) -> Option<&KeyEntry> {
-        let since_archived = self.stocks[stock].life.is_archived;
-        self.keys.get(stock, idempotency.key, now).filter(|entry| entry.since_archived == since_archived)
     }
 
     pub(crate) fn due(&self, now: Timestamp, limit: usize) -> impl Iterator<Item = ReservationId> + '_ {

@@ -36,7 +36,7 @@ pub use ledger::{Inverse, Ledger, NoRoom, Rules};
 pub use listing::Listed;
 pub use record::{KeyRecord, LastExit, ReservationRecord, StockRecord, UserRecord};
 pub use rejection::Rejection;
-pub use snapshot::{LoadError, Loader, SnapshotItem};
+pub use snapshot::{CopyProgress, LoadError, Loader, SnapshotItem};
 pub use values::{
     Allotment, ChangeSequence, Delta, DeltaError, Fingerprint, GrantSequence, HoldSeconds, Idempotency, IdempotencyKey,
     IdentifierError, OutOfBounds, Partition, Quantity, Reason, ReasonError, Reference, ReservationId, Revision, Sku, StockId,

@@ -27,6 +27,10 @@ pub const LAPSE_RESERVATIONS_MAX: usize = 1_000;
 /// Most reservations that one ledger holds in memory at any setting: what the handles of names and records have room for.
 pub const RESERVATIONS_IN_MEMORY_MAX: usize = 100_000_000;
 
+/// Most users that one ledger holds in memory at any setting, counted once for each stock: a name is kept of each, and one of each
+/// reservation in memory that carries a reference.
+pub const USERS_IN_MEMORY_MAX: usize = 34_000_000;
+
 /// Most idempotency keys that one ledger remembers at any setting.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000_000;
 

@@ -1,6 +1,6 @@
 //! Identifiers packed by length: a name costs its bytes, one for the length, and up to seven to fill, instead of an allocation.
 
-use crate::limits::IDENTIFIER_CHARACTERS_MAX;
+use crate::limits::{IDENTIFIER_CHARACTERS_MAX, RESERVATIONS_IN_MEMORY_MAX, USERS_IN_MEMORY_MAX};
 use crate::slab::Queue;
 
 /// Names are kept in slots of this many bytes and its multiples.
@@ -16,8 +16,9 @@ const INDEX_BITS: u32 = 27;
 // A handle holds class and index, and the value for no name is none of them. A length fits its byte.
 const _: () = assert!(CLASSES < 1 << (u32::BITS - INDEX_BITS));
 const _: () = assert!(IDENTIFIER_CHARACTERS_MAX <= u8::MAX as usize);
-// What is kept of each reservation, twice, has room among the names of one length.
-const _: () = assert!(crate::limits::RESERVATIONS_IN_MEMORY_MAX < 1 << INDEX_BITS);
+// The names of all users and the references of all reservations have room, though all be equally long; a few more reservations come back
+// from the history at a time.
+const _: () = assert!(RESERVATIONS_IN_MEMORY_MAX + USERS_IN_MEMORY_MAX + 100_000 < 1 << INDEX_BITS);
 
 /// A name's place. Copies of it are good until the name is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

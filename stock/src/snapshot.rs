@@ -4,7 +4,7 @@
 //! after the moment may be left out: it was resolved before, and is in the history. A stock stands before its users and a user before
 //! their reservations.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,17 @@ pub enum SnapshotItem {
     },
 }
 
+/// How far a slice brought a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyProgress {
+    /// There is more to come.
+    More,
+    /// The last piece was handed out.
+    Done,
+    /// No copy is being made: none was begun, or it was given up.
+    None,
+}
+
 /// A copy that is being made.
 #[derive(Debug)]
 pub(crate) struct Copying {
@@ -51,7 +62,7 @@ pub(crate) struct Copying {
     /// Stocks that were archived after the moment.
     archived_since: BTreeSet<u32>,
     /// Pieces that are due before their slice.
-    early: Vec<SnapshotItem>,
+    early: VecDeque<SnapshotItem>,
     items: u64,
 }
 
@@ -98,7 +109,7 @@ impl Ledger {
             reservations: Marks::new(&self.reservations),
             keys: Marks::new(self.keys.entries()),
             archived_since: BTreeSet::new(),
-            early: vec![SnapshotItem::Begin { last_applied: self.last_applied }],
+            early: VecDeque::from([SnapshotItem::Begin { last_applied: self.last_applied }]),
             items: 0,
         }));
     }
@@ -113,30 +124,35 @@ impl Ledger {
         self.copying = None;
     }
 
-    /// Hands out the next pieces of the copy: after about `looks_max` looks at records it returns. `true` once the last piece was
-    /// handed out, and when no copy is being made.
-    pub fn copy_slice(&mut self, looks_max: usize, mut emit: impl FnMut(SnapshotItem)) -> bool {
-        let Some(mut copying) = self.copying.take() else { return true };
-        let mut emit = |copying: &mut Copying, item| {
+    /// Hands out the pieces that are due before their slice, because of what has changed since the last call. They gather until this or
+    /// [`Self::copy_slice`] is called.
+    pub fn copy_early(&mut self, mut emit: impl FnMut(SnapshotItem)) {
+        let Some(copying) = &mut self.copying else { return };
+        for item in copying.early.drain(..) {
             copying.items += 1;
             emit(item);
-        };
-        for item in std::mem::take(&mut copying.early) {
-            emit(&mut copying, item);
         }
+    }
+
+    /// Hands out the next pieces of the copy: up to `looks_max`, after as many looks at records.
+    pub fn copy_slice(&mut self, looks_max: usize, mut emit: impl FnMut(SnapshotItem)) -> CopyProgress {
+        let Some(mut copying) = self.copying.take() else { return CopyProgress::None };
         for _ in 0..looks_max {
-            let (phase, item) = self.next_piece(&mut copying);
-            copying.phase = phase;
-            if let Some(item) = item {
-                let is_end = matches!(item, SnapshotItem::End { .. });
-                emit(&mut copying, item);
-                if is_end {
-                    return true;
-                }
+            let item = copying.early.pop_front().or_else(|| {
+                let (phase, item) = self.next_piece(&mut copying);
+                copying.phase = phase;
+                item
+            });
+            let Some(item) = item else { continue };
+            copying.items += 1;
+            let is_end = matches!(item, SnapshotItem::End { .. });
+            emit(item);
+            if is_end {
+                return CopyProgress::Done;
             }
         }
         self.copying = Some(copying);
-        false
+        CopyProgress::More
     }
 
     fn next_piece(&self, copying: &mut Copying) -> (Phase, Option<SnapshotItem>) {
@@ -166,7 +182,7 @@ impl Ledger {
                 let is_due = copying.keys.mark(next) && self.keys.entries().is_occupied(next);
                 let entry =
                     Some(next).filter(|_| is_due).map(|slot| &self.keys.entries()[slot]).filter(|entry| !entry.is_superseded());
-                (Phase::Keys { next: next + 1 }, entry.and_then(|entry| self.key_item(copying, entry)))
+                (Phase::Keys { next: next + 1 }, entry.map(|entry| self.key_item(entry)))
             }
             Phase::End => (Phase::End, Some(SnapshotItem::End { items: copying.items })),
         }
@@ -185,18 +201,14 @@ impl Ledger {
         })
     }
 
-    /// What is forgotten already, and waits to be dropped, is left out.
-    fn key_item(&self, copying: &Copying, entry: &KeyEntry) -> Option<SnapshotItem> {
-        let stock = &self.stocks[entry.stock];
-        (entry.since_archived == self.was_archived(copying, entry.stock)).then(|| {
-            SnapshotItem::Key(KeyRecord {
-                stock: stock.id,
-                key: entry.key(),
-                request: entry.request(),
-                reservation: entry.reservation(),
-                created: entry.created,
-                at: entry.at,
-            })
+    fn key_item(&self, entry: &KeyEntry) -> SnapshotItem {
+        SnapshotItem::Key(KeyRecord {
+            stock: self.stocks[entry.stock].id,
+            key: entry.key(),
+            request: entry.request(),
+            reservation: entry.reservation(),
+            created: entry.created,
+            at: entry.at,
         })
     }
 
@@ -205,7 +217,7 @@ impl Ledger {
         let Some(copying) = &mut self.copying else { return };
         if copying.stocks.mark(slot) {
             let item = SnapshotItem::Stock(Box::new(self.stocks[slot].record()));
-            copying.early.push(item);
+            copying.early.push_back(item);
         }
     }
 
@@ -222,7 +234,7 @@ impl Ledger {
     pub(crate) fn keep_image_of_key(&mut self, slot: u32) {
         let Some(mut copying) = self.copying.take() else { return };
         if copying.keys.mark(slot) {
-            copying.early.extend(self.key_item(&copying, &self.keys.entries()[slot]));
+            copying.early.push_back(self.key_item(&self.keys.entries()[slot]));
         }
         self.copying = Some(copying);
     }
@@ -238,7 +250,7 @@ impl Ledger {
     pub(crate) fn keep_image_of_reservation(&mut self, slot: u32) {
         let Some(mut copying) = self.copying.take() else { return };
         if copying.reservations.mark(slot) {
-            copying.early.push(SnapshotItem::Reservation(self.record_at(slot)));
+            copying.early.push_back(SnapshotItem::Reservation(self.record_at(slot)));
         }
         self.copying = Some(copying);
     }
@@ -478,7 +490,6 @@ impl Loader {
             idempotency: Idempotency { key: record.key, request: record.request },
             reservation: record.reservation,
             created: record.created,
-            since_archived: self.ledger.stocks[stock].life.is_archived,
             at: record.at,
         };
         match self.ledger.keys.load(used) {

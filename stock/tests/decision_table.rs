@@ -491,7 +491,7 @@ fn a_full_key_table_refuses_new_keys_and_knows_the_old() {
     {
         None => false,
         Some(NoRoom::Keys) => true,
-        Some(NoRoom::Reservations) => panic!("there is room for reservations"),
+        Some(no_room) => panic!("there is room otherwise: {no_room:?}"),
     };
     let buy = |key: &'static str| reserve("tea", "ann", 1).key(key);
     take(&mut ledger, &buy("a"));

@@ -43,12 +43,15 @@ pub fn write(path: &Path, shards: u16, shard: u16, groups: &[Vec<(u64, Event)>])
         idempotency_keys_max: 1_000_000,
         retention_seconds: 604_800,
         reservations_in_memory_max: 10_000_000,
+        users_in_memory_max: 10_000_000,
     };
     // A log that breaks its promises has images up to there only; whoever reads it stops at the event.
     let mut ledger = Some(Ledger::new(rules, 1));
     let mut image = Vec::new();
+    let mut newest = 0;
     for (sequence, events) in (1..).map(GroupSequence).zip(groups) {
-        let mut builder = GroupBuilder::new(sequence, at(events[0].0));
+        let mut builder = GroupBuilder::new(sequence, at(events.first().map_or(newest, |(second, _)| *second)));
+        newest = events.last().map_or(newest, |(second, _)| *second);
         for (second, event) in events {
             ledger = ledger.take().and_then(|mut ledger| {
                 let applied = catch_unwind(AssertUnwindSafe(|| {

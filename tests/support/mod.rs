@@ -168,10 +168,17 @@ impl Drop for Server {
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
+    pub head: String,
     pub body: String,
 }
 
 impl Response {
+    /// The value of a header field.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().filter_map(|line| line.split_once(':'));
+        fields.filter(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).expect("the body is JSON")
@@ -180,8 +187,19 @@ impl Response {
 
 /// One request on a connection of its own.
 pub fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> std::io::Result<Response> {
+    request_with(address, method, path, &[], body)
+}
+
+/// One request with more header `fields`, on a connection of its own.
+pub fn request_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> std::io::Result<Response> {
     let mut stream = connect(address)?;
-    stream.write_all(head(method, path, body.len()).as_bytes())?;
+    stream.write_all(head_with(method, path, fields, body.len()).as_bytes())?;
     stream.write_all(body.as_bytes())?;
     response(stream)
 }
@@ -195,9 +213,17 @@ pub fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 
 /// The head of a request whose answer ends with its connection.
 pub fn head(method: &str, path: &str, body_bytes: usize) -> String {
-    format!(
-        "{method} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {body_bytes}\r\n\r\n"
-    )
+    head_with(method, path, &[], body_bytes)
+}
+
+/// The same with more header `fields`; the body is JSON unless one of them says otherwise.
+pub fn head_with(method: &str, path: &str, fields: &[(&str, &str)], body_bytes: usize) -> String {
+    let is_typed = fields.iter().any(|(name, _)| *name == "content-type");
+    let json = [("content-type", "application/json")];
+    let fields = fields.iter().chain(json.iter().filter(|_| !is_typed));
+    let fields: Vec<String> = fields.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields = fields.concat();
+    format!("{method} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n{fields}content-length: {body_bytes}\r\n\r\n")
 }
 
 /// Reads one answer to the end of its connection.
@@ -211,5 +237,5 @@ pub fn response(mut stream: TcpStream) -> std::io::Result<Response> {
         return Err(cut());
     }
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(cut)?;
-    Ok(Response { status, body: body.to_owned() })
+    Ok(Response { status, head: head.to_owned(), body: body.to_owned() })
 }

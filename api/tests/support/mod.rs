@@ -177,6 +177,7 @@ pub fn machine(options: EngineOptions, idempotency_keys_max: usize) -> Machine {
         idempotency_keys_max,
         retention_seconds: 604_800,
         reservations_in_memory_max: 1_000_000,
+        users_in_memory_max: 1_000_000,
     };
     let engine = Engine::start(EngineParts {
         options,

@@ -81,6 +81,7 @@ pub const RULES: Rules = Rules {
     idempotency_keys_max: 1_000_000,
     retention_seconds: 604_800,
     reservations_in_memory_max: 1_000_000,
+    users_in_memory_max: 1_000_000,
 };
 
 /// One shard over a [`HeldLog`].
@@ -190,6 +191,10 @@ pub fn keyed(submission: Submission, key: &str) -> Submission {
 
 pub fn confirm(reservation: ReservationId) -> Submission {
     Submission { command: Command::Confirm { reservation, quantity: None }, key: None, actor: actor() }
+}
+
+pub fn release(reservation: ReservationId) -> Submission {
+    Submission { command: Command::Release { reservation, quantity: None }, key: None, actor: actor() }
 }
 
 pub fn give_back(reservation: ReservationId, units: Option<u64>) -> Submission {

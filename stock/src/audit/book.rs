@@ -172,7 +172,6 @@ impl Book {
             return Err(Finding::ArchivedInUse { sku: self.sku.clone(), is_closed, reserved: self.reserved });
         }
         self.is_archived = true;
-        self.keys.clear();
         Ok(())
     }
 

@@ -11,8 +11,13 @@ use tidegate_stock::{
 };
 
 /// Keys are remembered for 100 s in every row, resolved reservations kept for 1,000 s.
-pub(crate) const RULES: Rules =
-    Rules { idempotency_seconds: 100, idempotency_keys_max: 1_000, retention_seconds: 1_000, reservations_in_memory_max: 100_000 };
+pub(crate) const RULES: Rules = Rules {
+    idempotency_seconds: 100,
+    idempotency_keys_max: 1_000,
+    retention_seconds: 1_000,
+    reservations_in_memory_max: 100_000,
+    users_in_memory_max: 100_000,
+};
 
 /// A ledger, and the history of what has left its memory.
 pub(crate) struct World {

@@ -190,3 +190,28 @@ fn a_look_at_the_reservations_of_one_user_steps_over_a_bounded_number_of_others(
     let expected: Vec<u64> = (301..=400).rev().chain((1..=100).rev()).collect();
     assert_eq!(all.records.iter().map(|record| record.id.sequence.0).collect::<Vec<_>>(), expected);
 }
+
+#[test]
+fn where_no_further_user_fits_only_reservations_of_new_ones_are_refused() {
+    let mut world = World::with(Rules { users_in_memory_max: 2, ..RULES });
+    for step in [stock("tea", 10), stock("cup", 10), reserve("tea", "ann", 1).key("a"), reserve("tea", "bob", 1)] {
+        take(&mut world, &step);
+    }
+    let lacks = |world: &World, step: &Step| world.lacks_room(&request(step), Timestamp::from_unix_ms(step.at));
+    let full = Some(NoRoom::Users);
+    assert_eq!(lacks(&world, &reserve("tea", "cy", 1)), full);
+    assert_eq!(lacks(&world, &reserve("cup", "ann", 1)), full, "of another stock it is another one");
+    assert_eq!(lacks(&world, &reserve("tea", "cy", 1).key("a")), None, "a key that is known needs no room");
+    assert_eq!(lacks(&world, &reserve("pot", "cy", 1)), None, "an unknown product is rejected, not refused");
+    for step in [reserve("tea", "ann", 1), confirm("tea", 1), release("tea", 1), extend("tea", 1, 5), read("tea", 1)] {
+        assert_eq!(lacks(&world, &step), None);
+    }
+    for step in [release("tea", 2), confirm("tea", 1)] {
+        take(&mut world, &step);
+    }
+    assert_eq!(lacks(&world, &reserve("tea", "cy", 1)), full, "who has no units stays with what is in memory");
+    world.evict();
+    assert_eq!(lacks(&world, &reserve("tea", "cy", 1)), None, "bob is gone");
+    take(&mut world, &reserve("tea", "cy", 1));
+    assert_eq!(lacks(&world, &reserve("tea", "bob", 1)), full, "who has bought stays");
+}

@@ -2,7 +2,7 @@
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use tidegate_stock::{Auditor, Ledger, Loader, SnapshotItem};
+use tidegate_stock::{Auditor, CopyProgress, Ledger, Loader, SnapshotItem};
 
 use crate::world::World;
 
@@ -24,7 +24,14 @@ impl World<'_> {
             Some(copy) => {
                 assert!(self.ledger.is_copying(), "a copy ends at its end");
                 let looks_max = rng.random_range(0..30);
-                if self.ledger.copy_slice(looks_max, |item| copy.items.push(item)) {
+                if rng.random_bool(0.2) {
+                    self.ledger.copy_early(|item| copy.items.push(item));
+                }
+                let before = copy.items.len();
+                let progress = self.ledger.copy_slice(looks_max, |item| copy.items.push(item));
+                assert!(copy.items.len() - before <= looks_max, "a slice is as long as it may be");
+                assert_ne!(progress, CopyProgress::None);
+                if progress == CopyProgress::Done {
                     assert!(!self.ledger.is_copying());
                     self.seen.count("copied");
                     if let Some(copy) = self.copy.take() {

@@ -489,9 +489,6 @@ impl Reference {
         if after != before {
             stock.revision += 1;
         }
-        if after.2 != before.2 {
-            self.remembered.retain(|known| known.sku != sku);
-        }
         Ok(Answer::Stock { sku: sku.to_owned(), created: false, replayed: false })
     }
 

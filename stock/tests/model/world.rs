@@ -86,6 +86,7 @@ impl<'a> World<'a> {
             idempotency_keys_max: 1_000_000,
             retention_seconds,
             reservations_in_memory_max: 1_000_000,
+            users_in_memory_max: 1_000_000,
         };
         Self {
             rules,

@@ -1,0 +1,110 @@
+//! Which connections are open, and who has to go when there is room for no more. Knows nothing of what is said on them.
+//!
+//! Nobody can be kept out by connections that say nothing: where all places are taken, those that wait for nothing but a next request
+//! make room for who comes. First go those that never asked for anything, then those that did, and then those that began a header and do
+//! not end it; among them those that have been so for longest. Whoever has a request under way stays.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
+
+use crate::exchange::{Exchange, Phase};
+
+/// How long a connection has its place for certain, so that one that has just come can say what it came for.
+const PLACE_KEPT: Duration = Duration::from_secs(1);
+
+/// The part of all places that is made free at once when none is: a look at all connections makes room for many that come.
+const PLACES_PER_LOOK: usize = 128;
+
+/// How long a warning that connections are closed for want of places stands for those that follow.
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The open connections, each with its task.
+pub(crate) struct Connections {
+    tasks: JoinSet<()>,
+    exchanges: HashMap<Id, Arc<Exchange>>,
+    max: usize,
+    warned: Option<Instant>,
+}
+
+impl Connections {
+    /// None yet, and no more than `max` at once.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { tasks: JoinSet::new(), exchanges: HashMap::new(), max, warned: None }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// How many more there may be.
+    pub(crate) fn room(&self) -> usize {
+        self.max.saturating_sub(self.len())
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.room() == 0
+    }
+
+    /// Has `run` serve the connection of `exchange`.
+    pub(crate) fn open(&mut self, exchange: Arc<Exchange>, run: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(run);
+        self.exchanges.insert(task.id(), exchange);
+    }
+
+    /// Waits until one has closed; pending while none is open.
+    pub(crate) async fn one_closed(&mut self) {
+        match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => self.exchanges.remove(&id),
+            Some(Err(error)) => self.exchanges.remove(&error.id()),
+            None => std::future::pending().await,
+        };
+    }
+
+    /// Waits until all have closed.
+    pub(crate) async fn all_closed(&mut self) {
+        while self.len() > 0 {
+            self.one_closed().await;
+        }
+    }
+
+    /// Cuts all that are left.
+    pub(crate) async fn cut(&mut self) {
+        self.tasks.shutdown().await;
+        self.exchanges.clear();
+    }
+
+    /// Tells some that can go to go, if there are any. That they have gone is heard from [`Connections::one_closed`]; one that gets a
+    /// request meanwhile stays.
+    pub(crate) fn make_room(&mut self) {
+        let now = Instant::now();
+        let mut idle: Vec<(u8, Instant, &Exchange)> =
+            self.exchanges.values().filter_map(|exchange| Some((turn(exchange)?, exchange.since(), &**exchange))).collect();
+        idle.retain(|(_, since, _)| now.saturating_duration_since(*since) >= PLACE_KEPT);
+        if idle.is_empty() {
+            return;
+        }
+        let count = self.max.div_ceil(PLACES_PER_LOOK).min(idle.len());
+        idle.select_nth_unstable_by_key(count - 1, |(turn, since, _)| (*turn, *since));
+        for (.., exchange) in &idle[..count] {
+            exchange.ask_to_leave();
+        }
+        if self.warned.is_none_or(|warned| now >= warned + WARNING_INTERVAL) {
+            self.warned = Some(now);
+            tracing::warn!(connections_max = self.max, "idle connections are closed, because there is room for no more");
+        }
+    }
+}
+
+/// When a connection has to go, the lowest first; `None` while it has a request under way.
+fn turn(exchange: &Exchange) -> Option<u8> {
+    match exchange.phase() {
+        Phase::Idle if !exchange.has_asked() => Some(0),
+        Phase::Idle => Some(1),
+        Phase::Header => Some(2),
+        _ => None,
+    }
+}
