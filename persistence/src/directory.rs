@@ -122,7 +122,7 @@ pub struct DataDirectory {
     // In the order in which they must go: the store before the lock that keeps others from it.
     sidecar: Sidecar,
     store: SegmentedLog,
-    lock: File,
+    lock: DirectoryLock,
     recovery: Recovery,
 }
 
@@ -132,7 +132,7 @@ pub(crate) struct DirectoryParts {
     pub(crate) identity: Identity,
     pub(crate) sidecar: Sidecar,
     pub(crate) store: SegmentedLog,
-    pub(crate) lock: File,
+    pub(crate) lock: DirectoryLock,
 }
 
 impl DataDirectory {
@@ -176,7 +176,12 @@ impl DataDirectory {
         Self::open_locked(path, identity, options, lock)
     }
 
-    fn open_locked(path: &Path, mut identity: Identity, options: &DirectoryOptions, lock: File) -> Result<Self, OpenError> {
+    fn open_locked(
+        path: &Path,
+        mut identity: Identity,
+        options: &DirectoryOptions,
+        lock: DirectoryLock,
+    ) -> Result<Self, OpenError> {
         identity.check(&options.identity)?;
         let (log, durable) = (path.join("log"), path.join("durable"));
         if durable.exists() && !SegmentedLog::exists(&log)? {
@@ -277,13 +282,44 @@ impl DataDirectory {
     }
 }
 
-fn lock(path: &Path) -> Result<File, OpenError> {
+/// Keeps everybody else from a directory until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child that is just being started holds a copy of every descriptor until its program runs, and
+        // the lock with it.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(path: &Path) -> Result<DirectoryLock, OpenError> {
     let name = path.join("lock");
     let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&name);
     let file = options.map_err(|source| OpenError::io(&name, source))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(OpenError::io(&name, source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_child_that_was_started_meanwhile_does_not_keep_the_lock() {
+        let folder = TempDir::new().expect("a temporary folder can be made");
+        let held = lock(folder.path()).expect("nobody has it");
+        // What a child has between its birth and its program: another descriptor of the same open file.
+        let copy = held.0.try_clone().expect("a descriptor can be copied");
+        assert!(matches!(lock(folder.path()), Err(OpenError::InUse { .. })));
+        drop(held);
+        drop(lock(folder.path()).expect("it was let go"));
+        drop(copy);
     }
 }

@@ -97,7 +97,7 @@ impl LogStore for MemoryStore {
             return Ok(0);
         }
         let mut state = self.0.lock();
-        let keys: Vec<Key> = state.visible.range(from.encode()..=to.encode()).map(|(key, _)| *key).collect();
+        let keys: Vec<Key> = state.visible.range(from.encode()..=to.encode()).rev().map(|(key, _)| *key).collect();
         for key in &keys {
             state.change(*key, None);
         }

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::{Arc, Weak};
 
 use tidegate_stock::Timestamp;
 
+use crate::directory::DirectoryLock;
 use crate::record::{GroupSequence, LogIndex, RecordKey, StreamId, decode_value};
 use crate::recovery::{self, Damage, DamageKind, LogPosition, RecoveredGroup, RecoveryError};
 use crate::store::{Compacted, LogStore, SegmentInfo, StoreError};
@@ -18,7 +18,7 @@ use crate::store::{Compacted, LogStore, SegmentInfo, StoreError};
 /// An open store with the lock that keeps others from it; the store comes first, so that it goes first.
 pub(crate) struct Kept {
     pub(crate) store: Box<dyn LogStore>,
-    pub(crate) _lock: Option<File>,
+    pub(crate) _lock: Option<DirectoryLock>,
 }
 
 /// Why groups could not be read.

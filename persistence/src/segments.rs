@@ -247,7 +247,7 @@ impl LogStore for SegmentedLog {
         let mut removed = 0;
         let writes_through = self.shared.writes_through.load(Ordering::Acquire);
         let newest = self.newest().number;
-        for segment in self.segments_now().iter().filter(|segment| segment.holds_from(from.stream, from.index)) {
+        for segment in self.segments_now().iter().rev().filter(|segment| segment.holds_from(from.stream, from.index)) {
             removed += segment.remove(from, to, writes_through)?;
             if segment.number < newest {
                 self.ask(Job::Seal(Arc::downgrade(segment)))?;

@@ -240,7 +240,7 @@ impl LogStore for SledStore {
         if from > to {
             return Ok(removed);
         }
-        for key in self.db().range(from.encode()..=to.encode()).keys() {
+        for key in self.db().range(from.encode()..=to.encode()).keys().rev() {
             self.db().remove(key.map_err(store_error)?).map_err(store_error)?;
             removed += 1;
         }

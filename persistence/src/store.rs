@@ -59,6 +59,8 @@ pub trait LogStore: Send + Sync {
     fn append(&self, key: RecordKey, value: &[u8]) -> Result<(), StoreError>;
 
     /// Removes everything of `from.stream` from `from` on, up to and including index `to`. Returns how many values went. Not durable at return.
+    ///
+    /// The last goes first, so that a crash in between leaves the beginning, and no hole in front of what is left.
     fn remove(&self, from: RecordKey, to: LogIndex) -> Result<u64, StoreError>;
 
     /// Waits until everything so far survives the end of this process.

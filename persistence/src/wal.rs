@@ -259,6 +259,18 @@ impl Wal {
         Self::start_thread(Kept { store, _lock: None }, None, node, tails, options, listener)
     }
 
+    /// Starts a log on any store like [`Wal::start_on`], with a sidecar that is noted after every sync as in a directory.
+    pub fn start_on_with_sidecar(
+        store: Box<dyn LogStore>,
+        sidecar: Sidecar,
+        node: NodeId,
+        tails: impl IntoIterator<Item = RecoveredStream>,
+        options: WalOptions,
+        listener: Arc<dyn WalListener>,
+    ) -> Result<Self, WalError> {
+        Self::start_thread(Kept { store, _lock: None }, Some(sidecar), node, tails, options, listener)
+    }
+
     fn start_thread(
         kept: Kept,
         sidecar: Option<Sidecar>,

@@ -210,6 +210,26 @@ fn a_crash_at_any_change_of_a_sync_leaves_whole_groups_and_the_log_goes_on() {
     }
 }
 
+#[test]
+fn a_second_crash_while_an_unfinished_group_is_removed_leaves_a_log_that_opens() {
+    let memory = MemoryStore::new();
+    let options = WalOptions { value_bytes_max: Some(512), ..WalOptions::default() };
+    let parts = group(1, 60).payload.len().div_ceil(512 - 55);
+    let (unsynced, _ear) = start_unsynced(&memory, options);
+    unsynced.append(STREAM, group(1, 60));
+    drop(unsynced);
+    memory.crash(parts - 1);
+    let end = recovered(&memory, STREAM).0;
+    assert_eq!(end.discarded_tail_parts as usize, parts - 1);
+    // Only the first removal survives each time.
+    for left in (1..parts - 1).rev() {
+        let from = RecordKey { stream: STREAM, index: LogIndex(1), part: 0 };
+        memory.remove(from, LogIndex(1)).unwrap();
+        memory.crash(1);
+        assert_eq!(recovered(&memory, STREAM).0.discarded_tail_parts as usize, left);
+    }
+}
+
 /// A log that never syncs what it appends, not even when it stops.
 struct Unsynced(Option<Wal>, tidegate_persistence::WalWriter);
 
