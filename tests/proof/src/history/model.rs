@@ -1,0 +1,341 @@
+//! The general check: is there any order of the calls of a small history that one stock, taking them one after the other, would have
+//! answered like that? The feed plays no part but one: it can tell which of the calls without an answer happened. The search is
+//! stateright's; the stock is the model here. The one door of stateright.
+//!
+//! Of times the model knows nothing, so nothing may lapse in such a history.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
+
+use super::finding::{Fault, Finding};
+use super::record::{Answer, Call, Change, Moment, Op, Reservation, Stock};
+use super::rules::{Exit, KeyUse, Step, View, explains, reservation_state, step, stock_state};
+
+/// Calls of which nobody knows whether they happened, at most: the search tries them in every order, even where it is lost already.
+const OPEN_CALLS_MAX: usize = 3;
+
+/// Different situations that one search looks at, at most.
+const SITUATIONS_MAX: usize = 2_000;
+
+/// What the search found out.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// There is such an order.
+    Linearizable,
+    /// There is none.
+    Not(Finding),
+    /// The search was given up.
+    Undecided,
+}
+
+/// A stock, as one who takes calls one after the other keeps it.
+#[derive(Debug, Clone)]
+struct Model {
+    stock: Stock,
+    is_paused: bool,
+    reservations: BTreeMap<String, (Reservation, Exit)>,
+    users: BTreeMap<String, i64>,
+    keys: BTreeMap<String, KeyUse>,
+    /// The grants that any answer shows: their names are the node's own choice.
+    granted: Arc<BTreeMap<u64, Reservation>>,
+    grants: u64,
+    /// Which calls it has taken, whatever their order.
+    taken: u128,
+    /// The latest beginning of those.
+    latest_began: Moment,
+    /// The history; the search, which copies what it handles, handles places in it.
+    calls: Arc<Vec<Call>>,
+    /// Whether the search was in the same situation before, and came back.
+    is_known_dead: bool,
+    search: Arc<Search>,
+}
+
+/// What one search remembers: the same calls taken, in whatever order, and the same stock behind them leave the same to be tried. A
+/// situation that comes up again has failed before, so each is looked at once.
+#[derive(Debug, Default)]
+struct Search {
+    /// 128 bits of each situation.
+    seen: Mutex<BTreeSet<u128>>,
+}
+
+impl Search {
+    /// Whether the situation is a new one, and there is room for it.
+    fn enter(&self, situation: u128) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.len() < SITUATIONS_MAX && seen.insert(situation)
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len() >= SITUATIONS_MAX
+    }
+}
+
+/// 128 bits of a value.
+fn digest(value: &impl Hash) -> u128 {
+    let half = |salt: u64| {
+        let mut hasher = DefaultHasher::new();
+        salt.hash(&mut hasher);
+        value.hash(&mut hasher);
+        u128::from(hasher.finish())
+    };
+    half(1) << 64 | half(2)
+}
+
+impl View for Model {
+    fn stock(&self) -> Stock {
+        self.stock.clone()
+    }
+
+    fn units_of(&self, user: &str) -> i64 {
+        self.users.get(user).copied().unwrap_or(0)
+    }
+
+    fn reservation(&self, id: &str) -> Option<(&Reservation, Exit)> {
+        self.reservations.get(id).map(|(reservation, exit)| (reservation, *exit))
+    }
+
+    fn has_just_lapsed(&self, _: &str) -> bool {
+        false
+    }
+
+    fn key(&self, key: &str) -> Option<&KeyUse> {
+        self.keys.get(key)
+    }
+}
+
+impl SequentialSpec for Model {
+    type Op = usize;
+    type Ret = ();
+
+    /// Only for calls whose answer nobody knows.
+    fn invoke(&mut self, call: &usize) {
+        let calls = Arc::clone(&self.calls);
+        let asked = &calls[*call];
+        // Taken without effect, or after its process was gone, is the same as not taken.
+        let units = match step(self, &asked.op, asked.key.as_deref()) {
+            Step::Changes(units) if self.latest_began <= asked.ended => units,
+            _ => {
+                self.is_known_dead = true;
+                return;
+            }
+        };
+        let changed = self.change(asked, units);
+        let is_other = |(known, _): &(Reservation, Exit)| {
+            let shown = self.granted.get(&known.sequence);
+            shown.is_some_and(|shown| shown.reference != known.reference)
+        };
+        let is_other = changed.and_then(|id| self.reservations.get(&id)).is_some_and(is_other);
+        self.is_known_dead |= is_other || !self.take(*call);
+    }
+
+    fn is_valid_step(&mut self, call: &usize, (): &()) -> bool {
+        let calls = Arc::clone(&self.calls);
+        if calls[*call].answer == Answer::Unknown {
+            self.invoke(call);
+            return !self.is_known_dead;
+        }
+        !self.is_known_dead && self.answers(&calls[*call]) && self.take(*call)
+    }
+}
+
+impl Model {
+    fn new(quantity: i64, per_user_limit: Option<u32>, granted: BTreeMap<u64, Reservation>, calls: Vec<Call>) -> Self {
+        let state = stock_state(quantity, false).to_owned();
+        Self {
+            stock: Stock { allotted: quantity, available: quantity, reserved: 0, sold: 0, per_user_limit, state },
+            is_paused: false,
+            reservations: BTreeMap::new(),
+            users: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            granted: Arc::new(granted),
+            grants: 0,
+            taken: 0,
+            latest_began: 0,
+            calls: Arc::new(calls),
+            is_known_dead: false,
+            search: Arc::default(),
+        }
+    }
+
+    /// Whether it answers so; then it has changed as it would.
+    fn answers(&mut self, asked: &Call) -> bool {
+        let answer = &asked.answer;
+        let Step::Changes(units) = step(self, &asked.op, asked.key.as_deref()) else {
+            return explains(self, &asked.op, asked.key.as_deref(), answer);
+        };
+        let changed = self.change(asked, units);
+        match answer {
+            Answer::Reservation { created, replayed: false, shown } => {
+                let is_known = changed.and_then(|id| self.reservations.get(&id)).is_some_and(|(known, _)| known == shown);
+                is_known && *created == matches!(asked.op, Op::Reserve { .. })
+            }
+            Answer::Stock { replayed: false, shown } => *shown == self.stock,
+            _ => false,
+        }
+    }
+
+    /// Notes that the call was taken. Returns whether what follows from here has not been tried yet.
+    fn take(&mut self, call: usize) -> bool {
+        self.taken ^= digest(&call);
+        self.latest_began = self.latest_began.max(self.calls[call].began);
+        self.search.enter(digest(&(self.taken, &self.stock, &self.reservations, &self.keys)))
+    }
+
+    /// Makes the change that [`step`] allowed, and returns the reservation that it is about.
+    fn change(&mut self, asked: &Call, units: u32) -> Option<String> {
+        let changed = match &asked.op {
+            Op::Reserve { user, quantity, reference, .. } => {
+                self.grants += 1;
+                let shown = self.granted.get(&self.grants).map(|shown| shown.id.clone());
+                let id = shown.unwrap_or_else(|| format!("grant {}", self.grants));
+                let reservation = Reservation {
+                    id: id.clone(),
+                    user: user.clone(),
+                    quantity: *quantity,
+                    reserved: *quantity,
+                    confirmed: 0,
+                    released: 0,
+                    returned: 0,
+                    state: String::new(),
+                    sequence: self.grants,
+                    reference: Some(reference.clone()),
+                    reserved_at: String::new(),
+                    expires_at: String::new(),
+                    resolved_at: None,
+                };
+                self.reservations.insert(id.clone(), (reservation, Exit::None));
+                Some(id)
+            }
+            op => op.reservation().map(str::to_owned),
+        };
+        if let Some((reservation, exit)) = changed.as_ref().and_then(|id| self.reservations.get_mut(id)) {
+            let (stock, moved) = (&mut self.stock, i64::from(units));
+            let has = self.users.entry(reservation.user.clone()).or_default();
+            match asked.op {
+                Op::Reserve { .. } => {
+                    (stock.available, stock.reserved, *has) = (stock.available - moved, stock.reserved + moved, *has + moved);
+                }
+                Op::Confirm { .. } => {
+                    (reservation.reserved, reservation.confirmed) = (reservation.reserved - units, reservation.confirmed + units);
+                    (stock.reserved, stock.sold) = (stock.reserved - moved, stock.sold + moved);
+                }
+                Op::Release { .. } => {
+                    (reservation.reserved, reservation.released) = (reservation.reserved - units, reservation.released + units);
+                    (stock.reserved, stock.available, *has) = (stock.reserved - moved, stock.available + moved, *has - moved);
+                    *exit = Exit::Released;
+                }
+                Op::Return { .. } => {
+                    (reservation.confirmed, reservation.returned) = (reservation.confirmed - units, reservation.returned + units);
+                    (stock.sold, stock.available, *has) = (stock.sold - moved, stock.available + moved, *has - moved);
+                    *exit = Exit::Returned;
+                }
+                _ => {}
+            }
+            reservation_state(reservation.reserved, reservation.confirmed, *exit).clone_into(&mut reservation.state);
+        }
+        match asked.op {
+            Op::Adjust { delta, .. } => {
+                (self.stock.allotted, self.stock.available) = (self.stock.allotted + delta, self.stock.available + delta);
+            }
+            Op::Pause => self.is_paused = true,
+            Op::Reopen => self.is_paused = false,
+            _ => {}
+        }
+        stock_state(self.stock.available, self.is_paused).clone_into(&mut self.stock.state);
+        if let Some(key) = &asked.key {
+            self.keys.insert(key.clone(), KeyUse { op: asked.op.clone(), reservation: changed.clone() });
+        }
+        changed
+    }
+}
+
+/// What a feed tells of the calls that nobody heard of again: those that left no change are left out, and those that must have made
+/// one are the second list, by their places in the first. Of the others either may be.
+pub(crate) fn settle(calls: &[Call], changes: &[Change]) -> (Vec<Call>, Vec<usize>) {
+    let left_change = |call: &Call| {
+        let id = |change: &Change| change.reservation.as_ref().map(|shown| shown.id.clone());
+        let is_its = |change: &Change| match call.op.tag() {
+            Some(tag) => change.tag() == Some(tag),
+            None => (Some(change.kind.as_str()), id(change).as_deref()) == (call.op.kind(), call.op.reservation()),
+        };
+        changes.iter().any(is_its)
+    };
+    let calls: Vec<Call> = calls.iter().filter(|call| call.answer != Answer::Unknown || left_change(call)).cloned().collect();
+    let may_have = |call: &Call, other: &Call| {
+        let what = |call: &Call| (call.op.kind(), call.op.reservation().map(str::to_owned), call.op.tag().map(str::to_owned));
+        what(call) == what(other) && !call.answer.is_replayed() && !matches!(call.answer, Answer::Rejected { .. })
+    };
+    let is_only = |call: &Call| calls.iter().filter(|other| may_have(other, call)).count() == 1;
+    let is_sure = |call: &Call| call.answer == Answer::Unknown && is_only(call);
+    let sure = (0..calls.len()).filter(|index| is_sure(&calls[*index])).collect();
+    (calls, sure)
+}
+
+/// Searches for an order of `calls` on a stock that began with `quantity` units and this limit. Of the calls without an answer those at
+/// the places `sure` have happened, and the others may have.
+pub(crate) fn check(sku: &str, calls: &[Call], sure: &[usize], quantity: i64, per_user_limit: Option<u32>) -> Verdict {
+    let mut calls: Vec<Call> = calls.to_vec();
+    let open = calls.iter().enumerate().filter(|(index, call)| call.answer == Answer::Unknown && !sure.contains(index)).count();
+    if open > OPEN_CALLS_MAX {
+        return Verdict::Undecided;
+    }
+    let mut granted = BTreeMap::new();
+    for call in &mut calls {
+        if let Answer::Reservation { shown, .. } = &mut call.answer {
+            shown.reserved_at.clear();
+            shown.expires_at.clear();
+            shown.resolved_at = None;
+            granted.insert(shown.sequence, shown.clone());
+        }
+    }
+    let model = Model::new(quantity, per_user_limit, granted, calls);
+    let calls = Arc::clone(&model.calls);
+    let mut moments: Vec<(u64, bool, usize)> = Vec::new();
+    for (index, call) in calls.iter().enumerate() {
+        moments.push((call.began, false, index));
+        if call.answer != Answer::Unknown || sure.contains(&index) {
+            moments.push((call.ended, true, index));
+        }
+    }
+    moments.sort_unstable();
+    match is_linearizable(&model, &calls, &moments) {
+        Some(true) => return Verdict::Linearizable,
+        None => return Verdict::Undecided,
+        Some(false) => {}
+    }
+    // What has no order has none however it goes on, so the shortest beginning without one is found by halving.
+    let lengths: Vec<usize> = (1..=moments.len()).collect();
+    let good = lengths.partition_point(|length| is_linearizable(&model, &calls, &moments[..*length]) != Some(false));
+    let shortest = &moments[..lengths.get(good).copied().unwrap_or(moments.len())];
+    let last = shortest.last().map_or(0, |(_, _, index)| *index);
+    let began = calls[last].began;
+    // Its last answer is the one that fits nowhere; what was under way with it, and what is told of the same, is most likely why.
+    let same = |call: &Call| call.op.reservation().is_some() && call.op.reservation() == calls[last].op.reservation();
+    let near: BTreeSet<usize> =
+        shortest.iter().map(|(_, _, index)| *index).filter(|index| calls[*index].ended >= began || same(&calls[*index])).collect();
+    let ended = shortest.iter().filter(|(_, is_end, _)| *is_end).count();
+    let mut piece = vec![format!("the first {ended} answers have no order; the last of them, and what was under way with it:")];
+    piece.extend(near.iter().filter(|index| **index != last).map(|index| calls[*index].line()));
+    piece.push(calls[last].line());
+    Verdict::Not(Finding { fault: Fault::NotLinearizable, sku: sku.to_owned(), piece })
+}
+
+/// `None` when the search was given up. A call without its end in `moments` may have happened or not.
+fn is_linearizable(model: &Model, calls: &[Call], moments: &[(u64, bool, usize)]) -> Option<bool> {
+    let search = Arc::new(Search::default());
+    let mut tester = LinearizabilityTester::new(Model { search: Arc::clone(&search), ..model.clone() });
+    let ended: BTreeSet<usize> = moments.iter().filter(|(_, is_end, _)| *is_end).map(|(.., index)| *index).collect();
+    for (_, is_end, index) in moments {
+        let call = &calls[*index];
+        // A client's calls come one after the other. One without an end gets a line of its own, behind all others, since it blocks
+        // nobody.
+        let line = if ended.contains(index) && call.answer != Answer::Unknown { call.client } else { usize::MAX - index };
+        let noted = if *is_end { tester.on_return(line, ()) } else { tester.on_invoke(line, *index) };
+        assert!(noted.is_ok(), "a client began a call before its last one ended: {}", call.line());
+    }
+    let is_consistent = tester.is_consistent();
+    if !is_consistent && search.is_given_up() { None } else { Some(is_consistent) }
+}

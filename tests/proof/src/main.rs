@@ -1,0 +1,32 @@
+//! Shows a sceptic that the promises hold, one level at a time; each run prints what it tried and what it found, and exits with 0 only if
+//! nothing was. What is tried and what is not stands in `tests/README.md`.
+
+mod disk;
+mod history;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tries Tidegate's promises, level by level. Exits with 0 only if every one held.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate-proof")]
+struct Cli {
+    #[command(subcommand)]
+    level: Level,
+}
+
+#[derive(Debug, Subcommand)]
+enum Level {
+    /// The log over a disk that loses, tears, flips, fills up, fails and is slow: crashed at every sync and at every write in turn
+    Disk(disk::Options),
+    /// Concurrent clients of a real node: is there an order of their calls that explains every answer?
+    History(history::Options),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().level {
+        Level::Disk(options) => disk::run(&options),
+        Level::History(options) => history::run(&options),
+    }
+}
