@@ -17,6 +17,9 @@ use super::rules::{Exit, KeyUse, Step, View, explains, reservation_state, step, 
 /// Calls of which nobody knows whether they happened, at most: the search tries them in every order, even where it is lost already.
 const OPEN_CALLS_MAX: usize = 3;
 
+/// Calls of an order that a finding tells.
+const PIECE_CALLS_MAX: usize = 3;
+
 /// Different situations that one search looks at, at most.
 const SITUATIONS_MAX: usize = 2_000;
 
@@ -44,6 +47,8 @@ struct Model {
     grants: u64,
     /// Which calls it has taken, whatever their order.
     taken: u128,
+    /// The same in their order.
+    order: Vec<usize>,
     /// The latest beginning of those.
     latest_began: Moment,
     /// The history; the search, which copies what it handles, handles places in it.
@@ -59,11 +64,17 @@ struct Model {
 struct Search {
     /// 128 bits of each situation.
     seen: Mutex<BTreeSet<u128>>,
+    /// The most calls that were ever taken one after the other.
+    longest: Mutex<Vec<usize>>,
 }
 
 impl Search {
     /// Whether the situation is a new one, and there is room for it.
-    fn enter(&self, situation: u128) -> bool {
+    fn enter(&self, situation: u128, order: &[usize]) -> bool {
+        let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        if order.len() > longest.len() {
+            order.clone_into(&mut longest);
+        }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.len() < SITUATIONS_MAX && seen.insert(situation)
     }
@@ -112,6 +123,10 @@ impl SequentialSpec for Model {
 
     /// Only for calls whose answer nobody knows.
     fn invoke(&mut self, call: &usize) {
+        // What follows from where the search is lost must not count as tried.
+        if self.is_known_dead {
+            return;
+        }
         let calls = Arc::clone(&self.calls);
         let asked = &calls[*call];
         // Taken without effect, or after its process was gone, is the same as not taken.
@@ -153,6 +168,7 @@ impl Model {
             granted: Arc::new(granted),
             grants: 0,
             taken: 0,
+            order: Vec::new(),
             latest_began: 0,
             calls: Arc::new(calls),
             is_known_dead: false,
@@ -181,7 +197,8 @@ impl Model {
     fn take(&mut self, call: usize) -> bool {
         self.taken ^= digest(&call);
         self.latest_began = self.latest_began.max(self.calls[call].began);
-        self.search.enter(digest(&(self.taken, &self.stock, &self.reservations, &self.keys)))
+        self.order.push(call);
+        self.search.enter(digest(&(self.taken, &self.stock, &self.reservations, &self.keys)), &self.order)
     }
 
     /// Makes the change that [`step`] allowed, and returns the reservation that it is about.
@@ -301,41 +318,30 @@ pub(crate) fn check(sku: &str, calls: &[Call], sure: &[usize], quantity: i64, pe
         }
     }
     moments.sort_unstable();
-    match is_linearizable(&model, &calls, &moments) {
-        Some(true) => return Verdict::Linearizable,
-        None => return Verdict::Undecided,
-        Some(false) => {}
-    }
-    // What has no order has none however it goes on, so the shortest beginning without one is found by halving.
-    let lengths: Vec<usize> = (1..=moments.len()).collect();
-    let good = lengths.partition_point(|length| is_linearizable(&model, &calls, &moments[..*length]) != Some(false));
-    let shortest = &moments[..lengths.get(good).copied().unwrap_or(moments.len())];
-    let last = shortest.last().map_or(0, |(_, _, index)| *index);
-    let began = calls[last].began;
-    // Its last answer is the one that fits nowhere; what was under way with it, and what is told of the same, is most likely why.
-    let same = |call: &Call| call.op.reservation().is_some() && call.op.reservation() == calls[last].op.reservation();
-    let near: BTreeSet<usize> =
-        shortest.iter().map(|(_, _, index)| *index).filter(|index| calls[*index].ended >= began || same(&calls[*index])).collect();
-    let ended = shortest.iter().filter(|(_, is_end, _)| *is_end).count();
-    let mut piece = vec![format!("the first {ended} answers have no order; the last of them, and what was under way with it:")];
-    piece.extend(near.iter().filter(|index| **index != last).map(|index| calls[*index].line()));
-    piece.push(calls[last].line());
-    Verdict::Not(Finding { fault: Fault::NotLinearizable, sku: sku.to_owned(), piece })
-}
-
-/// `None` when the search was given up. A call without its end in `moments` may have happened or not.
-fn is_linearizable(model: &Model, calls: &[Call], moments: &[(u64, bool, usize)]) -> Option<bool> {
     let search = Arc::new(Search::default());
-    let mut tester = LinearizabilityTester::new(Model { search: Arc::clone(&search), ..model.clone() });
+    let mut tester = LinearizabilityTester::new(Model { search: Arc::clone(&search), ..model });
     let ended: BTreeSet<usize> = moments.iter().filter(|(_, is_end, _)| *is_end).map(|(.., index)| *index).collect();
-    for (_, is_end, index) in moments {
+    for (_, is_end, index) in &moments {
         let call = &calls[*index];
-        // A client's calls come one after the other. One without an end gets a line of its own, behind all others, since it blocks
-        // nobody.
-        let line = if ended.contains(index) && call.answer != Answer::Unknown { call.client } else { usize::MAX - index };
+        // A client's calls come one after the other. One without an answer gets a line of its own, behind all others.
+        let line = if call.answer == Answer::Unknown { usize::MAX - index } else { call.client };
         let noted = if *is_end { tester.on_return(line, ()) } else { tester.on_invoke(line, *index) };
         assert!(noted.is_ok(), "a client began a call before its last one ended: {}", call.line());
     }
-    let is_consistent = tester.is_consistent();
-    if !is_consistent && search.is_given_up() { None } else { Some(is_consistent) }
+    if tester.is_consistent() {
+        return Verdict::Linearizable;
+    }
+    if search.is_given_up() {
+        return Verdict::Undecided;
+    }
+    // Of the longest order that could be made, what comes next: one of these must, and none can.
+    let longest = search.longest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let left: Vec<usize> = ended.into_iter().filter(|index| !longest.contains(index)).collect();
+    let until = left.iter().map(|index| calls[*index].ended).min().unwrap_or(0);
+    let mut piece =
+        vec![format!("{} calls have an order, the last of them are told here; none of the others can be next:", longest.len())];
+    let last = longest.iter().rev().take(PIECE_CALLS_MAX).rev();
+    piece.extend(last.map(|index| format!("       {}", calls[*index].line())));
+    piece.extend(left.iter().filter(|index| calls[**index].began <= until).map(|index| format!("stuck: {}", calls[*index].line())));
+    Verdict::Not(Finding { fault: Fault::NotLinearizable, sku: sku.to_owned(), piece })
 }

@@ -341,6 +341,12 @@ impl<'a> Sweep<'a> {
             }
             let id = change.reservation.as_ref().map(|shown| shown.id.as_str()).filter(|_| change.tag().is_none());
             let group = wants.get(&(change.kind.as_str(), id, change.actor.clone())).cloned().unwrap_or_default();
+            // A step of the stock's life may look like one that found it so already, behind an unheard one of the same client.
+            let shows = |call: &Call| matches!(&call.answer, Answer::Stock { replayed: false, shown } if change.stock.as_ref() == Some(shown));
+            let is_step = |call: &Call| call.op.kind() == Some(change.kind.as_str()) && call.op.tag().is_none() && shows(call);
+            let mine = |index: &usize| is_step(&self.calls[*index]) && self.calls[*index].actor() == change.actor;
+            let heard = (0..if id.is_none() { self.calls.len() } else { 0 }).filter(mine);
+            let group: Vec<usize> = group.into_iter().chain(heard).collect();
             // One key is one want, whatever the number of its attempts.
             let is_free = |index: &usize| self.calls[*index].key.as_ref().is_none_or(|key| !self.keys.contains_key(key));
             let can_be = |index: &usize| self.lows[*index].state < place && place <= self.high(self.calls[*index].ended);
