@@ -44,6 +44,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fjall::compaction::Leveled;
 use fjall::{Database, Guard, Iter, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice, Snapshot};
 use parking_lot::{Mutex, RwLock};
 use tidegate_stock::{GrantSequence, Partition, StockId, StockNumber, Timestamp};
@@ -72,6 +73,9 @@ pub const HISTORY_RANGE_SECONDS_DEFAULT: u32 = 86_400;
 /// What is put gathers in memory up to this many bytes before it is sorted into a file. While the worker is busy merging files it
 /// gathers on, so that memory grows with the rate of puts, to some hundred MiB at a hundred thousand records a second.
 const GATHERED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Largest file that sorting and merging makes. Each is synced as a whole, and the log's syncs wait for what the file system writes then.
+const TABLE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// The journals' bytes after which the oldest is made superfluous. Opening reads them all.
 const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -503,7 +507,8 @@ impl Opened {
 
 impl Range {
     fn open(directory: &Path, store: &Database, number: u64) -> Result<Self, HistoryError> {
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(GATHERED_BYTES_MAX);
+        let merging = || Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES_MAX));
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(GATHERED_BYTES_MAX).compaction_strategy(merging());
         let open = || store.keyspace(&format!("{RANGE_PREFIX}{number:020}"), options);
         Ok(Self { number, keyspace: ask(directory, &directory.join(STORE), open)? })
     }
