@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use tidegate_engine::{CopyGivenUp, Engine};
 use tidegate_persistence::disk::free_bytes;
 use tidegate_persistence::{
-    GroupSequence, History, HistoryError, Identity, LogIndex, LogReader, SNAPSHOT_PACE_BYTES_DEFAULT, SnapshotExpectation,
-    SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotThrottle, SnapshotWriter, StreamId, WalWriter, remove_older, snapshots,
+    GroupSequence, History, HistoryError, Identity, LogIndex, LogReader, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
+    SnapshotReader, SnapshotWriter, StreamId, WalWriter, remove_older, snapshots,
 };
 use tidegate_stock::Timestamp;
 use tokio::runtime::Handle;
@@ -36,6 +36,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the history is looked through for what is retained no longer.
 const HISTORY_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Bytes of a snapshot that are written between two looks at the disk's free space.
+const SPACE_LOOK_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How long the thread waits between two looks at a watermark.
 const COMMIT_LOOK_INTERVAL: Duration = Duration::from_millis(1);
@@ -276,17 +279,15 @@ impl Keeper {
         }
         let Some(position) = log.position(stream, copy.at())? else { return Ok(None) };
         let header = SnapshotHeader::new(identity, stream, position);
-        let mut writer = SnapshotWriter::create(directory, &header, SNAPSHOT_PACE_BYTES_DEFAULT)?;
-        let throttle = SnapshotThrottle::new(options.snapshot_bytes_per_second);
+        let mut writer = SnapshotWriter::create(directory, &header, options.snapshot_bytes_per_second)?;
         let mut checked = 0;
         while let Some(block) = copy.next_block()? {
             writer.block(&block.bytes, block.items)?;
             let written = writer.bytes_written();
-            if written - checked >= SNAPSHOT_PACE_BYTES_DEFAULT {
+            if written - checked >= SPACE_LOOK_BYTES {
                 space.check(free()?, written)?;
                 checked = written;
             }
-            throttle.wait(written);
         }
         // What left memory is not in the copy, so it must be safe before the copy counts; and so must the log that the copy stands on.
         history.persist()?;

@@ -15,12 +15,6 @@ async fn reserved(node: &Node, units: u32) -> String {
     reply.header("location").unwrap().to_owned()
 }
 
-/// `available`, `reserved` and `sold` of stock `s`.
-async fn counts(node: &Node) -> [u64; 3] {
-    let stock = node.get("/v1/stocks/s").await.json();
-    ["available", "reserved", "sold"].map(|field| stock[field].as_u64().unwrap())
-}
-
 #[tokio::test]
 async fn a_returned_reservation_is_available_and_returned_again_is_the_same() {
     let (node, _machine) = node().await;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidegate_persistence::{Durability, SNAPSHOT_PACE_BYTES_DEFAULT, remove_older, snapshots};
+use tidegate_persistence::{Durability, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, remove_older, snapshots};
 use tidegate_stock::Command;
 
 use crate::callers::closed_loop;
@@ -186,7 +186,7 @@ fn keep_up(node: &Node, parameters: &CompactionParameters, ended: &AtomicBool) -
 }
 
 fn snapshot_and_compact(node: &Node, space: &mut Space) -> Result<(), BenchError> {
-    copies::make(node, SNAPSHOT_PACE_BYTES_DEFAULT)?;
+    copies::make(node, SNAPSHOT_BYTES_PER_SECOND_DEFAULT)?;
     space.snapshots += 1;
     remove_older(&node.data, STREAM, SNAPSHOTS_KEPT).map_err(BenchError::wrong)?;
     let kept = snapshots(&node.data, STREAM).map_err(BenchError::wrong)?;

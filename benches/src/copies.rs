@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_engine::snapshot_items;
 use tidegate_persistence::{
-    Identity, LogIndex, LogPosition, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
-    SnapshotReader, SnapshotThrottle, SnapshotWriter,
+    Identity, LogIndex, LogPosition, SnapshotExpectation, SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotWriter,
 };
 use tidegate_stock::{Ledger, Loader, Rules};
 
@@ -21,8 +20,8 @@ const COMMIT_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Longest wait between two looks at a watermark.
 const COMMIT_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Makes a snapshot of the node as it stands now; it is durable at return. After every `pace_bytes` it waits for the disk.
-pub fn make(node: &Node, pace_bytes: u64) -> Result<SnapshotInfo, BenchError> {
+/// Makes a snapshot of the node as it stands now, at `bytes_per_second` at most; it is durable at return.
+pub fn make(node: &Node, bytes_per_second: u64) -> Result<SnapshotInfo, BenchError> {
     let began = Instant::now();
     let mut copy = block_on(node.engine.copy_ledger(STREAM)).map_err(BenchError::wrong)?;
     while !copy.is_committed() {
@@ -34,11 +33,9 @@ pub fn make(node: &Node, pace_bytes: u64) -> Result<SnapshotInfo, BenchError> {
     let position = node.wal.reader().position(STREAM, copy.at()).map_err(BenchError::wrong)?;
     let position = position.ok_or_else(|| BenchError::wrong("the log has no group"))?;
     let header = SnapshotHeader::new(&node.identity, STREAM, position);
-    let mut writer = SnapshotWriter::create(&node.data, &header, pace_bytes).map_err(BenchError::wrong)?;
-    let throttle = SnapshotThrottle::new(SNAPSHOT_BYTES_PER_SECOND_DEFAULT);
+    let mut writer = SnapshotWriter::create(&node.data, &header, bytes_per_second).map_err(BenchError::wrong)?;
     while let Some(block) = copy.next_block().map_err(BenchError::wrong)? {
         writer.block(&block.bytes, block.items).map_err(BenchError::wrong)?;
-        throttle.wait(writer.bytes_written());
     }
     if let Some(history) = &node.history {
         history.persist().map_err(BenchError::wrong)?;

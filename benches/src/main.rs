@@ -83,9 +83,9 @@ enum Bench {
     },
     /// Callers at a steady pace without and with a snapshot being made; then serving again from it.
     Snapshot {
-        /// Bytes of the snapshot between two waits for the disk, in KiB. Default: as a node has it.
+        /// MiB of the snapshot that are written in a second at most. Default: as a node has it.
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
-        pace_kib: Option<u64>,
+        mib_per_second: Option<u64>,
         /// Holds when the callers begin to come. Default: 10000000.
         #[arg(long)]
         holds: Option<u64>,
@@ -235,7 +235,7 @@ fn all() -> [Bench; 6] {
 fn tiers() -> [Bench; 5] {
     [
         Bench::Memory { reservations: None, ledger_only: false, durability: None },
-        Bench::Snapshot { pace_kib: None, holds: None, rate: None, durability: None },
+        Bench::Snapshot { mib_per_second: None, holds: None, rate: None, durability: None },
         Bench::Expiry { group_kib: None, groups_in_flight: None, kept: None, holds: None, rate: None, durability: None },
         Bench::Eviction { reservations: None, kept: None, grown: None, durability: None },
         Bench::Compaction { seconds: None, durability: None },
@@ -311,7 +311,7 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
                 ..own
             })?
         }
-        Bench::Snapshot { pace_kib, holds, rate, durability } => {
+        Bench::Snapshot { mib_per_second, holds, rate, durability } => {
             let program = this_program()?;
             let own = if options.tiny {
                 SnapshotParameters::tiny(program, directory)
@@ -319,7 +319,7 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
                 SnapshotParameters::full(program, directory)
             };
             snapshot::run(&SnapshotParameters {
-                pace_bytes: pace_kib.map_or(own.pace_bytes, |kib| kib * 1_024),
+                bytes_per_second: mib_per_second.map_or(own.bytes_per_second, |mib| mib * 1_048_576),
                 holds: holds.unwrap_or(own.holds),
                 rate: rate.or(own.rate),
                 durability: durability.unwrap_or(own.durability),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tidegate_engine::Sealing;
-use tidegate_persistence::{Durability, SNAPSHOT_PACE_BYTES_DEFAULT, snapshots};
+use tidegate_persistence::{Durability, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, snapshots};
 use tidegate_stock::Sku;
 
 use crate::callers::{Paced, closed_loop, fill, open_loop};
@@ -48,8 +48,8 @@ pub struct SnapshotParameters {
     pub share: f64,
     /// How long callers come without a snapshot, in each round.
     pub quiet: Duration,
-    /// Bytes of a snapshot that are written between two waits for the disk.
-    pub pace_bytes: u64,
+    /// Bytes of a snapshot that are written in a second at most.
+    pub bytes_per_second: u64,
     /// Rounds.
     pub rounds: usize,
 }
@@ -68,7 +68,7 @@ impl SnapshotParameters {
             rate: None,
             share: 0.5,
             quiet: Duration::from_secs(5),
-            pace_bytes: SNAPSHOT_PACE_BYTES_DEFAULT,
+            bytes_per_second: SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
             rounds: 5,
         }
     }
@@ -126,7 +126,7 @@ pub fn run(parameters: &SnapshotParameters) -> Result<Vec<Figure>, BenchError> {
         let (waiting, snapshot) = thread::scope(|scope| {
             let making = scope.spawn(|| {
                 let began = Instant::now();
-                copies::make(&node, parameters.pace_bytes).map(|info| (info, began.elapsed()))
+                copies::make(&node, parameters.bytes_per_second).map(|info| (info, began.elapsed()))
             });
             let waiting = callers.paced(&node, rate, || Ok(!making.is_finished()));
             (waiting, making.join())

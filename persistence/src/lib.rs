@@ -9,6 +9,7 @@ pub mod archive;
 mod contents;
 pub mod directory;
 pub mod disk;
+mod front_to_end;
 pub mod group;
 pub mod history;
 pub mod identity;
@@ -44,9 +45,8 @@ pub use segments::{SEGMENT_BYTES_MAX_DEFAULT, SegmentOptions, SegmentedLog};
 pub use sidecar::{Durable, Sidecar};
 pub use sled_store::{CACHE_BYTES_DEFAULT, SledStore, VALUE_BYTES_MAX};
 pub use snapshot::{
-    SNAPSHOT_BLOCK_BYTES_MAX, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SNAPSHOT_PACE_BYTES_DEFAULT, SnapshotError, SnapshotExpectation,
-    SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotThrottle, SnapshotWriter, remove_older, remove_unfinished, set_aside,
-    snapshots,
+    SNAPSHOT_BLOCK_BYTES_MAX, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
+    SnapshotReader, SnapshotWriter, remove_older, remove_unfinished, set_aside, snapshots,
 };
 pub use store::{Compacted, LogStore, SegmentInfo, StoreError};
 pub use wal::{Durability, DurabilityError, FreeSpace, SyncReport, Wal, WalError, WalListener, WalOptions, WalWriter};

@@ -25,13 +25,12 @@
 //!  52  4  crc32c of the footer so far
 //! ```
 //!
-//! Writing paces itself: every few MiB it waits until they are on the disk. One sync of everything at the end would hold up every other
-//! sync of the file system, the log's among them, for as long as it takes.
+//! The log's writes come first: a file is written past the page cache, no faster than it is told, and with rests that grow with what each
+//! write took, so that a slow disk is not filled with it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -39,6 +38,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tidegate_stock::Timestamp;
 
 use crate::disk;
+use crate::front_to_end::FrontToEnd;
 use crate::identity::{Identity, PARTITION_HASH};
 use crate::record::{ChainHash, GroupSequence, LogIndex, Reader, StreamId, Term};
 use crate::recovery::LogPosition;
@@ -48,9 +48,6 @@ pub const SNAPSHOT_FORMAT: u16 = 1;
 
 /// Longest block in bytes.
 pub const SNAPSHOT_BLOCK_BYTES_MAX: usize = 1024 * 1024;
-
-/// Bytes that are written between two waits for the disk, where nothing else is set.
-pub const SNAPSHOT_PACE_BYTES_DEFAULT: u64 = 8 * 1024 * 1024;
 
 /// Longest of the header's texts and of its digest, in bytes.
 const FIELD_BYTES_MAX: usize = 1_024;
@@ -163,7 +160,7 @@ impl SnapshotError {
 /// A snapshot being written. Belongs to one thread, which waits for the disk now and then. Dropping it unfinished removes its file.
 #[derive(Debug)]
 pub struct SnapshotWriter {
-    file: File,
+    file: FrontToEnd,
     folder: PathBuf,
     /// The unfinished file; `None` once it has its name.
     unfinished: Option<PathBuf>,
@@ -173,23 +170,18 @@ pub struct SnapshotWriter {
     digest: blake3::Hasher,
     blocks: u64,
     records: u64,
-    bytes: u64,
-    pace_bytes: u64,
-    paced_bytes: u64,
+    pace: Pace,
 }
 
 impl SnapshotWriter {
-    /// Begins a snapshot in data directory `directory`, in place of an unfinished one of the same position.
-    ///
-    /// `pace_bytes` is how much is written between two waits for the disk, see [`SNAPSHOT_PACE_BYTES_DEFAULT`]. Panics when a text of
-    /// `header` is over 1,024 bytes.
-    pub fn create(directory: &Path, header: &SnapshotHeader, pace_bytes: u64) -> Result<Self, SnapshotError> {
+    /// Begins a snapshot in data directory `directory`, in place of an unfinished one of the same position. At most `bytes_per_second` of
+    /// it, at least 1, will be written. Panics when a text of `header` is over 1,024 bytes.
+    pub fn create(directory: &Path, header: &SnapshotHeader, bytes_per_second: u64) -> Result<Self, SnapshotError> {
         let folder = directory.join(FOLDER);
         disk::create_directory(&folder).map_err(|source| SnapshotError::io(&folder, source))?;
         let name = file_name(header.stream, header.position.sequence);
         let path = folder.join(format!("{name}{UNFINISHED_SUFFIX}"));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = file.map_err(|source| SnapshotError::io(&path, source))?;
+        let file = FrontToEnd::create(&path).map_err(|source| SnapshotError::io(&path, source))?;
         let mut writer = Self {
             file,
             folder,
@@ -200,15 +192,13 @@ impl SnapshotWriter {
             digest: blake3::Hasher::new(),
             blocks: 0,
             records: 0,
-            bytes: 0,
-            pace_bytes: pace_bytes.max(1),
-            paced_bytes: 0,
+            pace: Pace { began: Instant::now(), bytes_per_second: bytes_per_second.max(1) },
         };
         writer.write(&header.encode())?;
         Ok(writer)
     }
 
-    /// Writes the next block, of 1 byte to 1 MiB, which holds `records`. Waits for the disk now and then. Panics on another length.
+    /// Writes the next block, of 1 byte to 1 MiB, which holds `records`; waits for the disk, and rests. Panics on another length.
     ///
     /// After an error the writer is of no more use; drop it.
     pub fn block(&mut self, bytes: &[u8], records: u32) -> Result<(), SnapshotError> {
@@ -221,20 +211,18 @@ impl SnapshotWriter {
         let mut head = [0; BLOCK_HEAD_BYTES];
         head[..4].copy_from_slice(&length.to_be_bytes());
         head[4..].copy_from_slice(&block_checksum(self.blocks, length, bytes).to_be_bytes());
+        let began = Instant::now();
         self.write(&head)?;
         self.write(bytes)?;
         self.blocks += 1;
         self.records += u64::from(records);
-        if self.bytes - self.paced_bytes >= self.pace_bytes {
-            self.file.sync_data().map_err(|source| self.error(source))?;
-            self.paced_bytes = self.bytes;
-        }
+        self.pace.rest(self.bytes_written(), began.elapsed());
         Ok(())
     }
 
     /// Bytes written so far.
     pub const fn bytes_written(&self) -> u64 {
-        self.bytes
+        self.file.length()
     }
 
     /// Ends the snapshot and gives it its name, in place of one of the same position. Durable at return.
@@ -246,7 +234,7 @@ impl SnapshotWriter {
         footer.extend_from_slice(self.digest.finalize().as_bytes());
         footer.extend_from_slice(&crc32c::crc32c(&footer).to_be_bytes());
         self.write(&footer)?;
-        self.file.sync_all().map_err(|source| self.error(source))?;
+        self.file.finish().map_err(|source| self.error(source))?;
         let path = self.folder.join(&self.name);
         let unfinished = self.unfinished.as_ref().expect("it has no name yet");
         fs::rename(unfinished, &path).map_err(|source| SnapshotError::io(&path, source))?;
@@ -257,9 +245,7 @@ impl SnapshotWriter {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         self.digest.update(bytes);
-        self.file.write_all(bytes).map_err(|source| self.error(source))?;
-        self.bytes += bytes.len() as u64;
-        Ok(())
+        self.file.write(bytes).map_err(|source| self.error(source))
     }
 
     fn error(&self, source: io::Error) -> SnapshotError {
@@ -280,25 +266,24 @@ impl Drop for SnapshotWriter {
 /// Bytes of a snapshot that are written in a second at most, by default: what the log has to write meanwhile comes first.
 pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 * 1024 * 1024;
 
-/// Keeps the writing of one snapshot to a rate.
+/// How many times as long as a write took the writer rests behind it: a snapshot takes a quarter of the disk's time at most.
+const RESTS: u32 = 3;
+
+/// Keeps the writing of one snapshot from taking what others need of the disk.
 #[derive(Debug)]
-pub struct SnapshotThrottle {
+struct Pace {
     began: Instant,
     bytes_per_second: u64,
 }
 
-impl SnapshotThrottle {
-    /// A throttle that begins now, at `bytes_per_second`, at least 1.
-    pub fn new(bytes_per_second: u64) -> Self {
-        Self { began: Instant::now(), bytes_per_second: bytes_per_second.max(1) }
-    }
-
-    /// Waits until `bytes` may have been written since the beginning; possibly a little less.
-    pub fn wait(&self, bytes: u64) {
+impl Pace {
+    /// Waits after a write that took `write`, until `bytes` may have been written since the beginning; possibly a little less.
+    fn rest(&self, bytes: u64, write: Duration) {
         let millis = u128::from(bytes) * 1_000 / u128::from(self.bytes_per_second);
         let due = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
-        if let Some(early) = due.checked_sub(self.began.elapsed()).filter(|early| !early.is_zero()) {
-            thread::park_timeout(early);
+        let rest = due.saturating_sub(self.began.elapsed()).max(write * RESTS);
+        if !rest.is_zero() {
+            thread::park_timeout(rest);
         }
     }
 }

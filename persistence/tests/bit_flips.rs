@@ -142,8 +142,9 @@ fn a_flipped_bit_in_the_store_never_takes_an_acknowledged_group_silently() {
         });
     }
     println!("seed {seed}, {} bytes: {outcomes:?}", log.length("log/0000000001/db"));
-    // If every flip were harmless, or if sled noticed them all, this would not have tested what it says.
-    assert!(outcomes.whole > 0 && outcomes.found_by_open > 0 && outcomes.found_by_sidecar > 0, "{outcomes:?}");
+    // If every flip were harmless, or if sled noticed them all, this would not have tested what it says. Whether sled notices any at all
+    // depends on where its background thread put what; that it is caught then has a test of its own.
+    assert!(outcomes.whole > 0 && outcomes.found_by_sidecar > 0, "{outcomes:?}");
 }
 
 #[test]

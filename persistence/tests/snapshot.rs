@@ -16,7 +16,6 @@ const STREAM: StreamId = StreamId::log(3);
 const EXPECTATION: SnapshotExpectation<'static> =
     SnapshotExpectation { cluster: "shop", shards: 4, partition_hash: "some-hash", stream: STREAM };
 const BLOCK_BYTES_MAX: usize = 1024 * 1024;
-const PACE_BYTES: u64 = 100_000;
 
 fn header(stream: StreamId, group_sequence: u64) -> SnapshotHeader {
     SnapshotHeader {
@@ -35,7 +34,7 @@ fn header(stream: StreamId, group_sequence: u64) -> SnapshotHeader {
 }
 
 fn write(directory: &Path, header: &SnapshotHeader, blocks: &[&[u8]]) -> SnapshotInfo {
-    let mut writer = SnapshotWriter::create(directory, header, PACE_BYTES).unwrap();
+    let mut writer = SnapshotWriter::create(directory, header, u64::MAX).unwrap();
     for block in blocks {
         writer.block(block, 2).unwrap();
     }
@@ -80,7 +79,7 @@ fn an_empty_snapshot_is_a_snapshot() {
 #[test]
 fn bytes_written_is_the_length_up_to_the_footer() {
     let directory = TempDir::new().unwrap();
-    let mut writer = SnapshotWriter::create(directory.path(), &header(STREAM, 1), PACE_BYTES).unwrap();
+    let mut writer = SnapshotWriter::create(directory.path(), &header(STREAM, 1), u64::MAX).unwrap();
     let begun = writer.bytes_written();
     writer.block(&[1; 100], 1).unwrap();
     assert_eq!(writer.bytes_written(), begun + 108);
@@ -170,7 +169,7 @@ fn what_was_not_finished_never_counts_and_goes() {
     let folder = directory.path().join("snapshots");
     let names = || fs::read_dir(&folder).unwrap().count();
     let finished = write(directory.path(), &header(STREAM, 5), &[b"block"]);
-    let mut writer = SnapshotWriter::create(directory.path(), &header(STREAM, 6), PACE_BYTES).unwrap();
+    let mut writer = SnapshotWriter::create(directory.path(), &header(STREAM, 6), u64::MAX).unwrap();
     writer.block(b"half", 1).unwrap();
     assert_eq!(names(), 2);
     assert_eq!(snapshots(directory.path(), STREAM).unwrap(), std::slice::from_ref(&finished));
@@ -210,7 +209,7 @@ fn snapshots_are_listed_newest_first_and_the_older_ones_removed() {
 #[should_panic(expected = "a block of 1048577 bytes is not of 1 to 1048576")]
 fn a_block_over_a_mebibyte_is_refused() {
     let directory = TempDir::new().unwrap();
-    let mut writer = SnapshotWriter::create(directory.path(), &header(STREAM, 1), PACE_BYTES).unwrap();
+    let mut writer = SnapshotWriter::create(directory.path(), &header(STREAM, 1), u64::MAX).unwrap();
     // The writer's file goes with it.
     let _ = writer.block(&vec![0; BLOCK_BYTES_MAX + 1], 1);
 }

@@ -323,7 +323,8 @@ impl Ledger {
     fn extend(&mut self, slot: u32, expires_at: Timestamp) -> Timestamp {
         assert!(self.reservations[slot].reserved > 0, "reservation {:?} was extended and holds nothing", self.id_of(slot));
         self.wheel.remove(&mut self.reservations, slot);
-        let before = std::mem::replace(&mut self.reservations[slot].expires_at, expires_at);
+        let before = self.reservations[slot].expires_at();
+        self.reservations[slot].set_expires_at(expires_at);
         self.wheel.insert(&mut self.reservations, slot);
         before
     }

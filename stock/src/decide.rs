@@ -363,10 +363,10 @@ impl<'a> Look<'a> {
         let retained = |resolved_at: Option<Timestamp>| resolved_at.is_none_or(|at| self.now < at.plus_seconds(retained_seconds));
         if let Some(slot) = self.ledger.reservation_slot(id) {
             let reservation = &self.ledger.reservations[slot];
-            let lapses = reservation.reserved > 0 && reservation.expires_at <= self.now;
+            let lapses = reservation.reserved > 0 && reservation.expires_at() <= self.now;
             return Ok(retained(reservation.resolved_at()).then(|| Found {
                 standing: Standing {
-                    reserved_at: reservation.reserved_at,
+                    reserved_at: reservation.reserved_at(),
                     reserved: if lapses { 0 } else { reservation.reserved },
                     confirmed: reservation.confirmed,
                     returned: reservation.returned,

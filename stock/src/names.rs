@@ -1,21 +1,22 @@
-//! Identifiers packed by length: a name costs its bytes, one for the length, and up to seven to fill, instead of an allocation.
+//! Identifiers packed by length: a name costs its bytes, one for the length, and a few to fill (up to three of a name below 32 characters),
+//! instead of an allocation.
 
 use crate::limits::{IDENTIFIER_CHARACTERS_MAX, RESERVATIONS_IN_MEMORY_MAX, USERS_IN_MEMORY_MAX};
 use crate::slab::Queue;
 
-/// Names are kept in slots of this many bytes and its multiples.
-const STEP_BYTES: usize = 8;
+/// Lengths of slots in bytes. A name with the byte of its length is in the shortest that it fits.
+const SLOT_BYTES: [usize; CLASSES] = [4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 132];
 
-/// Slots lengths: the longest name and the byte of its length fit the last.
-const CLASSES: usize = (1 + IDENTIFIER_CHARACTERS_MAX).div_ceil(STEP_BYTES);
+const CLASSES: usize = 16;
 
 const CHUNK_BYTES: usize = 64 * 1024;
 
 const INDEX_BITS: u32 = 27;
 
-// A handle holds class and index, and the value for no name is none of them. A length fits its byte.
+// A handle holds class and index, and the value for no name is none of them. A length fits its byte, and the longest name its slot.
 const _: () = assert!(CLASSES < 1 << (u32::BITS - INDEX_BITS));
 const _: () = assert!(IDENTIFIER_CHARACTERS_MAX <= u8::MAX as usize);
+const _: () = assert!(1 + IDENTIFIER_CHARACTERS_MAX <= SLOT_BYTES[CLASSES - 1]);
 // The names of all users and the references of all reservations have room, though all be equally long; a few more reservations come back
 // from the history at a time.
 const _: () = assert!(RESERVATIONS_IN_MEMORY_MAX + USERS_IN_MEMORY_MAX + 100_000 < 1 << INDEX_BITS);
@@ -50,8 +51,8 @@ impl Names {
 
     /// Keeps `name`, which is an identifier.
     pub(crate) fn insert(&mut self, name: &str) -> NameId {
-        let class = (1 + name.len()).div_ceil(STEP_BYTES) - 1;
-        let slot_bytes = slot_bytes(class);
+        let class = SLOT_BYTES.partition_point(|slot_bytes| *slot_bytes < 1 + name.len());
+        let slot_bytes = SLOT_BYTES[class];
         let names = &mut self.classes[class];
         let index = names.free.pop_back().unwrap_or_else(|| {
             let index = names.slots;
@@ -73,7 +74,7 @@ impl Names {
     /// The bytes of a name.
     pub(crate) fn bytes(&self, id: NameId) -> &[u8] {
         let (class, index) = id.parts();
-        let slot_bytes = slot_bytes(class);
+        let slot_bytes = SLOT_BYTES[class];
         let chunk = &self.classes[class].chunks[index as usize / (CHUNK_BYTES / slot_bytes)];
         let slot = &chunk[place(index, slot_bytes)..][..slot_bytes];
         &slot[1..=usize::from(slot[0])]
@@ -98,10 +99,6 @@ impl NameId {
     const fn parts(self) -> (usize, u32) {
         ((self.0 >> INDEX_BITS) as usize, self.0 & ((1 << INDEX_BITS) - 1))
     }
-}
-
-const fn slot_bytes(class: usize) -> usize {
-    (class + 1) * STEP_BYTES
 }
 
 const fn place(index: u32, slot_bytes: usize) -> usize {

@@ -1,4 +1,4 @@
-//! A reservation as the ledger keeps it: 64 bytes, one line of the processor's cache.
+//! A reservation as the ledger keeps it: 60 bytes, because nodes hold millions. So what is longer than 32 bits stands in pieces.
 
 use crate::names::NameId;
 use crate::record::LastExit;
@@ -16,10 +16,10 @@ const LEAVING: u64 = 1 << 59;
 /// One grant. Its stock is its user's; its quantity is the sum of the four counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reservation {
-    /// The sequence in the lower 56 bits; above it what happened last and two flags.
-    packed: u64,
-    pub(crate) reserved_at: Timestamp,
-    pub(crate) expires_at: Timestamp,
+    /// The sequence in the lower 56 bits; above it what happened last and two flags. The higher half first.
+    packed: [u32; 2],
+    reserved_at: Moment,
+    expires_at: Moment,
     pub(crate) user: u32,
     pub(crate) reference: NameId,
     pub(crate) reserved: u32,
@@ -29,11 +29,41 @@ pub(crate) struct Reservation {
     /// Neighbours among the reservations of the same user in memory, by sequence.
     pub(crate) older: u32,
     pub(crate) newer: u32,
-    /// While units are held: neighbours in the expiry wheel's list. After that: when the last went, in two halves.
+    /// While units are held: neighbours in the expiry wheel's list. After that: when the last went, the higher half first.
     link: [u32; 2],
 }
 
-const _: () = assert!(size_of::<Reservation>() == 64);
+const _: () = assert!(size_of::<Reservation>() == 60);
+
+/// A moment in 48 bits, the highest first: up to the year 10889. Later ones, which no clock shows, count as the last of these.
+#[derive(Debug, Clone, Copy)]
+struct Moment([u16; 3]);
+
+impl Moment {
+    const BITS: u32 = 48;
+
+    #[expect(clippy::cast_possible_truncation, reason = "the three pieces together are the whole")]
+    const fn new(at: Timestamp) -> Self {
+        let ms = at.unix_ms();
+        let ms = if ms >> Self::BITS == 0 { ms } else { (1 << Self::BITS) - 1 };
+        Self([(ms >> 32) as u16, (ms >> 16) as u16, ms as u16])
+    }
+
+    const fn get(self) -> Timestamp {
+        let [high, middle, low] = self.0;
+        Timestamp::from_unix_ms((high as u64) << 32 | (middle as u64) << 16 | low as u64)
+    }
+}
+
+/// A number of 64 bits in two halves, the higher first.
+#[expect(clippy::cast_possible_truncation, reason = "the two halves together are the whole")]
+const fn halves(whole: u64) -> [u32; 2] {
+    [(whole >> 32) as u32, whole as u32]
+}
+
+const fn whole([high, low]: [u32; 2]) -> u64 {
+    (high as u64) << 32 | low as u64
+}
 
 impl Reservation {
     pub(crate) fn new(
@@ -45,9 +75,9 @@ impl Reservation {
     ) -> Self {
         assert!(sequence <= GrantSequence::MAX, "grant {} of one stock", sequence.0);
         Self {
-            packed: sequence.0,
-            reserved_at,
-            expires_at,
+            packed: halves(sequence.0),
+            reserved_at: Moment::new(reserved_at),
+            expires_at: Moment::new(expires_at),
             user,
             reference,
             reserved: 0,
@@ -61,11 +91,23 @@ impl Reservation {
     }
 
     pub(crate) const fn sequence(&self) -> GrantSequence {
-        GrantSequence(self.packed & SEQUENCE_MASK)
+        GrantSequence(self.packed() & SEQUENCE_MASK)
+    }
+
+    pub(crate) const fn reserved_at(&self) -> Timestamp {
+        self.reserved_at.get()
+    }
+
+    pub(crate) const fn expires_at(&self) -> Timestamp {
+        self.expires_at.get()
+    }
+
+    pub(crate) const fn set_expires_at(&mut self, at: Timestamp) {
+        self.expires_at = Moment::new(at);
     }
 
     pub(crate) const fn last_exit(&self) -> LastExit {
-        match (self.packed & EXIT_MASK) >> SEQUENCE_BITS {
+        match (self.packed() & EXIT_MASK) >> SEQUENCE_BITS {
             0 => LastExit::None,
             1 => LastExit::Released,
             2 => LastExit::Expired,
@@ -80,25 +122,33 @@ impl Reservation {
             LastExit::Expired => 2,
             LastExit::Returned => 3,
         };
-        self.packed = self.packed & !EXIT_MASK | code << SEQUENCE_BITS;
+        self.packed = halves(self.packed() & !EXIT_MASK | code << SEQUENCE_BITS);
     }
 
     /// Whether it was changed after its last unit was held, and since anybody looked.
     pub(crate) const fn is_touched(&self) -> bool {
-        self.packed & TOUCHED != 0
+        self.packed() & TOUCHED != 0
     }
 
     pub(crate) const fn set_touched(&mut self, is_touched: bool) {
-        self.packed = if is_touched { self.packed | TOUCHED } else { self.packed & !TOUCHED };
+        self.set_flag(TOUCHED, is_touched);
     }
 
     /// Whether it is on its way out of memory.
     pub(crate) const fn is_leaving(&self) -> bool {
-        self.packed & LEAVING != 0
+        self.packed() & LEAVING != 0
     }
 
     pub(crate) const fn set_leaving(&mut self, is_leaving: bool) {
-        self.packed = if is_leaving { self.packed | LEAVING } else { self.packed & !LEAVING };
+        self.set_flag(LEAVING, is_leaving);
+    }
+
+    const fn packed(&self) -> u64 {
+        whole(self.packed)
+    }
+
+    const fn set_flag(&mut self, flag: u64, is_set: bool) {
+        self.packed = halves(if is_set { self.packed() | flag } else { self.packed() & !flag });
     }
 
     /// The next in the wheel's list. Only while units are held.
@@ -121,13 +171,34 @@ impl Reservation {
 
     /// When the last held unit went; `None` while any is held.
     pub(crate) fn resolved_at(&self) -> Option<Timestamp> {
-        let [high, low] = self.link;
-        (self.reserved == 0).then(|| Timestamp::from_unix_ms(u64::from(high) << 32 | u64::from(low)))
+        (self.reserved == 0).then(|| Timestamp::from_unix_ms(whole(self.link)))
     }
 
     /// Notes when the last held unit went. It must not be in the wheel any more.
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves together are the whole")]
     pub(crate) const fn set_resolved_at(&mut self, at: Timestamp) {
-        self.link = [(at.unix_ms() >> 32) as u32, at.unix_ms() as u32];
+        self.link = halves(at.unix_ms());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_and_flags_do_not_touch_each_other() {
+        const END_OF_9999: u64 = 253_402_300_799_999;
+        let at = Timestamp::from_unix_ms;
+        let mut reservation = Reservation::new(GrantSequence::MAX, at(0x1234_5678_9abc), at(END_OF_9999), 7, NameId::NONE);
+        reservation.set_last_exit(LastExit::Returned);
+        reservation.set_touched(true);
+        reservation.set_leaving(true);
+        reservation.set_touched(false);
+        assert_eq!((reservation.sequence(), reservation.last_exit()), (GrantSequence::MAX, LastExit::Returned));
+        assert!(reservation.is_leaving() && !reservation.is_touched());
+        assert_eq!((reservation.reserved_at(), reservation.expires_at()), (at(0x1234_5678_9abc), at(END_OF_9999)));
+        reservation.set_expires_at(at(u64::MAX));
+        assert_eq!((reservation.reserved_at(), reservation.expires_at()), (at(0x1234_5678_9abc), at((1 << 48) - 1)));
+        reservation.set_resolved_at(at(u64::MAX - 1));
+        assert_eq!(reservation.resolved_at(), Some(at(u64::MAX - 1)));
     }
 }

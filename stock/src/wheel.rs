@@ -21,7 +21,7 @@ pub(crate) struct Wheel {
 
 impl Wheel {
     pub(crate) fn insert(&mut self, reservations: &mut Slab<Reservation>, slot: u32) {
-        let head = self.heads.entry(tick(reservations[slot].expires_at)).or_insert(NIL);
+        let head = self.heads.entry(tick(reservations[slot].expires_at())).or_insert(NIL);
         let next = std::mem::replace(head, slot);
         reservations[slot].set_next(next);
         reservations[slot].set_previous(NIL);
@@ -39,7 +39,7 @@ impl Wheel {
             reservations[previous].set_next(next);
             return;
         }
-        let tick = tick(reservations[slot].expires_at);
+        let tick = tick(reservations[slot].expires_at());
         if next == NIL {
             self.heads.remove(&tick);
         } else {

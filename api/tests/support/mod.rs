@@ -421,3 +421,9 @@ impl Reply {
         assert_eq!(self.header("retry-after").is_some(), status == 503 || status == 429, "{self:?}");
     }
 }
+
+/// `available`, `reserved` and `sold` of stock `s`.
+pub async fn counts(node: &Node) -> [u64; 3] {
+    let stock = node.get("/v1/stocks/s").await.json();
+    ["available", "reserved", "sold"].map(|field| stock[field].as_u64().unwrap())
+}
