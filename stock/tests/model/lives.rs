@@ -5,7 +5,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use tidegate_stock::{Auditor, CopyProgress, Ledger, Loader, SnapshotItem};
 
-use crate::whole::whole;
+use crate::whole::{Whole, whole};
 use crate::world::{Logged, World};
 
 /// Answers that are compared with those of a ledger that a new life could begin with.
@@ -16,14 +16,19 @@ pub(crate) struct Copy {
     items: Vec<SnapshotItem>,
     /// How much of the log is in it.
     from: usize,
+    /// What the ledger held at that moment, but for keys that were over by then.
+    as_of: Whole,
+    over_ms: u64,
 }
 
 impl World<'_> {
     pub(crate) fn copy(&mut self, rng: &mut SmallRng) {
         match &mut self.copy {
             None if rng.random_bool(0.01) => {
+                let over_ms = self.over_ms(self.ledger.last_applied().unix_ms());
+                let as_of = whole(&mut self.ledger, over_ms);
                 self.ledger.begin_copy();
-                self.copy = Some(Copy { items: Vec::new(), from: self.log.len() });
+                self.copy = Some(Copy { items: Vec::new(), from: self.log.len(), as_of, over_ms });
             }
             None => {}
             Some(copy) => {
@@ -40,19 +45,29 @@ impl World<'_> {
                     assert!(!self.ledger.is_copying());
                     self.seen.count("copied");
                     if let Some(copy) = self.copy.take() {
-                        self.use_copy(&copy, rng);
+                        self.use_copy(copy, rng);
                     }
                 }
             }
         }
     }
 
-    fn use_copy(&mut self, copy: &Copy, rng: &mut SmallRng) {
+    fn use_copy(&mut self, mut copy: Copy, rng: &mut SmallRng) {
         let mut loader = Loader::new(self.rules, rng.random());
         for item in &copy.items {
             loader.add(item.clone()).unwrap_or_else(|error| panic!("{error}"));
         }
         let mut other = loader.finish().unwrap_or_else(|error| panic!("{error}"));
+        // Whatever happened meanwhile, it is as it was; only what was dropped as over may be missing.
+        let over_ms = self.over_ms(0).max(copy.over_ms);
+        copy.as_of.drop_keys_until(over_ms);
+        let begun_with = whole(&mut other, over_ms);
+        begun_with.assert_lasts_as(&copy.as_of);
+        for (id, record) in &begun_with.reservations {
+            assert_eq!(copy.as_of.reservations.get(id), Some(record), "what was in memory at the moment of the copy");
+        }
+        let left = copy.as_of.reservations.iter().filter(|(id, _)| !begun_with.reservations.contains_key(*id));
+        left.for_each(|(_, record)| assert_eq!(record.reserved, 0, "held, and not in the copy: {record:?}"));
         let mut auditor = Auditor::new(self.rules.idempotency_seconds, rng.random());
         for item in &copy.items {
             auditor.load(item).unwrap_or_else(|finding| panic!("{finding}"));
@@ -78,6 +93,11 @@ impl World<'_> {
             self.seen.count("gone on from a copy");
             self.go_on_with(other);
         }
+    }
+
+    /// Keys used until then are over at `now`. What was dropped as over at a time that was taken back since is over all the same.
+    fn over_ms(&self, now: u64) -> u64 {
+        now.max(self.tidied).saturating_sub(u64::from(self.rules.idempotency_seconds) * 1_000)
     }
 
     /// The process ends, and another one begins from the log alone.
@@ -112,9 +132,7 @@ impl World<'_> {
     /// `other` holds, shows, and would answer to the newest `answers` calls, what the world's own ledger does. A copy that is being made
     /// of that is given up.
     pub(crate) fn compare_with(&mut self, other: &mut Ledger, answers: usize) {
-        let idempotency_ms = u64::from(self.rules.idempotency_seconds) * 1_000;
-        // What was dropped as over at a time that was taken back since is over all the same.
-        let over_ms = self.ledger.last_applied().unix_ms().max(self.tidied).saturating_sub(idempotency_ms);
+        let over_ms = self.over_ms(self.ledger.last_applied().unix_ms());
         let (own, found) = (whole(&mut self.ledger, over_ms), whole(other, over_ms));
         self.copy = None;
         found.assert_lasts_as(&own);

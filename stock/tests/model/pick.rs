@@ -9,7 +9,6 @@ use crate::reference::{Ask, Grant, Key, Name, Patch, Reference, Reservation, Ste
 pub(crate) const SKUS: [Name; 6] = ["tea", "cup", "pot", "tray", "spoon", "sugar"];
 pub(crate) const USERS: [Name; 5] = ["ann", "bob", "cy", "dee", "eve"];
 pub(crate) const REASONS: [Name; 2] = ["counted anew", "damaged"];
-pub(crate) const KEYS: Key = 10;
 
 /// What a choice is made from.
 #[derive(Clone, Copy)]
@@ -18,6 +17,8 @@ pub(crate) struct Picker<'a> {
     pub(crate) now: u64,
     /// What was asked so far, with its keys.
     pub(crate) asked: &'a [(Ask, Option<Key>)],
+    /// How many keys there are.
+    pub(crate) keys: Key,
 }
 
 fn one_of(rng: &mut SmallRng, names: &[Name]) -> Name {
@@ -65,7 +66,7 @@ impl Picker<'_> {
         if self.reference.stocks.len() < 3 && rng.random_bool(0.2) {
             return (self.pick_create(rng), None);
         }
-        let key = rng.random_bool(0.5).then(|| rng.random_range(0..KEYS));
+        let key = rng.random_bool(0.5).then(|| rng.random_range(0..self.keys));
         let quantity = |rng: &mut SmallRng| rng.random_bool(0.4).then(|| rng.random_range(1..=4));
         let ask = match rng.random_range(0..100) {
             0..3 => self.pick_create(rng),

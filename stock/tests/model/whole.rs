@@ -14,6 +14,11 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
+    /// Keys that were used until `over_ms` count no more.
+    pub(crate) fn drop_keys_until(&mut self, over_ms: u64) {
+        self.lasting.retain(|_, item| !matches!(item, SnapshotItem::Key(record) if record.at.unix_ms() <= over_ms));
+    }
+
     /// The time, the stocks, the users and the keys are those of `other`.
     #[track_caller]
     pub(crate) fn assert_lasts_as(&self, other: &Self) {

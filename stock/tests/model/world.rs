@@ -23,6 +23,8 @@ use crate::translate::{command_of, fingerprints, no_of};
 const BATCHES_MAX: usize = 6;
 /// Calls that wait for the history at once.
 const PENDING_MAX: usize = 3;
+/// Keys in use: few, so that most are known.
+const KEYS: Key = 10;
 
 /// A ledger and its naive twin, with what is needed to talk to both.
 pub(crate) struct World<'a> {
@@ -160,7 +162,7 @@ impl<'a> World<'a> {
     }
 
     fn picker(&self) -> Picker<'_> {
-        Picker { reference: &self.reference, now: self.now, asked: &self.asked }
+        Picker { reference: &self.reference, now: self.now, asked: &self.asked, keys: KEYS }
     }
 
     /// Decides as a node does that has the history at hand.
