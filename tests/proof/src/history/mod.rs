@@ -151,7 +151,7 @@ fn try_all(options: &Options) -> Result<bool, SiteError> {
     // Everything about a run follows from its own seed, so that one alone can be run again.
     for run in 0..amount.large_runs {
         let seed = options.seed + run;
-        large.add(one_run(&program, seed, &large_plan(amount.large_wants), 1, (seed / 2 + 1) % 4)?);
+        large.add(one_run(&program, seed, &large_plan(amount.large_wants, run % 3 == 0), 1, (seed / 2 + 1) % 4)?);
     }
     for run in 0..amount.small_runs {
         let seed = options.seed + run;
@@ -179,7 +179,7 @@ fn try_all(options: &Options) -> Result<bool, SiteError> {
     Ok(holds)
 }
 
-fn large_plan(wants: usize) -> Plan {
+fn large_plan(wants: usize, archives: bool) -> Plan {
     Plan {
         clients: CLIENTS_LARGE,
         wants,
@@ -189,6 +189,7 @@ fn large_plan(wants: usize) -> Plan {
         per_user_limit: 3,
         hold_seconds_max: 3,
         lapses: true,
+        archives,
     }
 }
 
@@ -202,6 +203,7 @@ fn small_plan() -> Plan {
         per_user_limit: 2,
         hold_seconds_max: 3_600,
         lapses: false,
+        archives: true,
     }
 }
 
