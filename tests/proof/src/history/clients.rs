@@ -51,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) hold_seconds_max: u32,
     /// Whether some holds are so short that they lapse meanwhile. Then stocks have windows too.
     pub(crate) lapses: bool,
+    /// Whether some of them ask in batches.
+    pub(crate) batches: bool,
     /// Whether the first client archives every stock at its end, when nothing of it is reserved any more.
     pub(crate) archives: bool,
 }
@@ -189,7 +191,7 @@ impl<'a> Client<'a> {
         // A stock that stays shut would leave nothing to be seen.
         let sku = if self.chance(50) { self.shut.unwrap_or(sku) } else { sku };
         match self.rng.random_range(0..100) {
-            0..8 => return self.want_batch(sku),
+            0..8 if self.plan.batches => return self.want_batch(sku),
             8..10 => return self.call_stocks().is_some(),
             _ => {}
         }
@@ -418,8 +420,8 @@ impl<'a> Client<'a> {
             let shown = page.stocks.iter().find(|named| named.sku == *name).map(|named| named.stock.clone());
             let answer =
                 shown.map_or(Answer::Rejected { code: "unknown_sku".to_owned() }, |shown| Answer::Stock { replayed: false, shown });
-            // Side by side, as the commands of a batch are.
-            let batch = Some(self.batches + 1);
+            // Side by side, as the commands of a batch are, where there are several.
+            let batch = (self.plan.skus.len() > 1).then_some(self.batches + 1);
             let call = Call { client: self.number, op: Op::ReadStock, key: None, began, ended, answer, batch };
             self.record(sku, place.start, call);
         }

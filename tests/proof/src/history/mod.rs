@@ -189,6 +189,7 @@ fn large_plan(wants: usize, archives: bool) -> Plan {
         per_user_limit: 3,
         hold_seconds_max: 3,
         lapses: true,
+        batches: true,
         archives,
     }
 }
@@ -203,6 +204,7 @@ fn small_plan() -> Plan {
         per_user_limit: 2,
         hold_seconds_max: 3_600,
         lapses: false,
+        batches: true,
         archives: true,
     }
 }
@@ -221,6 +223,8 @@ fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) ->
         let mut plan = plan.clone();
         if plan.skus.is_empty() {
             plan.skus = vec![format!("small-{round}")];
+            // Every other one is for the search that cannot take batches.
+            plan.batches = round % 2 == 1;
         }
         for sku in &plan.skus {
             let (quantity, limit) = (plan.quantity, plan.per_user_limit);
