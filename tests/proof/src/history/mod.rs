@@ -65,7 +65,7 @@ struct Amount {
     small_rounds: usize,
 }
 
-const SHORT: Amount = Amount { large_runs: 3, large_wants: 2_500, small_runs: 2, small_rounds: 8 };
+const SHORT: Amount = Amount { large_runs: 3, large_wants: 2_000, small_runs: 2, small_rounds: 8 };
 const LONG: Amount = Amount { large_runs: 16, large_wants: 3_000, small_runs: 12, small_rounds: 25 };
 
 /// What came of one run, or of several.
