@@ -1,133 +1,85 @@
 //! From the model's plain texts and numbers to the crate's values, and from its rejections back.
 
-use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tidegate_stock::{
     Allotment, Command, Delta, Fingerprint, HoldSeconds, Idempotency, LifeStep, Partition, Quantity, Reason, Reference, Rejection,
-    Request, ReservationId, Revision, Sku, StockTerms, TermsError, TermsPatch, Timestamp, UserId,
+    ReservationId, Revision, Sku, StockTerms, TermsError, TermsPatch, Timestamp, UserId,
 };
 
-use crate::reference::{Ask, Grant, No, Patch, Step, Terms};
+use crate::reference::{Ask, Grant, Key, No, Patch, Step, Terms};
 
-pub(crate) fn name_of(rejection: Rejection) -> (&'static str, No) {
+pub(crate) fn no_of(rejection: Rejection) -> No {
     match rejection {
-        Rejection::UnknownSku => ("unknown sku", No::UnknownSku),
-        Rejection::UnknownReservation => ("unknown reservation", No::UnknownReservation),
-        Rejection::StockExists => ("stock exists", No::StockExists),
-        Rejection::IdempotencyKeyReused => ("idempotency key reused", No::IdempotencyKeyReused),
-        Rejection::HoldOverMax { asked, max } => {
-            ("hold over max", No::HoldOutOfRange { asked: u64::from(asked), max: u64::from(max) })
-        }
-        Rejection::Closed => ("closed", No::Closed),
-        Rejection::NotOpen { opens_at } => ("not open", No::NotOpen { opens_at: opens_at.unix_ms() }),
-        Rejection::LimitReached { limit, has, asked } => {
-            ("limit reached", No::LimitReached { limit: u64::from(limit), has, asked: u64::from(asked) })
-        }
-        Rejection::SoldOut { available, asked } => ("sold out", No::SoldOut { available, asked: u64::from(asked) }),
-        Rejection::ReservationReleased => ("reservation released", No::Released),
-        Rejection::ReservationExpired => ("reservation expired", No::Expired),
-        Rejection::ReservationConfirmed => ("reservation confirmed", No::Confirmed),
+        Rejection::UnknownSku => No::UnknownSku,
+        Rejection::UnknownReservation => No::UnknownReservation,
+        Rejection::StockExists => No::StockExists,
+        Rejection::IdempotencyKeyReused => No::IdempotencyKeyReused,
+        Rejection::HoldOverMax { asked, max } => No::HoldOutOfRange { asked: u64::from(asked), max: u64::from(max) },
+        Rejection::Closed => No::Closed,
+        Rejection::NotOpen { opens_at } => No::NotOpen { opens_at: opens_at.unix_ms() },
+        Rejection::LimitReached { limit, has, asked } => No::LimitReached { limit: u64::from(limit), has, asked: u64::from(asked) },
+        Rejection::SoldOut { available, asked } => No::SoldOut { available, asked: u64::from(asked) },
+        Rejection::ReservationReleased => No::Released,
+        Rejection::ReservationExpired => No::Expired,
+        Rejection::ReservationConfirmed => No::Confirmed,
         Rejection::QuantityOverRemaining { asked, remaining } => {
-            ("quantity over remaining", No::MoreThanRemains { asked: u64::from(asked), remaining: u64::from(remaining) })
+            No::MoreThanRemains { asked: u64::from(asked), remaining: u64::from(remaining) }
         }
-        Rejection::Paused => ("paused", No::Paused),
-        Rejection::ReservationReturned => ("reservation returned", No::Returned),
-        Rejection::ReservationNotConfirmed => ("reservation not confirmed", No::NotConfirmed),
-        Rejection::ExtendOverMax { asked, max } => {
-            ("extend over max", No::ExtendedTooFar { asked: asked.unix_ms(), max: max.unix_ms() })
-        }
-        Rejection::StockInUse { reserved } => ("stock in use", No::InUse { reserved }),
-        Rejection::InsufficientStock { available, delta } => ("insufficient stock", No::TooFewToTake { available, delta }),
-        Rejection::AllottedOverMax { allotted, delta } => ("allotted over max", No::TooManyToHave { allotted, delta }),
-        Rejection::PreconditionFailed => ("precondition failed", No::Changed),
-        Rejection::TermsContradict(TermsError::HoldOverMax(bounds)) => {
-            ("terms contradict by hold", No::HoldOverMax { hold: bounds.given, max: bounds.max })
-        }
+        Rejection::Paused => No::Paused,
+        Rejection::ReservationReturned => No::Returned,
+        Rejection::ReservationNotConfirmed => No::NotConfirmed,
+        Rejection::ExtendOverMax { asked, max } => No::ExtendedTooFar { asked: asked.unix_ms(), max: max.unix_ms() },
+        Rejection::StockInUse { reserved } => No::InUse { reserved },
+        Rejection::InsufficientStock { available, delta } => No::TooFewToTake { available, delta },
+        Rejection::AllottedOverMax { allotted, delta } => No::TooManyToHave { allotted, delta },
+        Rejection::PreconditionFailed => No::Changed,
+        Rejection::TermsContradict(TermsError::HoldOverMax(bounds)) => No::HoldOverMax { hold: bounds.given, max: bounds.max },
         Rejection::TermsContradict(TermsError::EmptyWindow { opens_at, closes_at }) => {
-            ("terms contradict by window", No::EmptyWindow { opens_at: opens_at.unix_ms(), closes_at: closes_at.unix_ms() })
+            No::EmptyWindow { opens_at: opens_at.unix_ms(), closes_at: closes_at.unix_ms() }
         }
     }
 }
 
-/// Three partitions for six skus, so that numbers are shared and not.
-pub(crate) fn partition(sku: &str) -> u16 {
-    match sku {
-        "tea" | "cup" | "pot" => 7,
-        "tray" | "spoon" => 8,
-        _ => 1_023,
-    }
+/// The text that a reservation's number stands for.
+pub(crate) fn reference_text(number: u64) -> String {
+    format!("order-{number}")
 }
 
-pub(crate) fn grant_of(ask: &Ask) -> Option<&Grant> {
-    match ask {
-        Ask::Confirm { grant, .. }
-        | Ask::Release { grant, .. }
-        | Ask::Read { grant }
-        | Ask::Return { grant, .. }
-        | Ask::Extend { grant, .. } => Some(grant),
-        Ask::Create { .. } | Ask::Reserve { .. } | Ask::Change { .. } | Ask::Adjust { .. } | Ask::Step { .. } => None,
-    }
-}
-
-pub(crate) fn sku_of(ask: &Ask) -> &str {
-    match ask {
-        Ask::Create { sku, .. }
-        | Ask::Reserve { sku, .. }
-        | Ask::Change { sku, .. }
-        | Ask::Adjust { sku, .. }
-        | Ask::Step { sku, .. } => sku,
-        Ask::Confirm { grant, .. }
-        | Ask::Release { grant, .. }
-        | Ask::Read { grant }
-        | Ask::Return { grant, .. }
-        | Ask::Extend { grant, .. } => &grant.sku,
-    }
-}
-
-pub(crate) fn request_of(
-    ask: &Ask,
-    key: Option<&str>,
-    fingerprints: &mut BTreeMap<String, u128>,
-    id: impl Fn(&Grant) -> ReservationId,
-) -> Request {
-    let mut fingerprint = |text: String| {
-        let next = fingerprints.len() as u128;
-        Fingerprint(*fingerprints.entry(text).or_insert(next))
-    };
-    let idempotency =
-        key.map(|key| Idempotency { key: fingerprint(format!("key {key}")), request: fingerprint(format!("{ask:?}")) });
+/// `ask` as a command. `partition` says where a product belongs, `id` what a reservation is called.
+pub(crate) fn command_of(ask: &Ask, partition: impl Fn(&Sku) -> Partition, id: impl Fn(Grant) -> ReservationId) -> Command {
     let quantity = |units: u64| Quantity::new(units).expect("a quantity");
-    let command = match ask {
-        Ask::Create { sku, quantity, terms: plain } => Command::CreateStock {
-            partition: Partition(partition(sku)),
-            sku: Sku::new(sku).expect("an identifier"),
-            quantity: Allotment::new(*quantity).expect("an allotment"),
-            terms: terms(plain),
-        },
-        Ask::Reserve { sku, user, quantity: units, hold_seconds, reference } => Command::Reserve {
-            sku: Sku::new(sku).expect("an identifier"),
+    let sku = |name: &str| Sku::new(name).expect("an identifier");
+    match *ask {
+        Ask::Create { sku: name, quantity, terms: plain } => {
+            let sku = sku(name);
+            let quantity = Allotment::new(quantity).expect("an allotment");
+            Command::CreateStock { partition: partition(&sku), sku, quantity, terms: terms(&plain) }
+        }
+        Ask::Reserve { sku: name, user, quantity: units, hold_seconds, reference } => Command::Reserve {
+            sku: sku(name),
             user: UserId::new(user).expect("an identifier"),
-            quantity: quantity(*units),
+            quantity: quantity(units),
             hold_seconds: hold_seconds.map(hold),
-            reference: reference.as_ref().map(|text| Reference::new(text).expect("an identifier")),
+            reference: reference.map(|number| Reference::new(&reference_text(number)).expect("an identifier")),
         },
         Ask::Confirm { grant, quantity: units } => Command::Confirm { reservation: id(grant), quantity: units.map(quantity) },
         Ask::Release { grant, quantity: units } => Command::Release { reservation: id(grant), quantity: units.map(quantity) },
         Ask::Read { grant } => Command::ReadReservation { reservation: id(grant) },
         Ask::Return { grant, quantity: units } => Command::Return { reservation: id(grant), quantity: units.map(quantity) },
-        Ask::Extend { grant, hold_seconds } => Command::Extend { reservation: id(grant), hold_seconds: hold(*hold_seconds) },
-        Ask::Change { sku, patch: plain, if_revision } => Command::ChangeStock {
-            sku: Sku::new(sku).expect("an identifier"),
-            patch: patch(plain),
-            if_revision: if_revision.as_ref().map(|revisions| revisions.iter().copied().map(Revision).collect()),
+        Ask::Extend { grant, hold_seconds } => Command::Extend { reservation: id(grant), hold_seconds: hold(hold_seconds) },
+        Ask::Change { sku: name, patch: plain, if_revision } => Command::ChangeStock {
+            sku: sku(name),
+            patch: patch(&plain),
+            if_revision: if_revision.map(|revisions| revisions.into_iter().flatten().map(Revision).collect()),
         },
-        Ask::Adjust { sku, delta, reason } => Command::AdjustStock {
-            sku: Sku::new(sku).expect("an identifier"),
-            delta: Delta::new(*delta).expect("a delta"),
+        Ask::Adjust { sku: name, delta, reason } => Command::AdjustStock {
+            sku: sku(name),
+            delta: Delta::new(delta).expect("a delta"),
             reason: Reason::new(reason).expect("a reason"),
         },
-        Ask::Step { sku, step } => Command::StepStock {
-            sku: Sku::new(sku).expect("an identifier"),
+        Ask::Step { sku: name, step } => Command::StepStock {
+            sku: sku(name),
             step: match step {
                 Step::Pause => LifeStep::Pause,
                 Step::Reopen => LifeStep::Reopen,
@@ -135,8 +87,17 @@ pub(crate) fn request_of(
                 Step::Archive => LifeStep::Archive,
             },
         },
+    }
+}
+
+/// What a ledger remembers of `ask` under `key`.
+pub(crate) fn fingerprints(ask: &Ask, key: Key) -> Idempotency {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, ask).hash(&mut hasher);
+        u128::from(hasher.finish())
     };
-    Request { command, idempotency }
+    Idempotency { key: Fingerprint(u128::from(key)), request: Fingerprint(half(1) << 64 | half(2)) }
 }
 
 fn hold(seconds: u64) -> HoldSeconds {

@@ -1,12 +1,12 @@
-//! One ledger and its naive twin side by side: each step asks both the same and compares what they say and show.
+//! One ledger and its naive twin side by side: each step asks both the same and compares what they say, what changed, and what they show.
 //!
 //! The ledger lives as in a node: what is resolved leaves its memory for a history, and is asked for there, sometimes late. In some
-//! worlds what happened last may be taken back. Copies of the ledger are in `copies.rs`, all comparisons in `compare.rs`.
+//! worlds what happened last may be taken back. Copies and new starts are in `lives.rs`, comparisons in `compare.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use tidegate_stock::{
     Accepted, Auditor, Decision, Event, GrantSequence, Image, Inverse, Ledger, NeedsRecord, Partition, Recall, Request,
@@ -14,14 +14,17 @@ use tidegate_stock::{
 };
 
 use crate::Seen;
-use crate::copies::Copy;
-use crate::reference::{Answer, Ask, Grant, Reference, Reservation};
-use crate::translate::{grant_of, name_of, partition, request_of};
+use crate::lives::Copy;
+use crate::pick::Picker;
+use crate::reference::{Answer, Ask, Grant, Key, Name, Reference, Reservation, digest};
+use crate::translate::{command_of, fingerprints, no_of};
 
 /// Batches that may be taken back at once.
 const BATCHES_MAX: usize = 6;
 /// Calls that wait for the history at once.
 const PENDING_MAX: usize = 3;
+/// Keys in use: few, so that most are known.
+const KEYS: Key = 10;
 
 /// A ledger and its naive twin, with what is needed to talk to both.
 pub(crate) struct World<'a> {
@@ -30,6 +33,8 @@ pub(crate) struct World<'a> {
     pub(crate) reference: Reference,
     auditor: Auditor,
     pub(crate) log: Vec<Logged>,
+    /// How much of the log was compared with the naive ledger's changes.
+    pub(crate) compared: usize,
     /// How much of the log is committed, and seen by the auditor.
     pub(crate) committed: usize,
     /// What takes back the rest of it.
@@ -42,14 +47,15 @@ pub(crate) struct World<'a> {
     pub(crate) tidied: u64,
     /// What has left memory.
     pub(crate) history: BTreeMap<ReservationId, ReservationRecord>,
+    /// What is neither in memory nor in the history any more, with the digest that it had.
+    pub(crate) gone: BTreeMap<ReservationId, u64>,
     /// What is on its way out.
     pub(crate) leaving: Vec<ReservationRecord>,
     pending: Vec<Pending>,
     pub(crate) copy: Option<Copy>,
-    /// Skus by the order of creation, which is what a stock's number follows.
-    pub(crate) created: Vec<String>,
-    pub(crate) asked: Vec<(Ask, Option<String>)>,
-    pub(crate) fingerprints: BTreeMap<String, u128>,
+    /// Stocks by the order of creation, with their places.
+    pub(crate) created: Vec<(Name, StockId)>,
+    pub(crate) asked: Vec<(Ask, Option<Key>)>,
     pub(crate) seen: &'a mut Seen,
 }
 
@@ -72,13 +78,13 @@ struct Batch {
 /// A call that waits for a reservation, with what the history had of it.
 struct Pending {
     ask: Ask,
-    key: Option<String>,
+    key: Option<Key>,
     id: ReservationId,
     record: Option<ReservationRecord>,
 }
 
 impl<'a> World<'a> {
-    pub(crate) fn new(rng: &mut StdRng, tally: &'a mut Seen) -> Self {
+    pub(crate) fn new(rng: &mut SmallRng, tally: &'a mut Seen) -> Self {
         let idempotency_seconds = rng.random_range(3..=40);
         let retention_seconds = idempotency_seconds + rng.random_range(0..=80);
         let rules = Rules {
@@ -94,6 +100,7 @@ impl<'a> World<'a> {
             reference: Reference::new(u64::from(idempotency_seconds), u64::from(retention_seconds)),
             auditor: Auditor::new(idempotency_seconds, rng.random()),
             log: Vec::new(),
+            compared: 0,
             committed: 0,
             inverses: VecDeque::new(),
             batches: Vec::new(),
@@ -101,22 +108,22 @@ impl<'a> World<'a> {
             now: 1_700_000_000_000 + rng.random_range(0..1_000),
             tidied: 0,
             history: BTreeMap::new(),
+            gone: BTreeMap::new(),
             leaving: Vec::new(),
             pending: Vec::new(),
             copy: None,
             created: Vec::new(),
             asked: Vec::new(),
-            fingerprints: BTreeMap::new(),
             seen: tally,
         }
     }
 
-    pub(crate) fn step(&mut self, rng: &mut StdRng) {
+    pub(crate) fn step(&mut self, rng: &mut SmallRng) {
         if self.takes_back && (self.batches.is_empty() || rng.random_bool(0.3)) {
             let (reference, log, created) = (self.reference.clone(), self.log.len(), self.created.len());
             self.batches.push(Batch { reference, log, created, now: self.now });
         }
-        self.now = self.later(rng);
+        self.now = self.picker().later(rng);
         // The owner's loop takes what is due between two batches: before a command that came later, or after one that came first.
         if rng.random_bool(0.6) {
             self.run_clock();
@@ -125,10 +132,10 @@ impl<'a> World<'a> {
             let place = rng.random_range(0..self.pending.len());
             let Pending { ask, key, id, record } = self.pending.swap_remove(place);
             self.seen.count("answered late from the history");
-            self.ask(&ask, key.as_deref(), Some(&(id, record)), rng);
+            self.ask(&ask, key, Some(&(id, record)), rng);
         } else {
-            let (ask, key) = self.pick(rng);
-            self.ask(&ask, key.as_deref(), None, rng);
+            let (ask, key) = self.picker().pick(rng);
+            self.ask(&ask, key, None, rng);
             self.asked.push((ask, key));
         }
         if rng.random_bool(0.5) {
@@ -149,6 +156,13 @@ impl<'a> World<'a> {
             self.tidy(rng);
         }
         self.copy(rng);
+        if rng.random_bool(0.002) {
+            self.start_again(rng);
+        }
+    }
+
+    fn picker(&self) -> Picker<'_> {
+        Picker { reference: &self.reference, now: self.now, asked: &self.asked, keys: KEYS }
     }
 
     /// Decides as a node does that has the history at hand.
@@ -166,9 +180,9 @@ impl<'a> World<'a> {
     fn ask(
         &mut self,
         ask: &Ask,
-        key: Option<&str>,
+        key: Option<Key>,
         recalled: Option<&(ReservationId, Option<ReservationRecord>)>,
-        rng: &mut StdRng,
+        rng: &mut SmallRng,
     ) {
         let now = Timestamp::from_unix_ms(self.now);
         let request = self.request(ask, key);
@@ -181,7 +195,7 @@ impl<'a> World<'a> {
             Ok(decision) => decision,
             Err(NeedsRecord(id)) if recalled.is_none() && self.pending.len() < PENDING_MAX && rng.random_bool(0.3) => {
                 let record = self.history.get(&id).cloned();
-                self.pending.push(Pending { ask: ask.clone(), key: key.map(str::to_owned), id, record });
+                self.pending.push(Pending { ask: *ask, key, id, record });
                 return;
             }
             Err(NeedsRecord(id)) => {
@@ -189,24 +203,19 @@ impl<'a> World<'a> {
                 self.decide_on(&self.ledger, &request, now)
             }
         };
-        let held_before = grant_of(ask).and_then(|grant| self.reference.reservation(grant)).map_or(0, Reservation::held);
+        let held_before = ask.grant().and_then(|grant| self.reference.reservation(grant)).map_or(0, Reservation::held);
         let (answer, lapsed) = self.reference.ask(ask, key, self.now);
-        if let (Answer::Stock { sku, created: true, .. }, Ask::Create { .. }) = (&answer, ask) {
-            self.created.push(sku.clone());
+        if let Answer::Stock { sku, created: true, .. } = answer {
+            self.created.push((sku, self.next_stock_id(sku)));
         }
-        let context = || format!("{ask:?} with key {key:?} at {}", self.now);
         let events = || decision.before.iter().chain(&decision.event);
         let expired =
             events().find_map(|event| if let Event::Expired { reservations } = event { Some(reservations) } else { None });
-        let expected: Option<Vec<_>> = lapsed.map(|grant| vec![self.id(&grant)]);
-        assert_eq!(expired, expected.as_ref(), "lapse by {}", context());
+        let expected: Option<Vec<_>> = lapsed.map(|grant| vec![self.id(grant)]);
+        assert_eq!(expired, expected.as_ref(), "lapse by {ask:?} with key {key:?} at {}", self.now);
         let found = match decision.outcome {
             Ok(accepted) => self.answer(accepted),
-            Err(rejection) => {
-                let (name, no) = name_of(rejection);
-                self.seen.count(name);
-                Answer::No(no)
-            }
+            Err(rejection) => Answer::No(no_of(rejection)),
         };
         assert_eq!(found, answer, "answer to {ask:?} with key {key:?} at {}", self.now);
         self.count_answer(ask, key, &answer, held_before);
@@ -229,10 +238,17 @@ impl<'a> World<'a> {
             });
             self.apply(event);
         }
+        self.compare_changes();
         self.compare_touched(ask, &answer);
     }
 
-    fn count_answer(&mut self, ask: &Ask, key: Option<&str>, answer: &Answer, held_before: u64) {
+    fn count_answer(&mut self, ask: &Ask, key: Option<Key>, answer: &Answer, held_before: u64) {
+        if let Answer::No(no) = answer {
+            self.seen.count(no.name());
+            if let Some(next) = self.reference.next_reason {
+                self.seen.count_pair(no.name(), next.name());
+            }
+        }
         match (ask, answer) {
             (Ask::Create { .. }, Answer::Stock { created: false, .. }) => self.seen.count("stock again"),
             (_, Answer::Stock { replayed: true, .. }) => self.seen.count("replayed adjust"),
@@ -244,10 +260,11 @@ impl<'a> World<'a> {
                     Ask::Extend { .. } => "replayed extend",
                     _ => "replayed release",
                 });
-                if self.reference.reservation(grant).is_some_and(|one| one.expires_at <= self.now) {
+                if self.reference.reservation(*grant).is_some_and(|one| one.expires_at <= self.now) {
                     self.seen.count("replayed after the hold ended");
                 }
-                if matches!(ask, Ask::Reserve { .. }) && self.reference.stock_state(&grant.sku, self.now) != "open" {
+                let is_shut = self.reference.stock(grant.sku).is_some_and(|stock| stock.state(self.now) != "open");
+                if matches!(ask, Ask::Reserve { .. }) && is_shut {
                     self.seen.count("replayed while nothing is granted any more");
                 }
             }
@@ -269,10 +286,11 @@ impl<'a> World<'a> {
             assert!(!reservations.is_empty(), "the clock lapsed nothing");
             for id in reservations {
                 let grant = self.grant(*id);
-                self.reference.lapse(&grant, self.now).expect("the clock may lapse this");
+                self.reference.lapse(grant, self.now).expect("the clock may lapse this");
             }
             self.seen.count("event expired by the clock");
             self.apply(event);
+            self.compare_changes();
         }
         assert!(self.reference.overdue(self.now).is_none(), "not back within a second: {:?}", self.reference.overdue(self.now));
         assert!(self.ledger.next_lapse().is_none_or(|next| next > now), "work is due after all of it was done");
@@ -311,11 +329,12 @@ impl<'a> World<'a> {
     }
 
     /// Takes back the newest batches, and sometimes does all of it again.
-    fn take_back(&mut self, rng: &mut StdRng) {
+    fn take_back(&mut self, rng: &mut SmallRng) {
         let place = rng.random_range(0..self.batches.len());
         let mut dropped = self.batches.split_off(place);
         let batch = dropped.swap_remove(0);
         let undone = self.log.split_off(batch.log);
+        self.compared = batch.log;
         for logged in undone.iter().rev() {
             let inverse = self.inverses.pop_back().expect("each uncommitted event has its inverse");
             self.ledger.undo(inverse);
@@ -334,7 +353,7 @@ impl<'a> World<'a> {
             self.copy = None;
             assert!(!self.ledger.is_copying(), "a copy goes on after something was taken back");
         }
-        self.compare_everything();
+        self.compare_digest();
         if !rng.random_bool(0.4) {
             return;
         }
@@ -344,14 +363,34 @@ impl<'a> World<'a> {
             assert_eq!(self.log.last(), Some(&logged), "done again, an event leaves the same behind");
         }
         self.seen.count("done again");
+        self.compared = self.log.len();
         (self.reference, self.now) = (newer, now);
         self.created.extend(created);
         self.batches.push(batch);
-        self.compare_everything();
+        self.compare_digest();
+    }
+
+    /// The process ends: what is not committed is lost, or came to be committed after all, and what waited for an answer has none.
+    pub(crate) fn die(&mut self, rng: &mut SmallRng) {
+        if let Some(batch) = self.batches.first()
+            && rng.random_bool(0.5)
+        {
+            while let Some(inverse) = self.inverses.pop_back() {
+                self.ledger.undo(inverse);
+            }
+            self.log.truncate(batch.log);
+            self.compared = batch.log;
+            self.created.truncate(batch.created);
+            self.now = batch.now.max(self.tidied);
+            self.reference = self.batches.swap_remove(0).reference;
+            self.seen.count("lost with the process");
+        }
+        self.commit_everything();
+        self.pending.clear();
     }
 
     /// Resolved reservations go to the history, in two steps between which they may be changed.
-    fn let_leave(&mut self, rng: &mut StdRng) {
+    fn let_leave(&mut self, rng: &mut SmallRng) {
         if rng.random_bool(0.05) {
             let before = self.log.get(self.committed).map_or(Timestamp::from_unix_ms(u64::MAX), |logged| logged.at);
             let limit = *[1, 5, 1_000].choose(rng).expect("there are limits");
@@ -378,12 +417,16 @@ impl<'a> World<'a> {
             let is_kept = |record: &ReservationRecord| {
                 record.resolved_at.is_some_and(|resolved_at| committed < resolved_at.unix_ms() + kept_ms)
             };
-            self.history.retain(|_, record| is_kept(record));
+            let over = self.history.extract_if(.., |_, record| !is_kept(record));
+            for (id, _) in over.filter(|(id, _)| self.ledger.reservation(*id).is_none()).collect::<Vec<_>>() {
+                let row = self.reference.reservation(self.grant(id)).expect("it was granted");
+                self.gone.insert(id, digest(row));
+            }
             self.tidied = self.tidied.max(committed);
         }
     }
 
-    fn tidy(&mut self, rng: &mut StdRng) {
+    fn tidy(&mut self, rng: &mut SmallRng) {
         let committed = self.committed_time();
         self.tidied = self.tidied.max(committed);
         let before = (self.ledger.key_count(), self.ledger.user_count());
@@ -407,20 +450,16 @@ impl<'a> World<'a> {
     pub(crate) fn finish(mut self) {
         self.commit_everything();
         self.compare_everything();
-        let mut replayed = Ledger::new(self.rules, 0x5eed);
-        for logged in &self.log {
-            drop(replayed.apply(&logged.event, logged.at));
-            assert_eq!(replayed.image(&logged.event), logged.image, "image of {:?} at replay", logged.event);
-        }
-        assert_eq!(replayed.reservation_count(), self.reference.reservations.len());
-        self.compare_with(&replayed, usize::MAX);
+        let mut replayed = self.replayed();
+        assert_eq!(replayed.reservation_count(), self.reference.reservations().count());
+        self.compare_with(&mut replayed, 100);
         self.compare_summary();
     }
 
     fn compare_summary(self) {
         let Self { reference, auditor, log, created, .. } = self;
         let summary = auditor.finish();
-        let sum = |units: fn(&Reservation) -> u64| reference.reservations.iter().map(units).sum::<u64>();
+        let sum = |units: fn(&Reservation) -> u64| reference.reservations().map(units).sum::<u64>();
         assert_eq!(summary.events, log.len() as u64);
         assert_eq!((summary.grants, summary.reservations), (sum(|_| 1), sum(|_| 1)));
         assert_eq!(summary.granted_units, sum(|one| one.quantity));
@@ -429,9 +468,9 @@ impl<'a> World<'a> {
         assert_eq!(summary.released_units + summary.expired_units, sum(|one| one.released));
         assert_eq!(summary.stocks.len(), created.len());
         for stock in summary.stocks {
-            let sku = stock.sku.as_str();
-            let expected = (reference.available(sku), reference.reserved(sku), reference.sold(sku), reference.grants(sku));
-            assert_eq!((stock.available, stock.reserved, stock.sold, stock.grants), expected, "the auditor's books of {sku}");
+            let row = reference.stock(stock.sku.as_str()).expect("the stock is there").row(0);
+            let found = (stock.available, stock.reserved, stock.sold, stock.grants);
+            assert_eq!(found, (row.available, row.reserved, row.sold, row.grants), "the auditor's books of {}", stock.sku);
         }
     }
 
@@ -443,31 +482,43 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(crate) fn request(&mut self, ask: &Ask, key: Option<&str>) -> Request {
-        let mut fingerprints = std::mem::take(&mut self.fingerprints);
-        let request = request_of(ask, key, &mut fingerprints, |grant| self.id(grant));
-        self.fingerprints = fingerprints;
-        request
+    pub(crate) fn request(&self, ask: &Ask, key: Option<Key>) -> Request {
+        let command = command_of(ask, |sku| partition(sku.as_str()), |grant| self.id(grant));
+        Request { command, idempotency: key.map(|key| fingerprints(ask, key)) }
     }
 
-    /// The place of a stock: its number follows the order of creation within its partition.
-    pub(crate) fn stock_id(&self, sku: &str) -> StockId {
-        let earlier =
-            self.created.iter().take_while(|other| *other != sku).filter(|other| partition(other) == partition(sku)).count();
-        StockId { partition: Partition(partition(sku)), number: StockNumber(u32::try_from(earlier).expect("few stocks") + 1) }
+    /// The place of the next stock: its number follows the order of creation within its partition.
+    fn next_stock_id(&self, sku: Name) -> StockId {
+        let partition = partition(sku);
+        let earlier = self.created.iter().filter(|(_, id)| id.partition == partition).count();
+        StockId { partition, number: StockNumber(u32::try_from(earlier).expect("few stocks") + 1) }
     }
 
-    fn sku(&self, id: StockId) -> String {
-        // A stock that is being created is the next of its partition.
-        let found = self.created.iter().find(|sku| self.stock_id(sku) == id);
-        found.unwrap_or_else(|| panic!("{id:?} is no stock")).clone()
+    /// The place of a stock; of one that was never created, the place that it would have now.
+    pub(crate) fn stock_id(&self, sku: Name) -> StockId {
+        let found = self.created.iter().find(|(name, _)| *name == sku).map(|(_, id)| *id);
+        found.unwrap_or_else(|| self.next_stock_id(sku))
     }
 
-    pub(crate) fn id(&self, grant: &Grant) -> ReservationId {
-        ReservationId { stock: self.stock_id(&grant.sku), sequence: GrantSequence(grant.sequence) }
+    pub(crate) fn sku(&self, id: StockId) -> Name {
+        let found = self.created.iter().find(|(_, known)| *known == id).map(|(sku, _)| *sku);
+        found.unwrap_or_else(|| panic!("{id:?} is no stock"))
     }
 
-    fn grant(&self, id: ReservationId) -> Grant {
+    pub(crate) fn id(&self, grant: Grant) -> ReservationId {
+        ReservationId { stock: self.stock_id(grant.sku), sequence: GrantSequence(grant.sequence) }
+    }
+
+    pub(crate) fn grant(&self, id: ReservationId) -> Grant {
         Grant { sku: self.sku(id.stock), sequence: id.sequence.0 }
     }
+}
+
+/// Three partitions for six skus, so that numbers are shared and not.
+fn partition(sku: &str) -> Partition {
+    Partition(match sku {
+        "tea" | "cup" | "pot" => 7,
+        "tray" | "spoon" => 8,
+        _ => 1_023,
+    })
 }

@@ -37,6 +37,14 @@ pub(crate) enum Fault {
     NotConserved,
     /// A change that the state before it does not allow.
     NotAllowed,
+    /// Of a batch, a later call on the same stock was decided before an earlier one.
+    BatchOutOfOrder,
+    /// Units were granted while the stock was paused, closed, archived, or outside of its window.
+    GrantedWhileShut,
+    /// A stock was archived that was not closed, or of which units were reserved.
+    ArchivedInUse,
+    /// Settings were changed on condition of an entity tag that the stock did not have.
+    PreconditionIgnored,
     /// No order of the calls explains their answers.
     NotLinearizable,
 }

@@ -65,7 +65,7 @@ struct Amount {
     small_rounds: usize,
 }
 
-const SHORT: Amount = Amount { large_runs: 3, large_wants: 2_500, small_runs: 2, small_rounds: 8 };
+const SHORT: Amount = Amount { large_runs: 3, large_wants: 2_000, small_runs: 2, small_rounds: 8 };
 const LONG: Amount = Amount { large_runs: 16, large_wants: 3_000, small_runs: 12, small_rounds: 25 };
 
 /// What came of one run, or of several.
@@ -151,7 +151,7 @@ fn try_all(options: &Options) -> Result<bool, SiteError> {
     // Everything about a run follows from its own seed, so that one alone can be run again.
     for run in 0..amount.large_runs {
         let seed = options.seed + run;
-        large.add(one_run(&program, seed, &large_plan(amount.large_wants), 1, (seed / 2 + 1) % 4)?);
+        large.add(one_run(&program, seed, &large_plan(amount.large_wants, run % 3 == 0), 1, (seed / 2 + 1) % 4)?);
     }
     for run in 0..amount.small_runs {
         let seed = options.seed + run;
@@ -179,7 +179,7 @@ fn try_all(options: &Options) -> Result<bool, SiteError> {
     Ok(holds)
 }
 
-fn large_plan(wants: usize) -> Plan {
+fn large_plan(wants: usize, archives: bool) -> Plan {
     Plan {
         clients: CLIENTS_LARGE,
         wants,
@@ -189,6 +189,8 @@ fn large_plan(wants: usize) -> Plan {
         per_user_limit: 3,
         hold_seconds_max: 3,
         lapses: true,
+        batches: true,
+        archives,
     }
 }
 
@@ -202,6 +204,8 @@ fn small_plan() -> Plan {
         per_user_limit: 2,
         hold_seconds_max: 3_600,
         lapses: false,
+        batches: true,
+        archives: true,
     }
 }
 
@@ -219,6 +223,8 @@ fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) ->
         let mut plan = plan.clone();
         if plan.skus.is_empty() {
             plan.skus = vec![format!("small-{round}")];
+            // Every other one is for the search that cannot take batches.
+            plan.batches = round % 2 == 1;
         }
         for sku in &plan.skus {
             let (quantity, limit) = (plan.quantity, plan.per_user_limit);

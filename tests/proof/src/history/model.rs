@@ -1,8 +1,9 @@
 //! The general check: is there any order of the calls of a small history that one stock, taking them one after the other, would have
 //! answered like that? The feed plays no part but one: it can tell which of the calls without an answer happened. The search is
-//! stateright's; the stock is the model here. The one door of stateright.
+//! stateright's; the stock is the model here. The one door of stateright. Where that search is given up, or the history is long and has
+//! batches, whose many lines it cannot take, there is a second one that tries first what was answered first and copies less.
 //!
-//! Of times the model knows nothing, so nothing may lapse in such a history.
+//! Of times the model knows nothing, so nothing may lapse in such a history, and no stock may have a window.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
 use super::finding::{Fault, Finding};
-use super::record::{Answer, Call, Change, Moment, Op, Reservation, Stock};
-use super::rules::{Exit, KeyUse, Step, View, explains, reservation_state, step, stock_state};
+use super::record::{Answer, Call, Change, Moment, Op, Reservation, Stock, behind};
+use super::rules::{Exit, KeyUse, Life, Step, View, explains, reservation_state, step, stock_state, tag};
 
 /// Calls of which nobody knows whether they happened, at most: the search tries them in every order, even where it is lost already.
 const OPEN_CALLS_MAX: usize = 3;
@@ -20,8 +21,14 @@ const OPEN_CALLS_MAX: usize = 3;
 /// Calls of an order that a finding tells.
 const PIECE_CALLS_MAX: usize = 3;
 
-/// Different situations that one search looks at, at most.
+/// Different situations that stateright's search looks at, at most.
 const SITUATIONS_MAX: usize = 2_000;
+
+/// Calls of a history with batches that stateright's search takes, at most: each step costs it as much as there are lines and calls.
+const CALLS_WITH_BATCHES_MAX: usize = 40;
+
+/// The same for the second search.
+const SITUATIONS_SECOND_MAX: usize = 300_000;
 
 /// What the search found out.
 #[derive(Debug)]
@@ -38,10 +45,17 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone)]
 struct Model {
     stock: Stock,
-    is_paused: bool,
-    reservations: BTreeMap<String, (Reservation, Exit)>,
-    users: BTreeMap<String, i64>,
-    keys: BTreeMap<String, KeyUse>,
+    life: Life,
+    /// How often settings or life changed, with the creation.
+    revision: u64,
+    /// By their grants.
+    reservations: Arc<BTreeMap<u64, (Reservation, Exit)>>,
+    /// Where they are.
+    ids: Arc<BTreeMap<String, u64>>,
+    users: Arc<BTreeMap<String, i64>>,
+    keys: Arc<BTreeMap<String, KeyUse>>,
+    /// The sum of digests of all reservations and keys.
+    sum: u128,
     /// The grants that any answer shows: their names are the node's own choice.
     granted: Arc<BTreeMap<u64, Reservation>>,
     grants: u64,
@@ -53,6 +67,8 @@ struct Model {
     latest_began: Moment,
     /// The history; the search, which copies what it handles, handles places in it.
     calls: Arc<Vec<Call>>,
+    /// For each call the one before it in its batch.
+    behind: Arc<Vec<Option<usize>>>,
     /// Whether the search was in the same situation before, and came back.
     is_known_dead: bool,
     search: Arc<Search>,
@@ -60,8 +76,10 @@ struct Model {
 
 /// What one search remembers: the same calls taken, in whatever order, and the same stock behind them leave the same to be tried. A
 /// situation that comes up again has failed before, so each is looked at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Search {
+    /// Most situations.
+    situations_max: usize,
     /// 128 bits of each situation.
     seen: Mutex<BTreeSet<u128>>,
     /// The most calls that were ever taken one after the other.
@@ -69,6 +87,10 @@ struct Search {
 }
 
 impl Search {
+    fn new(situations_max: usize) -> Self {
+        Self { situations_max, seen: Mutex::default(), longest: Mutex::default() }
+    }
+
     /// Whether the situation is a new one, and there is room for it.
     fn enter(&self, situation: u128, order: &[usize]) -> bool {
         let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,11 +98,11 @@ impl Search {
             order.clone_into(&mut longest);
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.len() < SITUATIONS_MAX && seen.insert(situation)
+        seen.len() < self.situations_max && seen.insert(situation)
     }
 
     fn is_given_up(&self) -> bool {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len() >= SITUATIONS_MAX
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len() >= self.situations_max
     }
 }
 
@@ -96,8 +118,12 @@ fn digest(value: &impl Hash) -> u128 {
 }
 
 impl View for Model {
-    fn stock(&self) -> Stock {
-        self.stock.clone()
+    fn stock(&self) -> &Stock {
+        &self.stock
+    }
+
+    fn life(&self) -> Life {
+        self.life
     }
 
     fn units_of(&self, user: &str) -> i64 {
@@ -105,7 +131,12 @@ impl View for Model {
     }
 
     fn reservation(&self, id: &str) -> Option<(&Reservation, Exit)> {
-        self.reservations.get(id).map(|(reservation, exit)| (reservation, *exit))
+        self.reservations.get(self.ids.get(id)?).map(|(reservation, exit)| (reservation, *exit))
+    }
+
+    fn newest(&self, user: Option<&str>) -> impl Iterator<Item = &Reservation> {
+        let all = self.reservations.values().rev().map(|(reservation, _)| reservation);
+        all.filter(move |reservation| user.is_none_or(|user| reservation.user == user))
     }
 
     fn has_just_lapsed(&self, _: &str) -> bool {
@@ -114,6 +145,10 @@ impl View for Model {
 
     fn key(&self, key: &str) -> Option<&KeyUse> {
         self.keys.get(key)
+    }
+
+    fn span(&self) -> (&str, &str) {
+        ("", "")
     }
 }
 
@@ -130,8 +165,8 @@ impl SequentialSpec for Model {
         let calls = Arc::clone(&self.calls);
         let asked = &calls[*call];
         // Taken without effect, or after its process was gone, is the same as not taken.
-        let units = match step(self, &asked.op, asked.key.as_deref()) {
-            Step::Changes(units) if self.latest_began <= asked.ended => units,
+        let units = match step(self, &asked.op, asked.key.as_deref(), "") {
+            Step::Changes(units) if self.latest_began <= asked.ended && self.is_next_of_batch(*call) => units,
             _ => {
                 self.is_known_dead = true;
                 return;
@@ -142,7 +177,7 @@ impl SequentialSpec for Model {
             let shown = self.granted.get(&known.sequence);
             shown.is_some_and(|shown| shown.reference != known.reference)
         };
-        let is_other = changed.and_then(|id| self.reservations.get(&id)).is_some_and(is_other);
+        let is_other = changed.and_then(|grant| self.reservations.get(&grant)).is_some_and(is_other);
         self.is_known_dead |= is_other || !self.take(*call);
     }
 
@@ -152,43 +187,64 @@ impl SequentialSpec for Model {
             self.invoke(call);
             return !self.is_known_dead;
         }
-        !self.is_known_dead && self.answers(&calls[*call]) && self.take(*call)
+        !self.is_known_dead && self.is_next_of_batch(*call) && self.answers(&calls[*call]) && self.take(*call)
     }
 }
 
 impl Model {
     fn new(quantity: i64, per_user_limit: Option<u32>, granted: BTreeMap<u64, Reservation>, calls: Vec<Call>) -> Self {
-        let state = stock_state(quantity, false).to_owned();
+        let mut stock = Stock {
+            allotted: quantity,
+            available: quantity,
+            reserved: 0,
+            sold: 0,
+            per_user_limit,
+            opens_at: None,
+            closes_at: None,
+            state: String::new(),
+            etag: Some(tag(1)),
+        };
+        stock_state(&stock, Life::default(), "").clone_into(&mut stock.state);
         Self {
-            stock: Stock { allotted: quantity, available: quantity, reserved: 0, sold: 0, per_user_limit, state },
-            is_paused: false,
-            reservations: BTreeMap::new(),
-            users: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            stock,
+            life: Life::default(),
+            revision: 1,
+            reservations: Arc::default(),
+            ids: Arc::default(),
+            users: Arc::default(),
+            keys: Arc::default(),
+            sum: 0,
             granted: Arc::new(granted),
             grants: 0,
             taken: 0,
             order: Vec::new(),
             latest_began: 0,
+            behind: Arc::new(behind(&calls)),
             calls: Arc::new(calls),
             is_known_dead: false,
-            search: Arc::default(),
+            search: Arc::new(Search::new(SITUATIONS_MAX)),
         }
+    }
+
+    /// Whether the call before it in its batch was taken, if its answer is known.
+    fn is_next_of_batch(&self, call: usize) -> bool {
+        let before = self.behind[call].filter(|before| self.calls[*before].answer != Answer::Unknown);
+        before.is_none_or(|before| self.order.contains(&before))
     }
 
     /// Whether it answers so; then it has changed as it would.
     fn answers(&mut self, asked: &Call) -> bool {
         let answer = &asked.answer;
-        let Step::Changes(units) = step(self, &asked.op, asked.key.as_deref()) else {
+        let Step::Changes(units) = step(self, &asked.op, asked.key.as_deref(), "") else {
             return explains(self, &asked.op, asked.key.as_deref(), answer);
         };
         let changed = self.change(asked, units);
         match answer {
             Answer::Reservation { created, replayed: false, shown } => {
-                let is_known = changed.and_then(|id| self.reservations.get(&id)).is_some_and(|(known, _)| known == shown);
+                let is_known = changed.and_then(|grant| self.reservations.get(&grant)).is_some_and(|(known, _)| known == shown);
                 is_known && *created == matches!(asked.op, Op::Reserve { .. })
             }
-            Answer::Stock { replayed: false, shown } => *shown == self.stock,
+            Answer::Stock { replayed: false, shown } => self.stock.is_shown_by(shown) && shown.state == self.stock.state,
             _ => false,
         }
     }
@@ -198,11 +254,11 @@ impl Model {
         self.taken ^= digest(&call);
         self.latest_began = self.latest_began.max(self.calls[call].began);
         self.order.push(call);
-        self.search.enter(digest(&(self.taken, &self.stock, &self.reservations, &self.keys)), &self.order)
+        self.search.enter(digest(&(self.taken, &self.stock, self.life, self.sum)), &self.order)
     }
 
-    /// Makes the change that [`step`] allowed, and returns the reservation that it is about.
-    fn change(&mut self, asked: &Call, units: u32) -> Option<String> {
+    /// Makes the change that [`step`] allowed, and returns the grant of the reservation that it is about.
+    fn change(&mut self, asked: &Call, units: u32) -> Option<u64> {
         let changed = match &asked.op {
             Op::Reserve { user, quantity, reference, .. } => {
                 self.grants += 1;
@@ -223,14 +279,18 @@ impl Model {
                     expires_at: String::new(),
                     resolved_at: None,
                 };
-                self.reservations.insert(id.clone(), (reservation, Exit::None));
-                Some(id)
+                Arc::make_mut(&mut self.ids).insert(id, self.grants);
+                Arc::make_mut(&mut self.reservations).insert(self.grants, (reservation, Exit::None));
+                Some(self.grants)
             }
-            op => op.reservation().map(str::to_owned),
+            op => op.reservation().and_then(|id| self.ids.get(id)).copied(),
         };
-        if let Some((reservation, exit)) = changed.as_ref().and_then(|id| self.reservations.get_mut(id)) {
+        let reservations = changed.map(|grant| (grant, Arc::make_mut(&mut self.reservations)));
+        if let Some((grant, (reservation, exit))) = reservations.and_then(|(grant, all)| Some((grant, all.get_mut(&grant)?))) {
+            let is_new = matches!(asked.op, Op::Reserve { .. });
+            let before = if is_new { 0 } else { digest(&(grant, &*reservation, *exit)) };
             let (stock, moved) = (&mut self.stock, i64::from(units));
-            let has = self.users.entry(reservation.user.clone()).or_default();
+            let has = Arc::make_mut(&mut self.users).entry(reservation.user.clone()).or_default();
             match asked.op {
                 Op::Reserve { .. } => {
                     (stock.available, stock.reserved, *has) = (stock.available - moved, stock.reserved + moved, *has + moved);
@@ -252,21 +312,62 @@ impl Model {
                 _ => {}
             }
             reservation_state(reservation.reserved, reservation.confirmed, *exit).clone_into(&mut reservation.state);
+            self.sum = self.sum.wrapping_sub(before).wrapping_add(digest(&(grant, &*reservation, *exit)));
         }
-        match asked.op {
+        let is_revision = match &asked.op {
             Op::Adjust { delta, .. } => {
                 (self.stock.allotted, self.stock.available) = (self.stock.allotted + delta, self.stock.available + delta);
+                false
             }
-            Op::Pause => self.is_paused = true,
-            Op::Reopen => self.is_paused = false,
-            _ => {}
+            Op::Patch { patch, .. } => {
+                patch.lay_over(&mut self.stock);
+                true
+            }
+            Op::Pause => {
+                self.life.is_paused = true;
+                true
+            }
+            Op::Reopen => {
+                (self.life.is_paused, self.life.is_closed) = (false, false);
+                true
+            }
+            Op::Close => {
+                self.life.is_closed = true;
+                true
+            }
+            Op::Archive => {
+                self.life.is_archived = true;
+                true
+            }
+            _ => false,
+        };
+        if is_revision {
+            self.revision += 1;
+            self.stock.etag = Some(tag(self.revision));
         }
-        stock_state(self.stock.available, self.is_paused).clone_into(&mut self.stock.state);
+        stock_state(&self.stock, self.life, "").clone_into(&mut self.stock.state);
         if let Some(key) = &asked.key {
-            self.keys.insert(key.clone(), KeyUse { op: asked.op.clone(), reservation: changed.clone() });
+            let reservation = changed.and_then(|grant| self.reservations.get(&grant)).map(|(known, _)| known.id.clone());
+            let used = KeyUse { op: asked.op.clone(), reservation };
+            self.sum = self.sum.wrapping_add(digest(&(key, &used)));
+            Arc::make_mut(&mut self.keys).insert(key.clone(), used);
         }
         changed
     }
+}
+
+/// The second search, from `model` on: `left` are the calls that were not taken yet, those that end first first. Whether there is an order.
+fn goes_on(model: &Model, left: &[usize], is_over: &dyn Fn(usize) -> bool) -> bool {
+    let Some(first_end) = left.iter().filter(|call| is_over(**call)).map(|call| model.calls[*call].ended).min() else {
+        return true;
+    };
+    left.iter().enumerate().filter(|(_, call)| model.calls[**call].began <= first_end).any(|(place, call)| {
+        let mut next = model.clone();
+        next.is_valid_step(call, &()) && {
+            let left: Vec<usize> = left[..place].iter().chain(&left[place + 1..]).copied().collect();
+            goes_on(&next, &left, is_over)
+        }
+    })
 }
 
 /// What a feed tells of the calls that nobody heard of again: those that left no change are left out, and those that must have made
@@ -301,7 +402,12 @@ pub(crate) fn check(sku: &str, calls: &[Call], sure: &[usize], quantity: i64, pe
     }
     let mut granted = BTreeMap::new();
     for call in &mut calls {
-        if let Answer::Reservation { shown, .. } = &mut call.answer {
+        let all = match &mut call.answer {
+            Answer::Reservation { shown, .. } => std::slice::from_mut(shown),
+            Answer::List { shown, .. } => shown.as_mut_slice(),
+            _ => &mut [],
+        };
+        for shown in all {
             shown.reserved_at.clear();
             shown.expires_at.clear();
             shown.resolved_at = None;
@@ -318,21 +424,34 @@ pub(crate) fn check(sku: &str, calls: &[Call], sure: &[usize], quantity: i64, pe
         }
     }
     moments.sort_unstable();
-    let search = Arc::new(Search::default());
-    let mut tester = LinearizabilityTester::new(Model { search: Arc::clone(&search), ..model });
+    let mut search = Arc::clone(&model.search);
+    let mut tester = LinearizabilityTester::new(model.clone());
     let ended: BTreeSet<usize> = moments.iter().filter(|(_, is_end, _)| *is_end).map(|(.., index)| *index).collect();
     for (_, is_end, index) in &moments {
         let call = &calls[*index];
-        // A client's calls come one after the other. One without an answer gets a line of its own, behind all others.
-        let line = if call.answer == Answer::Unknown { usize::MAX - index } else { call.client };
+        // A client's calls come one after the other, but for those of a batch. One without an answer has a line of its own, behind all others.
+        let line = match (&call.answer, call.batch) {
+            (Answer::Unknown, _) => usize::MAX - index,
+            (_, Some(_)) => usize::MAX / 2 + index,
+            _ => call.client,
+        };
         let noted = if *is_end { tester.on_return(line, ()) } else { tester.on_invoke(line, *index) };
         assert!(noted.is_ok(), "a client began a call before its last one ended: {}", call.line());
     }
-    if tester.is_consistent() {
+    let is_for_second = calls.len() > CALLS_WITH_BATCHES_MAX && calls.iter().any(|call| call.batch.is_some());
+    if !is_for_second && tester.is_consistent() {
         return Verdict::Linearizable;
     }
-    if search.is_given_up() {
-        return Verdict::Undecided;
+    if is_for_second || search.is_given_up() {
+        search = Arc::new(Search::new(SITUATIONS_SECOND_MAX));
+        let mut left: Vec<usize> = (0..calls.len()).collect();
+        left.sort_by_key(|call| calls[*call].ended);
+        if goes_on(&Model { search: Arc::clone(&search), ..model }, &left, &|call| ended.contains(&call)) {
+            return Verdict::Linearizable;
+        }
+        if search.is_given_up() {
+            return Verdict::Undecided;
+        }
     }
     // Of the longest order that could be made, what comes next: one of these must, and none can.
     let longest = search.longest.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,5 +1,7 @@
 //! What was asked, what was answered and what changed, as plain values. Knows neither where they come from nor what is right.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
 /// Nanoseconds since the run began, by one clock for all clients.
@@ -37,12 +39,43 @@ pub(crate) enum Op {
         delta: i64,
         reason: String,
     },
+    /// Other settings, if the stock's entity tag is the one named, if one is.
+    Patch {
+        patch: Patch,
+        if_match: Option<String>,
+    },
     Pause,
     Reopen,
+    Close,
+    Archive,
     ReadStock,
     ReadReservation {
         id: String,
     },
+    /// The newest reservations, of one user or of all, in one state or in any.
+    List {
+        user: Option<String>,
+        state: Option<String>,
+        limit: usize,
+    },
+}
+
+/// Which settings become what; the ends of the window can be taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[expect(clippy::option_option, reason = "a setting left alone and a setting taken away are two things")]
+pub(crate) struct Patch {
+    pub(crate) per_user_limit: Option<u32>,
+    pub(crate) opens_at: Option<Option<String>>,
+    pub(crate) closes_at: Option<Option<String>>,
+}
+
+impl Patch {
+    /// Lays itself over a stock's settings.
+    pub(crate) fn lay_over(&self, stock: &mut Stock) {
+        stock.per_user_limit = self.per_user_limit.or(stock.per_user_limit);
+        stock.opens_at = self.opens_at.clone().unwrap_or_else(|| stock.opens_at.clone());
+        stock.closes_at = self.closes_at.clone().unwrap_or_else(|| stock.closes_at.clone());
+    }
 }
 
 impl Op {
@@ -55,9 +88,12 @@ impl Op {
             Self::Return { .. } => Some("returned"),
             Self::Extend { .. } => Some("extended"),
             Self::Adjust { .. } => Some("stock_adjusted"),
+            Self::Patch { .. } => Some("stock_changed"),
             Self::Pause => Some("stock_paused"),
             Self::Reopen => Some("stock_reopened"),
-            Self::ReadStock | Self::ReadReservation { .. } => None,
+            Self::Close => Some("stock_closed"),
+            Self::Archive => Some("stock_archived"),
+            Self::ReadStock | Self::ReadReservation { .. } | Self::List { .. } => None,
         }
     }
 
@@ -69,7 +105,7 @@ impl Op {
             | Self::Return { id, .. }
             | Self::Extend { id, .. }
             | Self::ReadReservation { id } => Some(id),
-            Self::Reserve { .. } | Self::Adjust { .. } | Self::Pause | Self::Reopen | Self::ReadStock => None,
+            _ => None,
         }
     }
 
@@ -109,7 +145,26 @@ pub(crate) struct Stock {
     pub(crate) reserved: i64,
     pub(crate) sold: i64,
     pub(crate) per_user_limit: Option<u32>,
+    pub(crate) opens_at: Option<String>,
+    pub(crate) closes_at: Option<String>,
     pub(crate) state: String,
+    /// Its entity tag, where one comes with it.
+    #[serde(skip)]
+    pub(crate) etag: Option<String>,
+}
+
+impl Stock {
+    /// Whether `shown` is the same stock, whatever its state, which can follow from the time alone.
+    pub(crate) fn is_shown_by(&self, shown: &Self) -> bool {
+        let counts = |stock: &Self| (stock.allotted, stock.available, stock.reserved, stock.sold, stock.per_user_limit);
+        let is_tagged = shown.etag.is_none() || shown.etag == self.etag;
+        counts(self) == counts(shown) && (&self.opens_at, &self.closes_at) == (&shown.opens_at, &shown.closes_at) && is_tagged
+    }
+
+    /// The same without its entity tag: the feed tells none.
+    pub(crate) fn untagged(&self) -> Self {
+        Self { etag: None, ..self.clone() }
+    }
 }
 
 /// What a call was answered.
@@ -119,6 +174,8 @@ pub(crate) enum Answer {
     Reservation { created: bool, replayed: bool, shown: Reservation },
     /// Yes, with the stock.
     Stock { replayed: bool, shown: Stock },
+    /// Yes, with reservations; whether there may be more.
+    List { shown: Vec<Reservation>, more: bool },
     /// No, and nothing changed.
     Rejected { code: String },
     /// Nobody knows: the connection broke, the wait was over, or the node says so.
@@ -142,6 +199,15 @@ pub(crate) struct Call {
     /// After all of its answer was read. Of an unknown one: when the process that it was sent to was gone.
     pub(crate) ended: Moment,
     pub(crate) answer: Answer,
+    /// The client's batch that it was part of. Of the calls of one batch on one stock, each is decided before the next.
+    pub(crate) batch: Option<u64>,
+}
+
+/// For each call the one before it in its batch.
+pub(crate) fn behind(calls: &[Call]) -> Vec<Option<usize>> {
+    let mut last = HashMap::new();
+    let batch = |call: &Call| call.batch.map(|batch| (call.client, batch));
+    calls.iter().enumerate().map(|(index, call)| batch(call).and_then(|batch| last.insert(batch, index))).collect()
 }
 
 impl Call {
@@ -158,11 +224,16 @@ impl Call {
                 format!("{}{}: {}", if *created { 201 } else { 200 }, if *replayed { " replayed" } else { "" }, short(shown))
             }
             Answer::Stock { replayed, shown } => format!("200{}: {}", if *replayed { " replayed" } else { "" }, short_stock(shown)),
+            Answer::List { shown, more } => {
+                let shown: Vec<String> = shown.iter().map(|one| format!("grant {} {}", one.sequence, one.state)).collect();
+                format!("200: {}{}", shown.join(", "), if *more { " ..." } else { "" })
+            }
             Answer::Rejected { code } => code.clone(),
             Answer::Unknown => "unknown".to_owned(),
         };
         let us = |moment: Moment| moment / 1_000;
-        format!("call   {} us..{} us {} {:?}{key} -> {answer}", us(self.began), us(self.ended), self.actor(), self.op)
+        let batch = self.batch.map(|batch| format!(" in batch {batch}")).unwrap_or_default();
+        format!("call   {} us..{} us {} {:?}{key}{batch} -> {answer}", us(self.began), us(self.ended), self.actor(), self.op)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a call does to a stock, written once more from the contract and for one state at a time. Knows nothing of the product's code,
 //! and nothing of where the states come from: a feed, or a model.
+//!
+//! One choice of the product's own is pinned here: the entity tag of a stock's n-th settings is n in hexadecimal.
 
 use super::record::{Answer, Op, Reservation, Stock};
 
@@ -12,6 +14,14 @@ pub(crate) enum Exit {
     Returned,
 }
 
+/// What was done to a stock's life by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Life {
+    pub(crate) is_paused: bool,
+    pub(crate) is_closed: bool,
+    pub(crate) is_archived: bool,
+}
+
 /// What a key was first used for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct KeyUse {
@@ -22,16 +32,22 @@ pub(crate) struct KeyUse {
 
 /// One state of a stock.
 pub(crate) trait View {
-    /// The stock as a read shows it.
-    fn stock(&self) -> Stock;
+    /// Its counts, settings and entity tag; its state is for [`stock_state`].
+    fn stock(&self) -> &Stock;
+    /// What was done to its life.
+    fn life(&self) -> Life;
     /// Units of a user, reserved and sold.
     fn units_of(&self, user: &str) -> i64;
     /// A reservation, and how its units last went.
     fn reservation(&self, id: &str) -> Option<(&Reservation, Exit)>;
+    /// Every reservation, or every one of a user, newest first.
+    fn newest(&self, user: Option<&str>) -> impl Iterator<Item = &Reservation>;
     /// Whether the change that led to this state is the lapse of this reservation: whoever lapsed it by a call reads `expired`.
     fn has_just_lapsed(&self, id: &str) -> bool;
     /// What a key is remembered for.
     fn key(&self, key: &str) -> Option<&KeyUse>;
+    /// From when to when it may have been looked at, as the node tells time.
+    fn span(&self) -> (&str, &str);
 }
 
 /// What a call comes to in a state.
@@ -41,12 +57,19 @@ pub(crate) enum Step {
     Changes(u32),
     /// It changes nothing and shows this reservation, or the stock.
     Shows { reservation: Option<String>, created: bool, replayed: bool },
+    /// It changes nothing and shows reservations.
+    Lists,
     /// No.
     Rejects(&'static str),
 }
 
-/// What `op` comes to in the state `view`.
-pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>) -> Step {
+/// The entity tag of a stock whose settings or life changed so often, its creation included.
+pub(crate) fn tag(revision: u64) -> String {
+    format!("\"{revision:x}\"")
+}
+
+/// What `op` comes to in the state `view` at the moment `now`.
+pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>, now: &str) -> Step {
     if let Some(used) = key.and_then(|key| view.key(key)) {
         if used.op != *op {
             return Step::Rejects("idempotency_key_reused");
@@ -56,13 +79,30 @@ pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>) -> Step {
     }
     let shows = |id: &String| Step::Shows { reservation: Some(id.clone()), created: false, replayed: false };
     let stock = Step::Shows { reservation: None, created: false, replayed: false };
+    let changes = |changes: bool| if changes { Step::Changes(0) } else { stock.clone() };
+    let life = view.life();
     match op {
         Op::ReadStock => stock,
-        Op::Pause if view.stock().state == "paused" => stock,
-        Op::Reopen if view.stock().state != "paused" => stock,
+        Op::List { .. } => Step::Lists,
+        Op::Patch { if_match: Some(tag), .. } if view.stock().etag.as_ref() != Some(tag) => Step::Rejects("precondition_failed"),
+        Op::Patch { .. } | Op::Pause | Op::Reopen if life.is_archived => Step::Rejects("closed"),
+        Op::Patch { patch, .. } => {
+            let mut patched = view.stock().clone();
+            patch.lay_over(&mut patched);
+            match (&patched.opens_at, &patched.closes_at) {
+                (Some(opens_at), Some(closes_at)) if opens_at >= closes_at => Step::Rejects("out_of_range"),
+                _ => changes(patched != *view.stock()),
+            }
+        }
+        Op::Pause => changes(!life.is_paused),
+        Op::Reopen => changes(life.is_paused || life.is_closed),
+        Op::Close => changes(!life.is_closed && !life.is_archived),
+        Op::Archive if life.is_archived => stock,
+        Op::Archive if !is_over(view, now) || view.stock().reserved > 0 => Step::Rejects("stock_in_use"),
+        Op::Archive => Step::Changes(0),
         Op::Adjust { delta, .. } if view.stock().available + delta < 0 => Step::Rejects("insufficient_stock"),
-        Op::Pause | Op::Reopen | Op::Adjust { .. } => Step::Changes(0),
-        Op::Reserve { user, quantity, .. } => reserve(view, user, *quantity),
+        Op::Adjust { .. } => Step::Changes(0),
+        Op::Reserve { user, quantity, .. } => reserve(view, user, *quantity, now),
         Op::ReadReservation { id } => view.reservation(id).map_or(Step::Rejects("unknown_reservation"), |_| shows(id)),
         Op::Confirm { id, quantity } | Op::Release { id, quantity } | Op::Return { id, quantity } => {
             let Some((held, exit)) = view.reservation(id) else { return Step::Rejects("unknown_reservation") };
@@ -88,9 +128,16 @@ pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>) -> Step {
     }
 }
 
-/// Whether `answer` is what a call that changes nothing in the state `view` is answered.
+/// Whether `answer` is what a call that changes nothing in the state `view` is answered, at some moment of its span.
 pub(crate) fn explains(view: &impl View, op: &Op, key: Option<&str>, answer: &Answer) -> bool {
-    match (step(view, op, key), answer) {
+    let (from, to) = view.span();
+    let turns = [&view.stock().opens_at, &view.stock().closes_at].into_iter().flatten().map(String::as_str);
+    let mut moments = std::iter::once(from).chain(turns.filter(|turn| from < *turn && *turn <= to));
+    moments.any(|now| explains_at(view, op, key, answer, now))
+}
+
+fn explains_at(view: &impl View, op: &Op, key: Option<&str>, answer: &Answer, now: &str) -> bool {
+    match (step(view, op, key, now), answer) {
         (Step::Rejects(expected), Answer::Rejected { code }) if expected == code => true,
         // A call that finds a hold past its end lapses it and reads that, whatever else is sold of the reservation.
         (Step::Rejects(_) | Step::Shows { replayed: false, .. }, Answer::Rejected { code }) => {
@@ -106,18 +153,36 @@ pub(crate) fn explains(view: &impl View, op: &Op, key: Option<&str>, answer: &An
                 && view.reservation(&id).is_some_and(|(reservation, _)| reservation == shown)
         }
         (Step::Shows { reservation: None, replayed, .. }, Answer::Stock { replayed: given, shown }) => {
-            replayed == *given && view.stock() == *shown
+            replayed == *given && view.stock().is_shown_by(shown) && shown.state == stock_state(view.stock(), view.life(), now)
         }
+        (Step::Lists, Answer::List { shown, more }) => is_list(view, op, shown, *more),
         _ => false,
     }
 }
 
-/// The state of a stock by its counts.
-pub(crate) fn stock_state(available: i64, is_paused: bool) -> &'static str {
-    match (is_paused, available) {
-        (true, _) => "paused",
-        (false, 0) => "sold_out",
-        (false, _) => "open",
+/// Whether a list shows what it was asked for, newest first, and tells whether that is all. It may tell less than it was asked for.
+fn is_list(view: &impl View, op: &Op, shown: &[Reservation], more: bool) -> bool {
+    let Op::List { user, state, limit } = op else { return false };
+    let fits = |one: &&Reservation| state.as_ref().is_none_or(|state| *state == one.state);
+    let mut expected = view.newest(user.as_deref()).filter(fits);
+    shown.len() <= *limit && shown.iter().all(|one| expected.next() == Some(one)) && (more || expected.next().is_none())
+}
+
+/// The state of a stock at a moment.
+pub(crate) fn stock_state(stock: &Stock, life: Life, now: &str) -> &'static str {
+    let is_past = |moment: &Option<String>| moment.as_ref().is_some_and(|moment| moment.as_str() <= now);
+    if life.is_archived {
+        "archived"
+    } else if life.is_closed || is_past(&stock.closes_at) {
+        "closed"
+    } else if life.is_paused {
+        "paused"
+    } else if stock.opens_at.is_some() && !is_past(&stock.opens_at) {
+        "scheduled"
+    } else if stock.available == 0 {
+        "sold_out"
+    } else {
+        "open"
     }
 }
 
@@ -132,10 +197,17 @@ pub(crate) fn reservation_state(reserved: u32, confirmed: u32, exit: Exit) -> &'
     }
 }
 
-fn reserve(view: &impl View, user: &str, quantity: u32) -> Step {
+fn is_over(view: &impl View, now: &str) -> bool {
+    matches!(stock_state(view.stock(), view.life(), now), "archived" | "closed")
+}
+
+fn reserve(view: &impl View, user: &str, quantity: u32, now: &str) -> Step {
     let stock = view.stock();
-    if stock.state == "paused" {
-        return Step::Rejects("paused");
+    match stock_state(stock, view.life(), now) {
+        "archived" | "closed" => return Step::Rejects("closed"),
+        "paused" => return Step::Rejects("paused"),
+        "scheduled" => return Step::Rejects("not_open"),
+        _ => {}
     }
     if stock.per_user_limit.is_some_and(|limit| view.units_of(user) + i64::from(quantity) > i64::from(limit)) {
         return Step::Rejects("limit_reached");

@@ -177,15 +177,17 @@ impl Site {
 
     fn get(&self, wire: &mut Wire, path: &str) -> Option<Vec<u8>> {
         let secret = self.secret(0);
-        let request = Request { method: "GET", path, secret, idempotency_key: None, body: "", hangs_up: false };
-        wire.ask(request).ok().filter(|response| response.status == 200).map(|response| response.body)
+        wire.ask(Request { method: "GET", path, secret, ..Request::default() })
+            .ok()
+            .filter(|response| response.status == 200)
+            .map(|response| response.body)
     }
 
     /// Opens a stock.
     pub(crate) fn put_stock(&self, sku: &str, body: &str) -> Result<(), SiteError> {
         let place = self.place().ok_or_else(|| self.trouble("it is gone".to_owned()))?;
         let path = format!("/v1/stocks/{sku}");
-        let request = Request { method: "PUT", path: &path, secret: self.secret(0), idempotency_key: None, body, hangs_up: false };
+        let request = Request { method: "PUT", path: &path, secret: self.secret(0), body, ..Request::default() };
         match Wire::new(place.address).ask(request) {
             Ok(response) if response.status == 201 => Ok(()),
             other => Err(self.trouble(format!("the stock cannot be opened: {other:?}"))),

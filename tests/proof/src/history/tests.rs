@@ -2,7 +2,8 @@
 
 use super::finding::Fault;
 use super::model::{self, Verdict};
-use super::record::{Answer, Call, Change, Op, Reservation, Stock, actor};
+use super::record::{Answer, Call, Change, Op, Patch, Reservation, Stock, actor};
+use super::rules::{Life, stock_state, tag};
 use super::witness;
 
 const SKU: &str = "s";
@@ -13,6 +14,8 @@ const LAPSED_AT: &str = "2026-01-01T01:00:00.000Z";
 struct Book {
     limit: u32,
     stock: Stock,
+    life: Life,
+    revision: u64,
     grants: u64,
     calls: Vec<Call>,
     changes: Vec<Change>,
@@ -30,16 +33,20 @@ impl Book {
             reserved: 0,
             sold: 0,
             per_user_limit: Some(limit),
-            state: "open".to_owned(),
+            opens_at: None,
+            closes_at: None,
+            state: String::new(),
+            etag: None,
         };
-        let mut book = Self { limit, stock, grants: 0, calls: Vec::new(), changes: Vec::new() };
+        let (life, calls, changes) = (Life::default(), Vec::new(), Vec::new());
+        let mut book = Self { limit, stock, life, revision: 1, grants: 0, calls, changes };
         book.change("stock_created", 0, None);
         book
     }
 
     fn change(&mut self, kind: &str, client: usize, reservation: Option<Reservation>) {
-        self.stock.state = if self.stock.available == 0 { "sold_out" } else { "open" }.to_owned();
         let place = self.changes.len() + 1;
+        self.stock.state = stock_state(&self.stock, self.life, &at(place)).to_owned();
         self.changes.push(Change {
             id: place.to_string(),
             kind: kind.to_owned(),
@@ -57,7 +64,7 @@ impl Book {
     /// A call behind all others.
     fn call(&mut self, client: usize, op: Op, key: Option<&str>, answer: Answer) -> &mut Call {
         let began = self.calls.iter().map(|call| call.ended).max().unwrap_or(0) + 1_000;
-        self.calls.push(Call { client, op, key: key.map(str::to_owned), began, ended: began + 1_000, answer });
+        self.calls.push(Call { client, op, key: key.map(str::to_owned), began, ended: began + 1_000, answer, batch: None });
         self.calls.last_mut().unwrap()
     }
 
@@ -118,8 +125,39 @@ impl Book {
         shown
     }
 
+    /// A change of a stock's settings or life, with its call.
+    fn revise(&mut self, client: usize, op: Op, revise: impl FnOnce(&mut Self)) {
+        revise(self);
+        self.revision += 1;
+        self.change(op.kind().unwrap(), client, None);
+        let shown = self.tagged();
+        self.call(client, op, None, Answer::Stock { replayed: false, shown });
+    }
+
+    fn patch(&mut self, client: usize, patch: Patch, if_match: Option<String>) {
+        self.revise(client, Op::Patch { patch: patch.clone(), if_match }, |book| patch.lay_over(&mut book.stock));
+    }
+
+    /// Some calls become one batch.
+    fn as_batch(&mut self, calls: std::ops::Range<usize>) {
+        let (began, ended) = (self.calls[calls.start].began, self.calls[calls.end - 1].ended);
+        for call in &mut self.calls[calls] {
+            (call.began, call.ended, call.batch) = (began, ended, Some(1));
+        }
+    }
+
+    fn tagged(&self) -> Stock {
+        Stock { etag: Some(tag(self.revision)), ..self.stock.clone() }
+    }
+
+    fn list(&mut self, client: usize, user: Option<&str>, shown: &[&Reservation]) {
+        let shown = shown.iter().copied().cloned().collect();
+        let op = Op::List { user: user.map(str::to_owned), state: None, limit: 10 };
+        self.call(client, op, None, Answer::List { shown, more: false });
+    }
+
     fn look(&mut self, client: usize) {
-        let shown = self.stock.clone();
+        let shown = self.tagged();
         self.call(client, Op::ReadStock, None, Answer::Stock { replayed: false, shown });
     }
 
@@ -453,4 +491,308 @@ fn a_gap_and_counts_that_do_not_add_up() {
     book.reserve(0, "ann", "a");
     book.changes[1].reservation.as_mut().unwrap().reserved = 0;
     book.is_bad(Fault::NotConserved);
+}
+
+/// Settings, life, lists and a batch on three units, two a user at first.
+fn good_life() -> Book {
+    let mut book = Book::new(3, 2);
+    book.look(2);
+    let first = book.reserve(0, "ann", "a");
+    book.patch(1, Patch { per_user_limit: Some(1), ..Patch::default() }, Some(tag(1)));
+    book.reject(1, Op::Patch { patch: Patch::default(), if_match: Some(tag(1)) }, "precondition_failed");
+    book.reject(0, wish("ann", "a2"), "limit_reached");
+    book.revise(2, Op::Pause, |book| book.life.is_paused = true);
+    book.reject(1, wish("bob", "b0"), "paused");
+    book.revise(2, Op::Reopen, |book| book.life.is_paused = false);
+    book.reserve(1, "bob", "b");
+    let second = book.reserve(1, "cat", "c");
+    book.reject(1, wish("dee", "d"), "sold_out");
+    let calls = book.calls.len();
+    book.as_batch(calls - 3..calls);
+    book.list(2, None, &[&second, &latest(&book, "bob"), &first]);
+    book.list(2, Some("ann"), &[&first]);
+    book.list(2, Some("eve"), &[]);
+    book.revise(2, Op::Close, |book| book.life.is_closed = true);
+    book.reject(2, Op::Archive, "stock_in_use");
+    book.reject(1, wish("eve", "e"), "closed");
+    for (client, user) in [(0, "ann"), (1, "bob"), (1, "cat")] {
+        book.release(client, &latest(&book, user), user);
+    }
+    book.revise(2, Op::Archive, |book| book.life.is_archived = true);
+    book.reject(2, Op::Reopen, "closed");
+    book.look(0);
+    book
+}
+
+/// The newest reservation that a user was granted.
+fn latest(book: &Book, user: &str) -> Reservation {
+    let shown = book.changes.iter().rev().filter_map(|change| change.reservation.as_ref());
+    shown.filter(|shown| shown.user == user).find(|shown| shown.state == "reserved").cloned().unwrap()
+}
+
+#[test]
+fn a_good_life_of_a_stock_passes_both() {
+    good_life().is_good();
+}
+
+#[test]
+fn a_batch_that_was_not_decided_in_its_order() {
+    let mut book = Book::new(1, 1);
+    book.look(2);
+    book.reject(0, wish("ann", "a"), "sold_out");
+    book.reserve(0, "bob", "b");
+    book.as_batch(1..3);
+    book.is_bad(Fault::BatchOutOfOrder);
+    book.has_no_order();
+    // Two requests at the same time may be decided like that.
+    (book.calls[1].batch, book.calls[2].batch) = (None, None);
+    book.calls[1].client = 1;
+    book.is_good();
+}
+
+#[test]
+fn a_batch_whose_second_command_does_not_see_the_first() {
+    let mut book = Book::new(2, 1);
+    let held = book.reserve(0, "ann", "a");
+    book.release(0, &held, "cancel");
+    book.reject(0, pay(&held), "reservation_released");
+    book.as_batch(1..3);
+    book.is_good();
+    book.calls.swap(1, 2);
+    assert_ne!(book.faults(), []);
+    book.has_no_order();
+}
+
+#[test]
+fn a_list_that_leaves_one_out_or_is_not_newest_first_or_is_stale() {
+    let listed = |shown: fn(&Reservation, &Reservation) -> Vec<Reservation>| {
+        let mut book = Book::new(3, 1);
+        let first = book.reserve(0, "ann", "a");
+        let second = book.reserve(1, "bob", "b");
+        book.list(2, None, &shown(&first, &second).iter().collect::<Vec<_>>());
+        book
+    };
+    listed(|first, second| vec![second.clone(), first.clone()]).is_good();
+    for (book, fault) in [
+        (listed(|_, second| vec![second.clone()]), Fault::NeverSo),
+        (listed(|first, second| vec![first.clone(), second.clone()]), Fault::NeverSo),
+        (listed(|first, _| vec![first.clone()]), Fault::Stale),
+        (listed(|first, second| vec![second.clone(), second.clone(), first.clone()]), Fault::NeverSo),
+        (
+            listed(|first, second| vec![second.clone(), Reservation { state: "confirmed".to_owned(), ..first.clone() }]),
+            Fault::NeverSo,
+        ),
+    ] {
+        book.is_bad(fault);
+        book.has_no_order();
+    }
+}
+
+#[test]
+fn a_change_on_condition_of_a_tag_that_the_stock_had_no_more() {
+    let mut book = Book::new(3, 2);
+    book.patch(0, Patch { per_user_limit: Some(1), ..Patch::default() }, Some(tag(1)));
+    book.patch(1, Patch { per_user_limit: Some(3), ..Patch::default() }, Some(tag(1)));
+    book.is_bad(Fault::PreconditionIgnored);
+    book.has_no_order();
+}
+
+#[test]
+fn a_condition_that_fails_although_the_stock_had_that_tag_all_the_time() {
+    let mut book = Book::new(3, 2);
+    book.reserve(0, "ann", "a");
+    // A sale is no reason.
+    let patch = Patch { per_user_limit: Some(1), ..Patch::default() };
+    book.reject(1, Op::Patch { patch, if_match: Some(tag(1)) }, "precondition_failed");
+    book.is_bad(Fault::RejectedWithoutReason);
+    book.has_no_order();
+}
+
+#[test]
+fn an_entity_tag_that_stays_though_the_settings_changed() {
+    let mut book = Book::new(3, 2);
+    book.patch(0, Patch { per_user_limit: Some(1), ..Patch::default() }, None);
+    let shown = Stock { etag: Some(tag(1)), ..book.stock.clone() };
+    book.call(1, Op::ReadStock, None, Answer::Stock { replayed: false, shown });
+    book.is_bad(Fault::NeverSo);
+    book.has_no_order();
+}
+
+#[test]
+fn a_limit_that_was_raised_and_still_rejects() {
+    let mut book = Book::new(3, 1);
+    book.reserve(0, "ann", "a");
+    book.patch(1, Patch { per_user_limit: Some(2), ..Patch::default() }, None);
+    book.reject(0, wish("ann", "a2"), "limit_reached");
+    book.is_bad(Fault::RejectedWithoutReason);
+    book.has_no_order();
+}
+
+#[test]
+fn a_grant_while_the_stock_is_paused_or_closed_or_archived() {
+    for (op, shut) in [
+        (Op::Pause, Life { is_paused: true, ..Life::default() }),
+        (Op::Close, Life { is_closed: true, ..Life::default() }),
+        (Op::Archive, Life { is_closed: true, is_archived: true, ..Life::default() }),
+    ] {
+        let mut book = Book::new(3, 1);
+        if shut.is_archived {
+            book.revise(1, Op::Close, |book| book.life.is_closed = true);
+        }
+        book.revise(1, op, |book| book.life = shut);
+        book.reserve(0, "ann", "a");
+        book.is_bad(Fault::GrantedWhileShut);
+        book.has_no_order();
+    }
+}
+
+#[test]
+fn a_grant_outside_of_the_window() {
+    // Changes come at the second of their place: the window of the second one, the grant as the third.
+    for (opens_at, closes_at, is_open) in [(3, 4, true), (2, 3, false), (4, 9, false)] {
+        let mut book = Book::new(3, 1);
+        let window = Patch { per_user_limit: None, opens_at: Some(Some(at(opens_at))), closes_at: Some(Some(at(closes_at))) };
+        book.patch(1, window, None);
+        book.reserve(0, "ann", "a");
+        assert_eq!(book.faults().contains(&Fault::GrantedWhileShut), !is_open, "{opens_at} to {closes_at}");
+        assert_eq!(book.faults().is_empty(), is_open, "{opens_at} to {closes_at}");
+    }
+}
+
+#[test]
+fn a_rejection_by_a_window_that_was_open_all_the_time() {
+    let rejected = |opens_at: usize, code: &str| {
+        let mut book = Book::new(3, 1);
+        book.patch(1, Patch { opens_at: Some(Some(at(opens_at))), ..Patch::default() }, None);
+        book.reject(0, wish("ann", "a"), code);
+        // By the time of this one it is the third second.
+        let held = book.granted(0, "bob", "b");
+        book.call(0, wish("bob", "b"), Some("b"), yes(&held, true, false));
+        book.faults()
+    };
+    assert_eq!(rejected(3, "not_open"), []);
+    assert_eq!(rejected(2, "not_open"), [Fault::RejectedWithoutReason]);
+    assert_eq!(rejected(3, "closed"), [Fault::RejectedWithoutReason]);
+}
+
+#[test]
+fn a_stock_that_is_shown_open_before_its_time() {
+    let shown = |state: &str| {
+        let mut book = Book::new(3, 1);
+        book.patch(1, Patch { opens_at: Some(Some(at(9))), ..Patch::default() }, None);
+        let shown = Stock { state: state.to_owned(), ..book.tagged() };
+        book.call(0, Op::ReadStock, None, Answer::Stock { replayed: false, shown });
+        // It is the third second when the next call, which begins later, is decided.
+        (book.stock.allotted, book.stock.available) = (4, 4);
+        book.change("stock_adjusted", 1, None);
+        let change = book.changes.last_mut().unwrap();
+        (change.delta, change.reason) = (Some(1), Some("found".to_owned()));
+        let answer = Answer::Stock { replayed: false, shown: book.tagged() };
+        book.call(1, Op::Adjust { delta: 1, reason: "found".to_owned() }, None, answer);
+        book.faults()
+    };
+    assert_eq!(shown("scheduled"), []);
+    assert_eq!(shown("open"), [Fault::NeverSo]);
+}
+
+#[test]
+fn a_stock_archived_with_units_reserved_or_on_sale() {
+    for closes in [true, false] {
+        let mut book = Book::new(3, 1);
+        if closes {
+            book.reserve(0, "ann", "a");
+            book.revise(1, Op::Close, |book| book.life.is_closed = true);
+        }
+        book.revise(1, Op::Archive, |book| book.life.is_archived = true);
+        book.is_bad(Fault::ArchivedInUse);
+        book.has_no_order();
+    }
+}
+
+#[test]
+fn a_stock_that_is_in_use_without_reason() {
+    let mut book = Book::new(3, 1);
+    book.revise(1, Op::Close, |book| book.life.is_closed = true);
+    book.reject(1, Op::Archive, "stock_in_use");
+    book.is_bad(Fault::RejectedWithoutReason);
+    book.has_no_order();
+}
+
+#[test]
+fn a_hold_extended_after_its_end() {
+    let extended = |second: &str| {
+        let mut book = Book::new(2, 1);
+        let held = book.reserve(0, "ann", "a");
+        let shown = Reservation { expires_at: "2026-01-01T02:00:00.000Z".to_owned(), ..held.clone() };
+        book.change("extended", 0, Some(shown.clone()));
+        second.clone_into(&mut book.changes.last_mut().unwrap().at);
+        book.call(0, Op::Extend { id: held.id, hold_seconds: 9 }, None, yes(&shown, false, false));
+        book
+    };
+    let before = "2026-01-01T00:59:59.999Z";
+    extended(before).is_good();
+    extended(LAPSED_AT).is_bad(Fault::ConfirmedAfterLapse);
+    // Whoever looks afterwards must see the new end.
+    let mut book = extended(before);
+    let Answer::Reservation { shown, .. } = book.calls[0].answer.clone() else { panic!("the first call is a grant") };
+    book.call(1, Op::ReadReservation { id: shown.id.clone() }, None, yes(&shown, false, false));
+    book.is_bad(Fault::Stale);
+}
+
+#[test]
+fn a_return_of_more_than_was_sold_and_one_that_was_done_twice() {
+    let returned = |book: &mut Book, paid: &Reservation| {
+        let shown = Reservation { confirmed: 0, returned: 1, state: "returned".to_owned(), ..paid.clone() };
+        (book.stock.sold, book.stock.available) = (book.stock.sold - 1, book.stock.available + 1);
+        book.change("returned", 0, Some(shown.clone()));
+        book.call(0, Op::Return { id: paid.id.clone(), quantity: Some(1) }, Some("back"), yes(&shown, false, false));
+        shown
+    };
+    let mut book = Book::new(2, 1);
+    let held = book.reserve(0, "ann", "a");
+    let paid = book.confirm(0, &held, "pay");
+    let back = returned(&mut book, &paid);
+    book.call(0, Op::Return { id: paid.id.clone(), quantity: Some(1) }, Some("back"), yes(&back, false, true));
+    book.is_good();
+    // A repeat that takes them back once more.
+    book.calls.pop();
+    returned(&mut book, &Reservation { confirmed: 1, ..back });
+    book.is_bad(Fault::NotAllowed);
+    book.has_no_order();
+}
+
+#[test]
+fn a_partial_call_that_was_answered_as_a_whole_one() {
+    let mut book = Book::new(4, 4);
+    let held = book.reserve(0, "ann", "a");
+    // One of one unit is all of it; asked for two it is too many.
+    book.confirm(0, &held, "pay");
+    let Op::Confirm { quantity, .. } = &mut book.calls.last_mut().unwrap().op else { panic!("the last call is a payment") };
+    *quantity = Some(2);
+    book.is_bad(Fault::NotAllowed);
+    book.has_no_order();
+}
+
+#[test]
+fn an_adjustment_below_nothing_and_one_that_was_done_twice() {
+    let adjusted = |units: i64, delta: i64, times: usize| {
+        let mut book = Book::new(units, 1);
+        for _ in 0..times {
+            (book.stock.allotted, book.stock.available) = (book.stock.allotted + delta, book.stock.available + delta);
+            book.change("stock_adjusted", 0, None);
+            let change = book.changes.last_mut().unwrap();
+            (change.delta, change.reason) = (Some(delta), Some("damaged".to_owned()));
+        }
+        let shown = book.tagged();
+        let op = Op::Adjust { delta, reason: "damaged".to_owned() };
+        book.call(0, op, Some("once"), Answer::Stock { replayed: false, shown });
+        book
+    };
+    adjusted(3, -3, 1).is_good();
+    let book = adjusted(3, -4, 1);
+    book.is_bad(Fault::SoldTwice);
+    book.has_no_order();
+    let book = adjusted(9, -3, 2);
+    book.is_bad(Fault::HappenedTwice);
+    book.has_no_order();
 }

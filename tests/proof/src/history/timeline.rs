@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::finding::{Fault, Finding};
 use super::record::{Change, Reservation, Stock};
-use super::rules::{Exit, KeyUse, View, reservation_state, stock_state};
+use super::rules::{Exit, KeyUse, Life, View, reservation_state, stock_state, tag};
 
 /// What a key was used for, and by which change: 1 for the first.
 pub(crate) type Keys = HashMap<String, (usize, KeyUse)>;
@@ -17,10 +17,15 @@ pub(crate) struct Timeline {
     pub(crate) changes: Vec<Change>,
     /// Units that each change moved.
     pub(crate) units: Vec<u32>,
-    stocks: Vec<Stock>,
+    stocks: Vec<(Stock, Life)>,
     users: HashMap<String, Vec<(usize, i64)>>,
     reservations: HashMap<String, Vec<(usize, Reservation, Exit)>>,
+    /// Reservations in the order of their grants, with the places of those: of all users, and of each.
+    grants: HashMap<Option<String>, Vec<(usize, String)>>,
 }
+
+/// Later than any moment.
+const NEVER: &str = "9999";
 
 /// One of its states, to one who knows these keys.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +33,8 @@ pub(crate) struct At<'a> {
     pub(crate) timeline: &'a Timeline,
     pub(crate) keys: &'a Keys,
     pub(crate) state: usize,
+    /// The first change that cannot have been made when it was looked at; behind the last for none.
+    pub(crate) until: usize,
 }
 
 /// The last of `versions` that is no later than `state`.
@@ -36,8 +43,12 @@ fn version<T>(versions: &[(usize, T)], state: usize) -> Option<&T> {
 }
 
 impl View for At<'_> {
-    fn stock(&self) -> Stock {
-        self.timeline.stocks[self.state].clone()
+    fn stock(&self) -> &Stock {
+        &self.timeline.stocks[self.state].0
+    }
+
+    fn life(&self) -> Life {
+        self.timeline.stocks[self.state].1
     }
 
     fn units_of(&self, user: &str) -> i64 {
@@ -50,6 +61,12 @@ impl View for At<'_> {
         Some((shown, *exit))
     }
 
+    fn newest(&self, user: Option<&str>) -> impl Iterator<Item = &Reservation> {
+        let grants = self.timeline.grants.get(&user.map(str::to_owned)).map_or(&[][..], Vec::as_slice);
+        let there = grants.partition_point(|(place, _)| *place <= self.state);
+        grants[..there].iter().rev().filter_map(|(_, id)| self.reservation(id).map(|(reservation, _)| reservation))
+    }
+
     fn has_just_lapsed(&self, id: &str) -> bool {
         let change = self.state.checked_sub(1).map(|place| &self.timeline.changes[place]);
         change.is_some_and(|change| change.kind == "expired" && change.reservation.as_ref().is_some_and(|shown| shown.id == id))
@@ -58,13 +75,20 @@ impl View for At<'_> {
     fn key(&self, key: &str) -> Option<&KeyUse> {
         self.keys.get(key).filter(|(place, _)| *place <= self.state).map(|(_, used)| used)
     }
+
+    fn span(&self) -> (&str, &str) {
+        let at =
+            |place: usize| place.checked_sub(1).and_then(|place| self.timeline.changes.get(place)).map(|change| change.at.as_str());
+        (at(self.state).unwrap_or_default(), at(self.until).unwrap_or(NEVER))
+    }
 }
 
 /// What was built so far.
 struct Builder {
     timeline: Timeline,
-    is_paused: bool,
-    grants: u64,
+    life: Life,
+    /// How often settings or life changed, with the creation.
+    revision: u64,
     last_at: String,
     findings: Vec<Finding>,
 }
@@ -72,15 +96,26 @@ struct Builder {
 impl Timeline {
     /// Walks through `changes` of one stock in the order of the feed. A change that is wrong is named, and believed all the same.
     pub(crate) fn new(changes: Vec<Change>) -> (Self, Vec<Finding>) {
-        let nothing = Stock { allotted: 0, available: 0, reserved: 0, sold: 0, per_user_limit: None, state: "sold_out".to_owned() };
+        let nothing = Stock {
+            allotted: 0,
+            available: 0,
+            reserved: 0,
+            sold: 0,
+            per_user_limit: None,
+            opens_at: None,
+            closes_at: None,
+            state: String::new(),
+            etag: None,
+        };
         let timeline = Self {
             changes: Vec::new(),
             units: Vec::new(),
-            stocks: vec![nothing],
+            stocks: vec![(nothing, Life::default())],
             users: HashMap::new(),
             reservations: HashMap::new(),
+            grants: HashMap::new(),
         };
-        let mut builder = Builder { timeline, is_paused: false, grants: 0, last_at: String::new(), findings: Vec::new() };
+        let mut builder = Builder { timeline, life: Life::default(), revision: 0, last_at: String::new(), findings: Vec::new() };
         for change in changes {
             builder.change(change);
         }
@@ -116,7 +151,7 @@ impl Builder {
             self.find(Fault::NotAllowed, &change, format!("time went back from {}", self.last_at));
         }
         self.last_at.clone_from(&change.at);
-        let mut stock = self.timeline.stocks[place - 1].clone();
+        let mut stock = self.timeline.stocks[place - 1].0.clone();
         let units = if let Some(shown) = &change.reservation {
             self.reservation(&change, shown, place, &mut stock)
         } else {
@@ -127,31 +162,59 @@ impl Builder {
             let why = format!("{} units are granted and there are {}", stock.reserved + stock.sold, stock.allotted);
             self.find(Fault::SoldTwice, &change, why);
         }
-        stock_state(stock.available, self.is_paused).clone_into(&mut stock.state);
-        if let Some(shown) = change.stock.as_ref().filter(|shown| **shown != stock) {
+        stock_state(&stock, self.life, &change.at).clone_into(&mut stock.state);
+        if change.stock.is_some() && change.kind != "stock_adjusted" {
+            self.revision += 1;
+            stock.etag = Some(tag(self.revision));
+        }
+        if let Some(shown) = change.stock.as_ref().filter(|shown| !stock.is_shown_by(shown) || shown.state != stock.state) {
             self.find(Fault::NotConserved, &change, format!("it shows {shown:?} where the changes before it give {stock:?}"));
         }
         self.timeline.units.push(units);
-        self.timeline.stocks.push(stock);
+        self.timeline.stocks.push((stock, self.life));
         self.timeline.changes.push(change);
     }
 
     fn stock(&mut self, change: &Change, place: usize, stock: &mut Stock) {
-        let allowed = match change.kind.as_str() {
-            "stock_created" => {
-                if let Some(shown) = &change.stock {
-                    (stock.allotted, stock.available, stock.per_user_limit) =
-                        (shown.allotted, shown.allotted, shown.per_user_limit);
-                }
+        let was = self.life;
+        let allowed = match (change.kind.as_str(), &change.stock) {
+            ("stock_created", Some(shown)) => {
+                (stock.allotted, stock.available) = (shown.allotted, shown.allotted);
+                take_settings(stock, shown);
                 place == 1
             }
-            "stock_adjusted" => {
+            ("stock_changed", Some(shown)) => {
+                take_settings(stock, shown);
+                !was.is_archived && *stock != self.timeline.stocks[place - 1].0
+            }
+            ("stock_adjusted", _) => {
                 let delta = change.delta.unwrap_or(0);
                 (stock.allotted, stock.available) = (stock.allotted + delta, stock.available + delta);
                 delta != 0 && stock.available >= 0
             }
-            "stock_paused" => !std::mem::replace(&mut self.is_paused, true),
-            "stock_reopened" => std::mem::replace(&mut self.is_paused, false),
+            ("stock_paused", _) => {
+                self.life.is_paused = true;
+                !was.is_paused && !was.is_archived
+            }
+            ("stock_reopened", _) => {
+                (self.life.is_paused, self.life.is_closed) = (false, false);
+                (was.is_paused || was.is_closed) && !was.is_archived
+            }
+            ("stock_closed", _) => {
+                self.life.is_closed = true;
+                !was.is_closed && !was.is_archived
+            }
+            ("stock_archived", _) => {
+                self.life.is_archived = true;
+                if stock.reserved > 0 || !matches!(stock_state(stock, was, &change.at), "closed" | "archived") {
+                    self.find(
+                        Fault::ArchivedInUse,
+                        change,
+                        format!("{} units of it are reserved, or it is on sale", stock.reserved),
+                    );
+                }
+                !was.is_archived
+            }
             _ => false,
         };
         if !allowed {
@@ -192,7 +255,7 @@ impl Builder {
             let why = format!("it shows {found:?} of {}, {} where {after:?} follows", shown.quantity, shown.state);
             self.find(Fault::NotConserved, change, why);
         }
-        self.check_allowed(change, shown, before.as_ref().map(|(_, before, _)| before), units);
+        self.check_allowed(change, shown, before.as_ref().map(|(_, before, _)| before), units, stock);
 
         let moved = i64::from(units);
         let user = match kind {
@@ -222,20 +285,28 @@ impl Builder {
                 self.find(Fault::OverLimit, change, format!("{} has {has} units where the limit is {limit}", shown.user));
             }
         }
+        if kind == "reserved" {
+            for of in [None, Some(shown.user.clone())] {
+                self.timeline.grants.entry(of).or_default().push((place, shown.id.clone()));
+            }
+        }
         self.timeline.reservations.entry(shown.id.clone()).or_default().push((place, shown.clone(), exit));
         units
     }
 
-    fn check_allowed(&mut self, change: &Change, shown: &Reservation, before: Option<&Reservation>, units: u32) {
+    fn check_allowed(&mut self, change: &Change, shown: &Reservation, before: Option<&Reservation>, units: u32, stock: &Stock) {
         let kind = change.kind.as_str();
         if kind == "reserved" {
-            self.grants += 1;
-            if shown.sequence != self.grants {
-                let why = format!("it is grant {} where grant {} is due", shown.sequence, self.grants);
-                self.find(Fault::GrantOutOfOrder, change, why);
+            let due = self.timeline.grants.get(&None).map_or(0, Vec::len) as u64 + 1;
+            if shown.sequence != due {
+                self.find(Fault::GrantOutOfOrder, change, format!("it is grant {} where grant {due} is due", shown.sequence));
             }
-            if before.is_some() || units == 0 || self.is_paused {
-                self.find(Fault::NotAllowed, change, "it was granted before, or nothing is granted at that time".to_owned());
+            let state = stock_state(stock, self.life, &change.at);
+            if !matches!(state, "open" | "sold_out") {
+                self.find(Fault::GrantedWhileShut, change, format!("the stock is {state}"));
+            }
+            if before.is_some() || units == 0 {
+                self.find(Fault::NotAllowed, change, "it was granted before, or grants nothing".to_owned());
             }
             return;
         }
@@ -267,4 +338,10 @@ impl Builder {
             self.find(Fault::NotConserved, change, "what should not change did".to_owned());
         }
     }
+}
+
+/// The settings that a change shows become those of the stock.
+fn take_settings(stock: &mut Stock, shown: &Stock) {
+    stock.per_user_limit = shown.per_user_limit;
+    (stock.opens_at, stock.closes_at) = (shown.opens_at.clone(), shown.closes_at.clone());
 }

@@ -18,9 +18,18 @@ pub(crate) struct Request<'a> {
     pub(crate) path: &'a str,
     pub(crate) secret: &'a str,
     pub(crate) idempotency_key: Option<&'a str>,
+    pub(crate) if_match: Option<&'a str>,
+    pub(crate) content_type: &'a str,
     pub(crate) body: &'a str,
     /// Whether to hang up as soon as it is sent.
     pub(crate) hangs_up: bool,
+}
+
+impl Default for Request<'_> {
+    fn default() -> Self {
+        let (method, content_type) = ("GET", "application/json");
+        Self { method, path: "", secret: "", idempotency_key: None, if_match: None, content_type, body: "", hangs_up: false }
+    }
 }
 
 /// What came back.
@@ -28,6 +37,7 @@ pub(crate) struct Request<'a> {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) is_replayed: bool,
+    pub(crate) etag: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -63,10 +73,11 @@ impl Wire {
             None => BufReader::new(connect(self.address).map_err(|_| Lost::NotSent)?),
         };
         let key = request.idempotency_key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
-        let Request { method, path, secret, body, .. } = request;
+        let condition = request.if_match.map(|tag| format!("if-match: {tag}\r\n")).unwrap_or_default();
+        let Request { method, path, secret, content_type, body, .. } = request;
         let text = format!(
-            "{method} {path} HTTP/1.1\r\nhost: node\r\nauthorization: Bearer {secret}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n{key}\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nhost: node\r\nauthorization: Bearer {secret}\r\ncontent-type: {content_type}\r\n\
+             content-length: {}\r\n{key}{condition}\r\n{body}",
             body.len()
         );
         stream.get_mut().write_all(text.as_bytes()).map_err(|_| Lost::Unknown)?;
@@ -96,17 +107,20 @@ fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Response> {
     };
     next(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(cut)?;
-    let (mut length, mut is_replayed) = (None, false);
+    let (mut length, mut is_replayed, mut etag) = (None, false, None);
     loop {
         next(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse::<u64>().ok().filter(|length| *length <= ANSWER_BYTES_MAX);
         }
+        if name.eq_ignore_ascii_case("etag") {
+            etag = Some(value.trim().to_owned());
+        }
         is_replayed |= name.eq_ignore_ascii_case("idempotency-replayed") && value.trim() == "true";
     }
     let length = length.ok_or_else(cut)?;
     let mut body = Vec::new();
     stream.take(length).read_to_end(&mut body)?;
-    if body.len() as u64 == length { Ok(Response { status, is_replayed, body }) } else { Err(cut()) }
+    if body.len() as u64 == length { Ok(Response { status, is_replayed, etag, body }) } else { Err(cut()) }
 }

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::finding::{Fault, Finding};
-use super::record::{Answer, Call, Change, Moment, Op};
-use super::rules::{KeyUse, Step, explains, step};
+use super::record::{Answer, Call, Change, Moment, Op, behind};
+use super::rules::{KeyUse, Step, View, explains, step};
 use super::timeline::{At, Keys, Timeline};
 
 /// Findings of one stock at most: once an order is broken, what follows is broken too.
@@ -48,6 +48,10 @@ struct Sweep<'a> {
     claimed: Vec<Option<usize>>,
     /// The earliest state of each call.
     lows: Vec<Low>,
+    /// For each call the one before it in its batch.
+    behind: Vec<Option<usize>>,
+    /// The state that each call was put at.
+    placed: Vec<usize>,
     /// The latest state that an answer at a moment can show: before the next change of a call that began after it.
     highs: Vec<(Moment, usize)>,
     running: Low,
@@ -74,6 +78,8 @@ impl<'a> Sweep<'a> {
             untagged,
             claimed: vec![None; timeline.last() + 1],
             lows: vec![Low::default(); calls.len()],
+            behind: behind(calls),
+            placed: vec![0; calls.len()],
             highs: Vec::new(),
             running: Low::default(),
             findings: Vec::new(),
@@ -102,8 +108,14 @@ impl<'a> Sweep<'a> {
         self.highs.get(next).map_or(self.timeline.last(), |(_, state)| *state)
     }
 
-    fn at(&self, state: usize) -> At<'_> {
-        At { timeline: self.timeline, keys: &self.keys, state }
+    /// The state, as one who looked at it before the change `until` saw it.
+    fn at(&self, state: usize, until: usize) -> At<'_> {
+        At { timeline: self.timeline, keys: &self.keys, state, until }
+    }
+
+    /// What a call comes to where its change is at `place`.
+    fn step_at(&self, place: usize, op: &Op, key: Option<&str>) -> Step {
+        step(&self.at(place - 1, place), op, key, &self.change(place).at)
     }
 
     fn change(&self, place: usize) -> &'a Change {
@@ -159,6 +171,7 @@ impl<'a> Sweep<'a> {
     }
 
     fn raise(&mut self, state: usize, by: usize) {
+        self.placed[by] = state;
         if state > self.running.state {
             self.running = Low { state, by: Some(by) };
         }
@@ -166,6 +179,9 @@ impl<'a> Sweep<'a> {
 
     fn end(&mut self, index: usize) {
         let call = &self.calls[index];
+        if let Some(by) = self.behind[index].filter(|by| self.placed[*by] > self.lows[index].state) {
+            self.lows[index] = Low { state: self.placed[by], by: Some(by) };
+        }
         match &call.answer {
             Answer::Unknown => {
                 if let Some(place) = self.tagged_place(call) {
@@ -195,7 +211,7 @@ impl<'a> Sweep<'a> {
         let actor = call.actor();
         let shows = |place: usize| match &call.answer {
             Answer::Reservation { shown, .. } => self.change(place).reservation.as_ref() == Some(shown),
-            Answer::Stock { shown, .. } => self.change(place).stock.as_ref() == Some(shown),
+            Answer::Stock { shown, .. } => self.change(place).stock.as_ref() == Some(&shown.untagged()),
             _ => false,
         };
         let first = places.partition_point(|place| *place <= self.lows[index].state);
@@ -209,7 +225,9 @@ impl<'a> Sweep<'a> {
         let change = self.change(place);
         let is_shown = match &call.answer {
             Answer::Reservation { shown, .. } => change.reservation.as_ref() == Some(shown),
-            Answer::Stock { shown, .. } => change.stock.as_ref() == Some(shown),
+            Answer::Stock { shown, .. } => {
+                change.stock.as_ref() == Some(&shown.untagged()) && self.at(place, place).stock().is_shown_by(shown)
+            }
             _ => false,
         };
         if !is_shown {
@@ -241,10 +259,14 @@ impl<'a> Sweep<'a> {
         let others = 0..if call.answer == Answer::Unknown { self.calls.len() } else { 0 };
         if is_late(index) && others.filter(is_attempt).all(is_late) {
             let why = "its change lies before what was over when it began";
-            self.find(Fault::RealTimeBroken, index, [place, self.lows[index].state], why);
+            self.find(self.of_order(index, Fault::RealTimeBroken), index, [place, self.lows[index].state], why);
         }
-        if !matches!(step(&self.at(place - 1), &call.op, call.key.as_deref()), Step::Changes(_)) {
-            self.find(Fault::NotAllowed, index, [place - 1, place], "the state before its change does not allow it");
+        match self.step_at(place, &call.op, call.key.as_deref()) {
+            Step::Changes(_) => {}
+            Step::Rejects("precondition_failed") => {
+                self.find(Fault::PreconditionIgnored, index, [place - 1, place], "the stock had another entity tag");
+            }
+            _ => self.find(Fault::NotAllowed, index, [place - 1, place], "the state before its change does not allow it"),
         }
         // Over with its process, unless another attempt may have made it later.
         if call.answer != Answer::Unknown || self.calls.iter().filter(|other| other.op == call.op).count() == 1 {
@@ -297,12 +319,27 @@ impl<'a> Sweep<'a> {
 
     /// Whether a change is of as many units as `op` asks for.
     fn moves(&self, place: usize, op: &Op) -> bool {
-        matches!(step(&self.at(place - 1), op, None), Step::Changes(units) if units == self.timeline.units[place - 1])
+        let is_so_patched = |change: &Change| match (op, &change.stock) {
+            (Op::Patch { patch, .. }, Some(shown)) => {
+                let mut patched = self.at(place - 1, place).stock().clone();
+                patch.lay_over(&mut patched);
+                patched.untagged().is_shown_by(shown)
+            }
+            _ => true,
+        };
+        matches!(self.step_at(place, op, None), Step::Changes(units) if units == self.timeline.units[place - 1])
+            && is_so_patched(self.change(place))
+    }
+
+    /// `fault`, unless it is the order within a batch that was broken.
+    fn of_order(&self, index: usize, fault: Fault) -> Fault {
+        let by = self.lows[index].by;
+        if by.is_some() && by == self.behind[index] { Fault::BatchOutOfOrder } else { fault }
     }
 
     fn is_explained(&self, index: usize, state: usize) -> bool {
         let call = &self.calls[index];
-        explains(&self.at(state), &call.op, call.key.as_deref(), &call.answer)
+        explains(&self.at(state, self.high(call.ended) + 1), &call.op, call.key.as_deref(), &call.answer)
     }
 
     /// Puts an answer that changed nothing at the earliest state that explains it.
@@ -315,8 +352,15 @@ impl<'a> Sweep<'a> {
         }
         let is_new = call.op.kind().is_some() && !call.answer.is_replayed();
         let (fault, why) = match &call.answer {
-            Answer::Rejected { .. } => (Fault::RejectedWithoutReason, "no state between its beginning and its end rejects it so"),
-            _ if (0..low).any(|state| self.is_explained(index, state)) => (Fault::Stale, "what it shows was over before it began"),
+            Answer::Rejected { .. } => {
+                let was_so_before = (0..low).any(|state| self.is_explained(index, state));
+                let fault =
+                    if was_so_before { self.of_order(index, Fault::RejectedWithoutReason) } else { Fault::RejectedWithoutReason };
+                (fault, "no state between its beginning and its end rejects it so")
+            }
+            _ if (0..low).any(|state| self.is_explained(index, state)) => {
+                (self.of_order(index, Fault::Stale), "what it shows was over before it began")
+            }
             _ if is_new => (Fault::AcknowledgementLost, "the feed has no such change"),
             _ => (Fault::NeverSo, "what it shows was not so at any time before its end"),
         };
@@ -342,7 +386,7 @@ impl<'a> Sweep<'a> {
             let id = change.reservation.as_ref().map(|shown| shown.id.as_str()).filter(|_| change.tag().is_none());
             let group = wants.get(&(change.kind.as_str(), id, change.actor.clone())).cloned().unwrap_or_default();
             // A step of the stock's life may look like one that found it so already, behind an unheard one of the same client.
-            let shows = |call: &Call| matches!(&call.answer, Answer::Stock { replayed: false, shown } if change.stock.as_ref() == Some(shown));
+            let shows = |call: &Call| matches!(&call.answer, Answer::Stock { replayed: false, shown } if change.stock.as_ref() == Some(&shown.untagged()));
             let is_step = |call: &Call| call.op.kind() == Some(change.kind.as_str()) && call.op.tag().is_none() && shows(call);
             let mine = |index: &usize| is_step(&self.calls[*index]) && self.calls[*index].actor() == change.actor;
             let heard = (0..if id.is_none() { self.calls.len() } else { 0 }).filter(mine);
