@@ -11,15 +11,15 @@ use tidegate_engine::{
     SteadyClock, SystemClock,
 };
 use tidegate_persistence::{
-    DataDirectory, History, HistoryError, OpenError, PARTITIONS, RecoveredStream, RecoveryError, SnapshotError, StreamId, Wal,
-    WalError, remove_unfinished, snapshots,
+    DataDirectory, History, HistoryError, OpenError, PARTITIONS, RecoveredStream, SnapshotError, StreamId, Wal, WalError,
+    remove_unfinished, snapshots,
 };
 use tokio::runtime::Handle;
 
 use crate::backup::{BackupParts, Backups};
 use crate::options::{directory_options, engine_options, history_options, rules, upkeep_options, wal_options};
 use crate::parallel;
-use crate::recovery::{StartProgress, recover};
+use crate::recovery::{RecoverError, StartProgress, recover};
 use crate::upkeep::{Upkeep, UpkeepParts};
 use crate::upkeep_metrics::UpkeepMetrics;
 
@@ -32,9 +32,9 @@ pub(crate) enum StartError {
     /// The data directory was not opened.
     #[error(transparent)]
     Directory(#[from] OpenError),
-    /// The log could not be replayed.
+    /// The shards could not be recovered.
     #[error(transparent)]
-    Recovery(#[from] RecoveryError),
+    Recovery(#[from] RecoverError),
     /// The log could not be started.
     #[error("the write-ahead log did not start")]
     Log(#[from] WalError),

@@ -61,8 +61,22 @@ pub(crate) struct RecoveredShard {
     pub(crate) tail: RecoveredStream,
     /// Reservations that came from a snapshot instead of the log.
     pub(crate) from_snapshot: usize,
-    /// Snapshots that are damaged.
-    damaged: Vec<PathBuf>,
+    /// Snapshots that it did not begin with, though they are newer.
+    passed_over: Vec<PathBuf>,
+}
+
+/// Why shards could not be recovered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoverError {
+    /// The log could not be replayed.
+    #[error(transparent)]
+    Log(#[from] RecoveryError),
+    /// Nobody knows which snapshots there are.
+    #[error("the snapshots could not be listed")]
+    Unlisted(#[source] SnapshotError),
+    /// A snapshot that was passed over would count again another time.
+    #[error("a snapshot that is of no use could not be set aside")]
+    NotAside(#[source] SnapshotError),
 }
 
 /// Why a snapshot gave no ledger.
@@ -79,34 +93,21 @@ pub(crate) enum SnapshotLoadError {
     Load(#[from] LoadError),
 }
 
-impl SnapshotLoadError {
-    /// Whether the file itself is at fault: it will be of no more use another time, or to another version.
-    const fn is_damage(&self) -> bool {
-        match self {
-            Self::File(SnapshotError::Damaged { .. }) | Self::Codec(_) | Self::Load(_) => true,
-            Self::File(SnapshotError::Mismatch { .. } | SnapshotError::Io { .. }) => false,
-        }
-    }
-}
-
-/// Recovers every shard of `directory`, several at a time. Snapshots that turn out to be damaged are set aside once that has succeeded
-/// without them, so that they do not count as those that are kept.
+/// Recovers every shard of `directory`, several at a time. Snapshots that turn out to be of no use are set aside once that has succeeded
+/// without them: they must not count as those that are kept, and no later start may begin with one. What had left memory by then is in
+/// memory again for a node that begins further back, and such a node changes it without an event that takes it back.
 pub(crate) fn recover(
     directory: &DataDirectory,
     rules: Rules,
     seed: u64,
     progress: &StartProgress,
-) -> Result<Vec<RecoveredShard>, RecoveryError> {
+) -> Result<Vec<RecoveredShard>, RecoverError> {
     let streams: Vec<StreamId> = (0..directory.identity().shards).map(StreamId::log).collect();
     let shards = parallel::map(&streams, |stream| recover_shard(directory, *stream, rules, seed, progress));
     let shards: Vec<RecoveredShard> = shards.into_iter().collect::<Result<_, _>>()?;
-    for damaged in shards.iter().flat_map(|shard| &shard.damaged) {
-        match set_aside(damaged) {
-            Ok(aside) => tracing::warn!(aside = %aside.display(), "set the damaged snapshot aside"),
-            Err(error) => {
-                tracing::error!(%error, "a damaged snapshot could not be set aside, and counts as one of those that are kept");
-            }
-        }
+    for passed_over in shards.iter().flat_map(|shard| &shard.passed_over) {
+        let aside = set_aside(passed_over).map_err(RecoverError::NotAside)?;
+        tracing::warn!(aside = %aside.display(), "set the snapshot aside");
     }
     Ok(shards)
 }
@@ -117,9 +118,9 @@ fn recover_shard(
     rules: Rules,
     seed: u64,
     progress: &StartProgress,
-) -> Result<RecoveredShard, RecoveryError> {
-    let mut damaged = Vec::new();
-    let loaded = newest_snapshot(directory, stream, rules, seed, &progress.loaded, &mut damaged);
+) -> Result<RecoveredShard, RecoverError> {
+    let mut passed_over = Vec::new();
+    let loaded = newest_snapshot(directory, stream, rules, seed, &progress.loaded, &mut passed_over)?;
     let (start, mut ledger) = loaded.map_or_else(|| (None, Ledger::new(rules, seed)), |(start, ledger)| (Some(start), ledger));
     let from_snapshot = ledger.reservation_count();
     let tail = directory.replay_from(stream, start.as_ref(), |group| {
@@ -137,23 +138,20 @@ fn recover_shard(
     if tail.discarded_tail_parts > 0 {
         tracing::info!(%stream, parts = tail.discarded_tail_parts, "an unfinished group at the log's end was never acknowledged and is dropped");
     }
-    Ok(RecoveredShard { ledger, tail, from_snapshot, damaged })
+    Ok(RecoveredShard { ledger, tail, from_snapshot, passed_over })
 }
 
 /// The ledger of the newest snapshot that is whole. One that is not is told and passed over: the log behind an older one says the same,
-/// and where it is not there any more the replay names that as damage. Those that are damaged are put into `damaged`.
+/// and where it is not there any more the replay names that as damage. Those that are passed over are put into `passed_over`.
 fn newest_snapshot(
     directory: &DataDirectory,
     stream: StreamId,
     rules: Rules,
     seed: u64,
     loaded: &AtomicU64,
-    damaged: &mut Vec<PathBuf>,
-) -> Option<(LogPosition, Ledger)> {
-    let found = snapshots(directory.path(), stream).inspect_err(
-        |error| tracing::error!(%error, %stream, "the snapshots could not be listed; the log is read from its beginning"),
-    );
-    for snapshot in found.unwrap_or_default() {
+    passed_over: &mut Vec<PathBuf>,
+) -> Result<Option<(LogPosition, Ledger)>, RecoverError> {
+    for snapshot in snapshots(directory.path(), stream).map_err(RecoverError::Unlisted)? {
         match load(&snapshot.path, directory.identity(), stream, rules, seed, loaded) {
             Ok((position, ledger)) => {
                 tracing::info!(
@@ -163,17 +161,15 @@ fn newest_snapshot(
                     reservations = ledger.reservation_count(),
                     "loaded a snapshot"
                 );
-                return Some((position, ledger));
+                return Ok(Some((position, ledger)));
             }
             Err(error) => {
                 tracing::error!(%error, %stream, "a snapshot is of no use; an older one or the log's beginning is tried");
-                if error.is_damage() {
-                    damaged.push(snapshot.path);
-                }
+                passed_over.push(snapshot.path);
             }
         }
     }
-    None
+    Ok(None)
 }
 
 /// The ledger of one snapshot, and where in the log it stands. Counts its reservations in `loaded`.

@@ -185,7 +185,7 @@ fn a_damaged_snapshot_takes_nobodys_place() {
     reserve(&server, "lamp", "bert");
     let made = take(&server);
     assert!(made.len() == 2 && made[0].0 == *good, "{made:?}");
-    server.terminate().expect(0, &["a snapshot is of no use", "set the damaged snapshot aside"]);
+    server.terminate().expect(0, &["a snapshot is of no use", "set the snapshot aside"]);
     let aside = bad.with_extension("snapshot.damaged");
     assert!(aside.exists());
     run(&["verify", text(&data)]).expect(0, &[]);

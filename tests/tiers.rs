@@ -159,6 +159,30 @@ fn a_damaged_snapshot_is_told_and_passed_over() {
 }
 
 #[test]
+fn a_snapshot_that_was_passed_over_is_never_begun_with_again() {
+    let folder = long_log();
+    let server = Server::start_with(folder.path(), &TIGHT);
+    server.wait_ready();
+    let counters = book(&server);
+    wait_until("a snapshot", || metric(&server, "tidegate_snapshots_total") >= 1.0);
+    server.signal(Signal::KILL);
+    server.finish();
+    // It cannot be read, which says nothing of what is in it.
+    let entries = fs::read_dir(folder.path().join("snapshots")).expect("there are snapshots");
+    let paths = entries.map(|entry| entry.expect("the folder can be read").path());
+    let unreadable: Vec<_> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "snapshot")).collect();
+    assert!(!unreadable.is_empty());
+    for path in &unreadable {
+        fs::remove_file(path).expect("the snapshot can be taken away");
+        fs::create_dir(path).expect("a folder can be made in its place");
+    }
+    let server = Server::start(folder.path());
+    assert_eq!(book(&server), counters);
+    server.terminate().expect(0, &["a snapshot is of no use", "set the snapshot aside"]);
+    assert!(unreadable.iter().all(|path| !path.is_dir()), "{unreadable:?}");
+}
+
+#[test]
 fn space_of_the_log_comes_back_and_the_node_goes_on_from_what_is_left() {
     let folder = long_log();
     let log = folder.path().join("log");

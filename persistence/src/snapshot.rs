@@ -315,8 +315,8 @@ pub fn remove_unfinished(directory: &Path) -> Result<usize, SnapshotError> {
     Ok(unfinished.len())
 }
 
-/// Has the snapshot at `path`, which is damaged, count as none any more: its file gets a name of its own, in place of an earlier one of
-/// that name, and nobody ever removes it. Durable at return.
+/// Has the snapshot at `path`, which is damaged or was passed over, count as none any more: its file gets a name of its own, in place of
+/// an earlier one of that name, and nobody ever removes it. Durable at return.
 pub fn set_aside(path: &Path) -> Result<PathBuf, SnapshotError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(DAMAGED_SUFFIX);
