@@ -16,7 +16,7 @@ const INDEX_BITS: u32 = 27;
 // A handle holds class and index, and the value for no name is none of them. A length fits its byte, and the longest name its slot.
 const _: () = assert!(CLASSES < 1 << (u32::BITS - INDEX_BITS));
 const _: () = assert!(IDENTIFIER_CHARACTERS_MAX <= u8::MAX as usize);
-const _: () = assert!(1 + IDENTIFIER_CHARACTERS_MAX <= SLOT_BYTES[CLASSES - 1]);
+const _: () = assert!(IDENTIFIER_CHARACTERS_MAX < SLOT_BYTES[CLASSES - 1]);
 // The names of all users and the references of all reservations have room, though all be equally long; a few more reservations come back
 // from the history at a time.
 const _: () = assert!(RESERVATIONS_IN_MEMORY_MAX + USERS_IN_MEMORY_MAX + 100_000 < 1 << INDEX_BITS);
