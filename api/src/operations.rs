@@ -61,6 +61,39 @@ pub(crate) struct Answered {
     pub(crate) forms: Vec<(&'static str, MakeSchema, Option<&'static str>)>,
 }
 
+/// What an answer gives to go on with: of which call and status, to which calls, as which parameter, and where it stands in the answer.
+pub(crate) struct Link {
+    pub(crate) from: (&'static str, StatusCode),
+    pub(crate) to: &'static [&'static str],
+    pub(crate) parameter: &'static str,
+    pub(crate) value: &'static str,
+}
+
+const CALLS_ON_A_STOCK: &[&str] = &[
+    "readStock",
+    "openStock",
+    "changeStock",
+    "adjustStock",
+    "pauseStock",
+    "reopenStock",
+    "closeStock",
+    "archiveStock",
+    "reserve",
+    "listReservations",
+];
+
+const CALLS_ON_A_RESERVATION: &[&str] =
+    &["readReservation", "confirmReservation", "releaseReservation", "returnReservation", "extendReservation"];
+
+/// Where answers lead. Ids cannot be guessed, so what needs one is only found by these.
+pub(crate) const LINKS: &[Link] = &[
+    Link { from: ("openStock", status::CREATED), to: CALLS_ON_A_STOCK, parameter: "sku", value: "$response.body#/sku" },
+    Link { from: ("openStock", status::OK), to: CALLS_ON_A_STOCK, parameter: "sku", value: "$response.body#/sku" },
+    Link { from: ("reserve", status::CREATED), to: CALLS_ON_A_RESERVATION, parameter: "id", value: "$response.body#/id" },
+    Link { from: ("confirmReservation", status::OK), to: CALLS_ON_A_RESERVATION, parameter: "id", value: "$response.body#/id" },
+    Link { from: ("readEvents", status::OK), to: &["readEvents"], parameter: "after", value: "$response.body#/next_cursor" },
+];
+
 const JSON: &str = "application/json";
 
 const STOCK: &str = r#"{"sku":"sneaker-42","allotted":1000,"available":996,"reserved":3,"sold":1,"per_user_limit":1,"hold_seconds":600,"hold_seconds_max":3600,"opens_at":null,"closes_at":null,"state":"open","as_of":"0.7"}"#;
