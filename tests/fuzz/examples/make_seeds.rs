@@ -13,7 +13,7 @@ use tidegate_persistence::{
     Actor, ActorName, ChainHash, GroupBuilder, GroupSequence, LogIndex, NodeId, RecordHeader, RecordKey, RecordKind, StreamId, Term,
 };
 use tidegate_stock::{
-    Allotment, Command, CopyProgress, Delta, GrantSequence, HoldSeconds, IdempotencyKey, Ledger, LifeStep, Quantity, Reason,
+    Allotment, Command, CopyProgress, Delta, Event, GrantSequence, HoldSeconds, IdempotencyKey, Ledger, LifeStep, Quantity, Reason,
     Recall, Reference, Request, ReservationId, ReservationState, Rules, Sku, SnapshotItem, StockTerms, TermsPatch, Timestamp,
     UserId, decide, decide_lapse,
 };
@@ -114,8 +114,8 @@ fn main() {
     for (number, (second, command)) in (1..).zip(commands()) {
         let now = Timestamp::from_unix_ms(BEGIN_MS + second * 1_000);
         let mut group = GroupBuilder::new(GroupSequence(number), now);
-        let mut push = |ledger: &mut Ledger, event, actor: &Actor| {
-            ledger.apply(&event, now);
+        let mut push = |ledger: &mut Ledger, event: Event, actor: &Actor| {
+            drop(ledger.apply(&event, now));
             let mut image = Vec::new();
             write_image(&mut image, &ledger.image(&event));
             group.push(&event, actor, now, &image);
@@ -192,7 +192,7 @@ fn bodies() {
                 ("batch", _) => {
                     let others =
                         ["{\"op\":\"extend\",\"id\":\"x\",\"hold_seconds\":300}", "{\"op\":\"release\",\"id\":\"y\"}", "[1]"];
-                    seed("batch", "lines", [&[example.as_str()], &others[..]].concat().join("\n").as_bytes());
+                    seed("batch", "lines", [&[example.as_str()][..], &others[..]].concat().join("\n").as_bytes());
                     seed("batch", "one", example.as_bytes());
                 }
                 _ => seed("bodies", name, example.as_bytes()),
