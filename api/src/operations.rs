@@ -13,7 +13,7 @@ use crate::documents::{ReservationDocument, StockDocument};
 use crate::events::{EVENT_STREAM, EventsDocument};
 use crate::labels::{Need, Route};
 use crate::reservations::ReservationsDocument;
-use crate::schema::Opaque;
+use crate::schema::{AnyDocument, Opaque};
 use crate::service::{ClusterDocument, HealthDocument, TimeDocument};
 use crate::status::{self, Code};
 use crate::stocks::StocksDocument;
@@ -311,7 +311,7 @@ impl Operation {
                     history and the log, with the node's secret. Everything that was answered before is in it. One at a time. A stream \
                     that does not end in good order is no backup.";
                 let mut operation = Self::new("readBackup", "Service", "Copy everything", description);
-                operation.answer_in(OCTET_STREAM, "The backup.");
+                operation.answer_in(OCTET_STREAM, schema_of::<Opaque>, "The backup.");
                 operation.may_be(&[Code::Overloaded])
             }
             (Route::Time, &Method::GET) => {
@@ -344,18 +344,18 @@ impl Operation {
             (Route::Metrics, &Method::GET) => {
                 let description = "Everything that is counted, in the text format of Prometheus.";
                 let mut operation = Self::new("readMetrics", "Service", "Read metrics", description);
-                operation.answer_in("text/plain", "The metrics.");
+                operation.answer_in("text/plain", schema_of::<Opaque>, "The metrics.");
                 operation.may_be(&[Code::Timeout, Code::Internal])
             }
             (Route::OpenApi, &Method::GET) => {
                 let mut operation = Self::new("readContract", "Service", "Read this contract", "This document.");
-                operation.answer_in(JSON, "The contract in OpenAPI 3.1.");
+                operation.answer_in(JSON, schema_of::<AnyDocument>, "The contract in OpenAPI 3.1.");
                 operation
             }
             (Route::Docs, &Method::GET) => {
                 let description = "This document as a page to read. It asks nothing of the network.";
                 let mut operation = Self::new("readContractPage", "Service", "Read this contract as a page", description);
-                operation.answer_in("text/html", "The page.");
+                operation.answer_in("text/html", schema_of::<Opaque>, "The page.");
                 operation
             }
             _ => return None,
@@ -423,8 +423,8 @@ impl Operation {
         self
     }
 
-    fn answer_in(&mut self, media_type: &'static str, description: &'static str) {
-        let forms: Vec<(_, MakeSchema, _)> = vec![(media_type, schema_of::<Opaque>, None)];
+    fn answer_in(&mut self, media_type: &'static str, schema: MakeSchema, description: &'static str) {
+        let forms = vec![(media_type, schema, None)];
         self.answers.push(Answered { status: status::OK, description, headers: &[], forms });
     }
 

@@ -77,6 +77,8 @@ shapes! {
     ChangeKindName { "type": "string", "enum": CHANGE_KINDS.map(kind_name) }
     /// A page's length.
     PageLimit { "type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT }
+    /// A document that describes itself.
+    AnyDocument { "type": "object" }
     /// Something opaque.
     Opaque { "type": "string" }
     /// A cursor to go on from.

@@ -31,7 +31,7 @@ pub fn run(body: &[u8]) {
         }
     }
 
-    let document = Documented::read(body);
+    let document = documented(body);
     match read(body, false) {
         Err(code) => assert!(
             code == "invalid_request" && document.is_none_or(|commands| !(1..=COMMANDS_MAX).contains(&commands.len())),
@@ -96,14 +96,10 @@ fn as_the_single_call(text: &[u8], command: &ReadCommand, unseal: &dyn Fn(&str) 
 }
 
 /// The commands of a document by a second reading: one field, `commands`, which is an array.
-struct Documented;
-
-impl Documented {
-    fn read(body: &[u8]) -> Option<Vec<Box<RawValue>>> {
-        let Object(fields) = serde_json::from_slice(body).ok()?;
-        match &fields[..] {
-            [(name, commands)] if name == "commands" => serde_json::from_str(commands.get()).ok(),
-            _ => None,
-        }
+fn documented(body: &[u8]) -> Option<Vec<Box<RawValue>>> {
+    let Object(fields) = serde_json::from_slice(body).ok()?;
+    match &fields[..] {
+        [(name, commands)] if name == "commands" => serde_json::from_str(commands.get()).ok(),
+        _ => None,
     }
 }

@@ -55,10 +55,10 @@ const EXTENSION: &[Field] = &[needed("hold_seconds", HOLD)];
 pub fn run(body: &[u8]) {
     stock(body);
     change(body);
-    agree(body, judge(body, ADJUSTMENT), fuzzing::adjustment(body), |values, (delta, reason)| {
+    agree(body, &judge(body, ADJUSTMENT), &fuzzing::adjustment(body), |values, (delta, reason)| {
         values == [Value::Whole(delta.units()), text(reason.as_str())] && Reason::new(reason.as_str()).is_ok()
     });
-    agree(body, judge(body, RESERVE), fuzzing::reserve(body), |values, (user, quantity, hold, reference)| {
+    agree(body, &judge(body, RESERVE), &fuzzing::reserve(body), |values, (user, quantity, hold, reference)| {
         values[0] == text(user.as_str())
             && or_default(&values[1], 1) == i64::from(quantity.units())
             && whole(&values[2]) == hold.map(seconds)
@@ -67,11 +67,11 @@ pub fn run(body: &[u8]) {
     });
     // Without a body all remaining units are meant, or nothing is.
     let or_empty = |values: Vec<Value>, fields| if body.is_empty() { Ok(values) } else { judge(body, fields) };
-    agree(body, or_empty(vec![Value::Missing], UNITS), fuzzing::units(body), |values, quantity| {
+    agree(body, &or_empty(vec![Value::Missing], UNITS), &fuzzing::units(body), |values, quantity| {
         whole(&values[0]) == quantity.map(units)
     });
-    agree(body, or_empty(Vec::new(), &[]), fuzzing::nothing(body), |_, ()| true);
-    agree(body, judge(body, EXTENSION), fuzzing::extension(body), |values, hold| values == [Value::Whole(seconds(*hold))]);
+    agree(body, &or_empty(Vec::new(), &[]), &fuzzing::nothing(body), |_, ()| true);
+    agree(body, &judge(body, EXTENSION), &fuzzing::extension(body), |values, hold| values == [Value::Whole(seconds(*hold))]);
 }
 
 fn stock(body: &[u8]) {
@@ -82,7 +82,7 @@ fn stock(body: &[u8]) {
         let contradicts = hold > hold_max || window.is_some_and(|(opens, closes)| opens >= closes);
         if contradicts { Err(vec!["out_of_range"]) } else { Ok(values) }
     });
-    agree(body, expected, fuzzing::stock(body), |values, (quantity, terms)| {
+    agree(body, &expected, &fuzzing::stock(body), |values, (quantity, terms)| {
         whole(&values[0]) == i64::try_from(quantity.units()).ok()
             && whole(&values[1]) == terms.per_user_limit.map(units)
             && or_default(&values[2], 600) == seconds(terms.hold_seconds)
@@ -94,7 +94,7 @@ fn stock(body: &[u8]) {
 }
 
 fn change(body: &[u8]) {
-    agree(body, judge(body, CHANGE), fuzzing::change(body), |values, patch| {
+    agree(body, &judge(body, CHANGE), &fuzzing::change(body), |values, patch| {
         let is_left = |value: &Value| *value == Value::Missing;
         patch.per_user_limit == (!is_left(&values[0])).then(|| whole(&values[0]).map(quantity))
             && patch.hold_seconds.map(seconds) == whole(&values[1])
@@ -108,11 +108,11 @@ fn change(body: &[u8]) {
 #[track_caller]
 fn agree<T: std::fmt::Debug>(
     body: &[u8],
-    expected: Result<Vec<Value>, Vec<&'static str>>,
-    found: Read<T>,
+    expected: &Result<Vec<Value>, Vec<&'static str>>,
+    found: &Read<T>,
     same: impl FnOnce(&[Value], &T) -> bool,
 ) {
-    match (&expected, &found) {
+    match (expected, found) {
         (Ok(values), Ok(read)) if same(values, read) => {}
         (Err(codes), Err(code)) if codes.contains(code) => {}
         _ => panic!("{:?}: {expected:?} was expected, and it is read as {found:?}", String::from_utf8_lossy(body)),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 #[path = "../../../src/replay"]
-#[allow(dead_code, unreachable_pub, reason = "not all of the replay is tried here")]
+#[allow(dead_code, reason = "not all of the replay is tried here")]
 mod replay {
     pub(super) mod columns;
     pub(super) mod dates;

@@ -6,6 +6,9 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// What a caller is told whose body has the wrong form.
+const FORM: &str = "invalid_request";
+
 /// A field of a body.
 pub(crate) struct Field {
     pub(crate) name: &'static str,
@@ -73,7 +76,6 @@ impl<'de> Deserialize<'de> for Object {
 
 /// The values of `fields` in `body`, in their order; otherwise the codes that a caller may be told, none of which is better than another.
 pub(crate) fn judge(body: &[u8], fields: &[Field]) -> Result<Vec<Value>, Vec<&'static str>> {
-    const FORM: &str = "invalid_request";
     let Ok(Object(given)) = serde_json::from_slice(body) else { return Err(vec![FORM]) };
     let (mut values, mut faults) = (Vec::new(), Vec::new());
     if given.iter().any(|(name, _)| !fields.iter().any(|field| field.name == name)) {
@@ -99,7 +101,6 @@ pub(crate) fn judge(body: &[u8], fields: &[Field]) -> Result<Vec<Value>, Vec<&'s
 }
 
 fn value(raw: &str, kind: &Kind) -> Result<Value, &'static str> {
-    const FORM: &str = "invalid_request";
     let number = || raw.starts_with(|first: char| first == '-' || first.is_ascii_digit()).then(|| whole(raw)).ok_or(FORM);
     let text = || serde_json::from_str::<String>(raw).map_err(|_| FORM);
     match kind {
@@ -163,10 +164,10 @@ pub(crate) fn unix_ms(text: &str) -> Option<i64> {
     for (at, marks) in [(4, &b"-"[..]), (7, b"-"), (10, b"Tt "), (13, b":"), (16, b":")] {
         sign(at, marks)?;
     }
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let days_of = |month: i64| match month {
         4 | 6 | 9 | 11 => 30,
-        2 => 28 + i64::from(leap),
+        2 => 28 + i64::from(is_leap(year)),
         _ => 31,
     };
     if !(1..=12).contains(&month) || !(1..=days_of(month)).contains(&day) || hour > 23 || minute > 59 || second > 60 {
@@ -189,7 +190,6 @@ pub(crate) fn unix_ms(text: &str) -> Option<i64> {
         }
     };
     // Years of days one by one: it is a reference.
-    let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let leap_days = |before: i64| (0..before).filter(|year| is_leap(*year)).count();
     let days = 365 * (year - 1970) + i64::try_from(leap_days(year)).ok()? - i64::try_from(leap_days(1970)).ok()?
         + (1..month).map(days_of).sum::<i64>()
