@@ -38,7 +38,7 @@ fn read(text: &[u8], options: &ReadingOptions) {
         Ok(export) => export,
         Err(error) => {
             // What is shown of a file is bounded.
-            assert!(error.to_string().len() < 4_096, "{error}");
+            assert!(error.to_string().len() < 2_048, "{error}");
             return;
         }
     };
