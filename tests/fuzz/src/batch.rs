@@ -12,6 +12,9 @@ use crate::reservation_id::SECRET;
 /// As the contract says.
 const COMMANDS_MAX: usize = 10_000;
 
+/// Reads a body, as lines or as a document.
+type ReadBatch<'a> = dyn Fn(&[u8], bool) -> fuzzing::Read<Vec<ReadCommand>> + 'a;
+
 /// Tries `body` as lines and as a document.
 pub fn run(body: &[u8]) {
     let sealing = Sealing::new(&SECRET);
@@ -51,7 +54,7 @@ pub fn run(body: &[u8]) {
 }
 
 /// The lines that are JSON are the same commands in a document.
-fn in_a_document(lines: &[&[u8]], commands: &[ReadCommand], read: &dyn Fn(&[u8], bool) -> fuzzing::Read<Vec<ReadCommand>>) {
+fn in_a_document(lines: &[&[u8]], commands: &[ReadCommand], read: &ReadBatch<'_>) {
     let sound: Vec<_> =
         lines.iter().zip(commands).filter(|(line, _)| serde_json::from_slice::<Box<RawValue>>(line).is_ok()).collect();
     if sound.is_empty() {

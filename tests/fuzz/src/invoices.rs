@@ -71,8 +71,8 @@ fn read(text: &[u8], options: &ReadingOptions) {
                 Step::Cancellation(one) => {
                     let mut back = u64::from(one.adjusted);
                     for returned in &one.returned {
-                        let (units, user) = left.get_mut(&returned.line).expect("it was sold before");
-                        assert_eq!(Some(*user), one.user.as_ref().map(tidegate_stock::UserId::as_str));
+                        let (units, buyer) = left.get_mut(&returned.line).expect("it was sold before");
+                        assert_eq!(Some(*buyer), one.user.as_ref().map(tidegate_stock::UserId::as_str));
                         *units = units.checked_sub(returned.units.into()).expect("no unit comes back twice");
                         back += u64::from(returned.units);
                     }
