@@ -70,7 +70,7 @@ pub(crate) async fn run(call: Call, body: Unread) -> Result<Response, Problem> {
     let (body, form) = call.read_batch(body).await?;
     let actor = call.actor()?;
     let engine = call.engine()?;
-    let commands = commands::read(engine, &body, form)?;
+    let commands = commands::read(&|text| engine.unseal(text), &body, form)?;
     // What is wrong with each command; nothing with those that go to the engine.
     let mut faults: Vec<Option<Problem>> = Vec::with_capacity(commands.len());
     let mut pending = engine.submit_batch(commands.into_iter().filter_map(|command| match command {

@@ -11,7 +11,6 @@ use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use tidegate_engine::Engine;
 use tidegate_stock::{Command, IdempotencyKey, Quantity, ReservationId};
 
 use crate::bodies;
@@ -28,37 +27,40 @@ pub(crate) const COMMANDS_MAX: usize = 10_000;
 /// A command that can be handed to the engine, or why not.
 pub(crate) type ReadCommand = Result<(Command, Option<IdempotencyKey>), Problem>;
 
+/// Says which reservation a text names; `None` for a text that was never given out.
+pub(crate) type Unseal<'a> = &'a dyn Fn(&str) -> Option<ReservationId>;
+
 /// Reads a batch. Fails as a whole when it is no batch at all: no JSON document of the form, or too few or too many commands.
-pub(crate) fn read(engine: &Engine, body: &[u8], form: Form) -> Result<Vec<ReadCommand>, Problem> {
+pub(crate) fn read(unseal: Unseal<'_>, body: &[u8], form: Form) -> Result<Vec<ReadCommand>, Problem> {
     match form {
-        Form::Json => read_document(engine, body),
-        Form::Lines => read_lines(engine, body),
+        Form::Json => read_document(unseal, body),
+        Form::Lines => read_lines(unseal, body),
     }
 }
 
-fn read_document(engine: &Engine, body: &[u8]) -> Result<Vec<ReadCommand>, Problem> {
+fn read_document(unseal: Unseal<'_>, body: &[u8]) -> Result<Vec<ReadCommand>, Problem> {
     let Document { commands: Commands(commands) } = bodies::object(body)?;
     if commands.is_empty() {
         return Err(count_problem("none"));
     }
-    Ok(commands.into_iter().map(|command| read_command(engine, command.get().as_bytes())).collect())
+    Ok(commands.into_iter().map(|command| read_command(unseal, command.get().as_bytes())).collect())
 }
 
-fn read_lines(engine: &Engine, body: &[u8]) -> Result<Vec<ReadCommand>, Problem> {
+fn read_lines(unseal: Unseal<'_>, body: &[u8]) -> Result<Vec<ReadCommand>, Problem> {
     let lines = || body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
     match lines().count() {
         0 => return Err(count_problem("none")),
         1..=COMMANDS_MAX => {}
         count => return Err(count_problem(&count.to_string())),
     }
-    Ok(lines().map(|line| read_command(engine, line)).collect())
+    Ok(lines().map(|line| read_command(unseal, line)).collect())
 }
 
 /// Reads one command. What is wrong with it, be it that it is no JSON, is its own affair.
-fn read_command(engine: &Engine, text: &[u8]) -> ReadCommand {
+fn read_command(unseal: Unseal<'_>, text: &[u8]) -> ReadCommand {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let fields = deserializer.deserialize_any(FieldsVisitor).and_then(|fields| deserializer.end().map(|()| fields));
-    fields.map_err(|error| Problem::invalid_request(format!("the command cannot be read: {error}")))?.command(engine)
+    fields.map_err(|error| Problem::invalid_request(format!("the command cannot be read: {error}")))?.command(unseal)
 }
 
 fn count_problem(count: &str) -> Problem {
@@ -168,7 +170,7 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn command(self, engine: &Engine) -> ReadCommand {
+    fn command(self, unseal: Unseal<'_>) -> ReadCommand {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -202,7 +204,7 @@ impl Fields<'_> {
         let quantity = quantity.map(bounds::quantity).transpose()?;
         let hold_seconds = hold_seconds.map(|number| bounds::hold_seconds("hold_seconds", number)).transpose()?;
         let reservation = || {
-            let id = id.and_then(|id| engine.unseal(id));
+            let id = id.and_then(unseal);
             id.ok_or_else(|| Problem::new(Code::UnknownReservation, "there is no reservation of this id"))
         };
         let settle = |command: fn(ReservationId, Option<Quantity>) -> Command| Ok((command(reservation()?, quantity), key.clone()));
@@ -428,7 +430,7 @@ impl<'de> Deserialize<'de> for FieldValue<'de> {
             }
 
             fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
-                Ok(FieldValue::Number(Number::from(number)))
+                Ok(FieldValue::Number(Number::Other(number)))
             }
 
             fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {

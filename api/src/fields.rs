@@ -14,7 +14,7 @@ pub(crate) enum Number {
     Whole(u64),
     /// A whole number below 0.
     Below(i64),
-    /// A number with a fraction, or one too large to be told from its neighbours; beyond what a double holds, an infinity.
+    /// A number with a fraction, or beyond 64 bits, as a double shows it; beyond what that holds, an infinity.
     Other(f64),
 }
 
@@ -31,24 +31,32 @@ impl Number {
         }
         match text.parse::<i64>() {
             Ok(below) => Some(u64::try_from(below).map_or(Self::Below(below), Self::Whole)),
-            Err(_) => text.parse::<f64>().ok().map(Self::from),
+            Err(_) => Self::whole(text).or_else(|| text.parse().ok().map(Self::Other)),
         }
     }
-}
 
-/// Above this, doubles skip whole numbers.
-const DOUBLE_WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
-
-impl From<f64> for Number {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and below 2^53 in size")]
-    fn from(value: f64) -> Self {
-        if value.fract() != 0.0 || value.abs() >= DOUBLE_WHOLE_MAX {
-            Self::Other(value)
-        } else if value < 0.0 {
-            Self::Below(value as i64)
-        } else {
-            Self::Whole(value as u64)
+    /// The whole number that a JSON number with a fraction or an exponent is, to its last digit: a double would round what is just out
+    /// of a bound into it. `None` where it is none, or none of 64 bits.
+    fn whole(text: &str) -> Option<Self> {
+        let (is_below, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
+        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = || integer.bytes().chain(fraction.bytes()).map(|digit| u64::from(digit - b'0'));
+        if digits().all(|digit| digit == 0) {
+            return Some(Self::Whole(0));
         }
+        let exponent: i64 = exponent.parse().ok()?;
+        // How many digits stand before the point once the exponent has moved it; zeros are added where there are fewer.
+        let places = usize::try_from(i64::try_from(integer.len()).ok()?.checked_add(exponent)?).unwrap_or(0);
+        if digits().skip(places).any(|digit| digit != 0) {
+            return None;
+        }
+        let mut size = 0_u64;
+        for digit in digits().chain(std::iter::repeat(0)).take(places) {
+            // Once it is above 0 it overflows within 20 digits, however many places the exponent asks for.
+            size = size.checked_mul(10)?.checked_add(digit)?;
+        }
+        if is_below { i64::try_from(size).ok().map(|size| Self::Below(-size)) } else { Some(Self::Whole(size)) }
     }
 }
 
@@ -58,6 +66,8 @@ impl fmt::Display for Number {
             Self::Whole(number) => write!(formatter, "{number}"),
             Self::Below(number) => write!(formatter, "{number}"),
             Self::Other(number) if number.is_infinite() => formatter.write_str("a number too large to be shown"),
+            // Too close to a whole number for a double to show the difference.
+            Self::Other(number) if number.fract() == 0.0 && number.abs() < 1e15 => write!(formatter, "just beside {number}"),
             Self::Other(number) => write!(formatter, "{number}"),
         }
     }

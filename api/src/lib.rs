@@ -20,6 +20,9 @@ mod events;
 mod exchange;
 mod exposition;
 mod fields;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod labels;
 mod metrics;

@@ -9,9 +9,9 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::labels::{Need, Route};
-use crate::operations::{METHODS, Operation};
+use crate::operations::{LINKS, METHODS, Operation};
 use crate::problem::Document;
-use crate::schema::{Identifier, Opaque, PageLimit, ReservationIdText, ReservationStateName};
+use crate::schema::{CursorText, Identifier, Opaque, PageLimit, ReservationIdText, ReservationStateName};
 use crate::status::{Code, RESERVED_CODES};
 
 /// The document, as it is served.
@@ -126,10 +126,11 @@ fn parameters(route: Route, method: &http::Method, operation: &Operation, genera
     for name in route.parameters(method).unwrap_or_default() {
         let (schema, description) = match *name {
             "limit" => (generator.subschema_for::<PageLimit>(), "Most entries of the page."),
-            "cursor" => (generator.subschema_for::<Opaque>(), "The next_cursor of the page before, of this very list."),
-            "after" => {
-                (generator.subschema_for::<Opaque>(), "The cursor behind which the feed goes on. By default the oldest retained.")
-            }
+            "cursor" => (generator.subschema_for::<CursorText>(), "The next_cursor of the page before, of this very list."),
+            "after" => (
+                generator.subschema_for::<CursorText>(),
+                "The cursor behind which the feed goes on. By default the oldest retained.",
+            ),
             "user" => (generator.subschema_for::<Identifier>(), "Only those of this user."),
             "feed" => (
                 generator.subschema_for::<bool>(),
@@ -167,7 +168,11 @@ fn responses(operation: &Operation, problem: &Value, generator: &mut SchemaGener
         });
         let content: Map<String, Value> = forms.collect();
         let headers: Map<String, Value> = answer.headers.iter().chain(&["x-request-id"]).map(|name| header(name)).collect();
-        let response = json!({ "description": answer.description, "headers": headers, "content": content });
+        let mut response = json!({ "description": answer.description, "headers": headers, "content": content });
+        let links = links(operation.id, answer.status);
+        if !links.is_empty() {
+            response["links"] = links.into();
+        }
         responses.insert(answer.status.as_str().to_owned(), response);
     }
     let mut statuses: Vec<_> = operation.codes().iter().map(|code| code.status()).collect();
@@ -193,6 +198,19 @@ fn responses(operation: &Operation, problem: &Value, generator: &mut SchemaGener
         responses.insert(status.as_str().to_owned(), response);
     }
     responses.into()
+}
+
+/// Where the answer `status` of the call `id` leads.
+fn links(id: &str, status: http::StatusCode) -> Map<String, Value> {
+    let from_here = LINKS.iter().filter(|link| link.from == (id, status));
+    let links = from_here.flat_map(|link| link.to.iter().map(move |to| (link, to)));
+    links
+        .map(|(link, to)| {
+            let mut parameters = Map::new();
+            parameters.insert(link.parameter.to_owned(), link.value.into());
+            ((*to).to_owned(), json!({ "operationId": to, "parameters": parameters }))
+        })
+        .collect()
 }
 
 fn problem_example(code: Code) -> (String, Value) {
@@ -237,8 +255,9 @@ fn header_parameters() -> Value {
             "name": "x-request-id",
             "in": "header",
             "required": false,
-            "description": "The request's own name, 1 to 128 visible ASCII characters; the answer repeats it.",
-            "schema": { "type": "string", "minLength": 1, "maxLength": 128 },
+            "description": "The request's own name, which the answer repeats; one that is not 1 to 128 visible ASCII characters counts as \
+                none, and the answer has a new one.",
+            "schema": { "type": "string" },
         },
         "traceparent": {
             "name": "traceparent",

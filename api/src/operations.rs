@@ -13,7 +13,7 @@ use crate::documents::{ReservationDocument, StockDocument};
 use crate::events::{EVENT_STREAM, EventsDocument};
 use crate::labels::{Need, Route};
 use crate::reservations::ReservationsDocument;
-use crate::schema::Opaque;
+use crate::schema::{AnyDocument, Opaque};
 use crate::service::{ClusterDocument, HealthDocument, TimeDocument};
 use crate::status::{self, Code};
 use crate::stocks::StocksDocument;
@@ -60,6 +60,39 @@ pub(crate) struct Answered {
     /// For each type of content: its schema, and an example.
     pub(crate) forms: Vec<(&'static str, MakeSchema, Option<&'static str>)>,
 }
+
+/// What an answer gives to go on with: of which call and status, to which calls, as which parameter, and where it stands in the answer.
+pub(crate) struct Link {
+    pub(crate) from: (&'static str, StatusCode),
+    pub(crate) to: &'static [&'static str],
+    pub(crate) parameter: &'static str,
+    pub(crate) value: &'static str,
+}
+
+const CALLS_ON_A_STOCK: &[&str] = &[
+    "readStock",
+    "openStock",
+    "changeStock",
+    "adjustStock",
+    "pauseStock",
+    "reopenStock",
+    "closeStock",
+    "archiveStock",
+    "reserve",
+    "listReservations",
+];
+
+const CALLS_ON_A_RESERVATION: &[&str] =
+    &["readReservation", "confirmReservation", "releaseReservation", "returnReservation", "extendReservation"];
+
+/// Where answers lead. Ids cannot be guessed, so what needs one is only found by these.
+pub(crate) const LINKS: &[Link] = &[
+    Link { from: ("openStock", status::CREATED), to: CALLS_ON_A_STOCK, parameter: "sku", value: "$response.body#/sku" },
+    Link { from: ("openStock", status::OK), to: CALLS_ON_A_STOCK, parameter: "sku", value: "$response.body#/sku" },
+    Link { from: ("reserve", status::CREATED), to: CALLS_ON_A_RESERVATION, parameter: "id", value: "$response.body#/id" },
+    Link { from: ("confirmReservation", status::OK), to: CALLS_ON_A_RESERVATION, parameter: "id", value: "$response.body#/id" },
+    Link { from: ("readEvents", status::OK), to: &["readEvents"], parameter: "after", value: "$response.body#/next_cursor" },
+];
 
 const JSON: &str = "application/json";
 
@@ -278,7 +311,7 @@ impl Operation {
                     history and the log, with the node's secret. Everything that was answered before is in it. One at a time. A stream \
                     that does not end in good order is no backup.";
                 let mut operation = Self::new("readBackup", "Service", "Copy everything", description);
-                operation.answer_in(OCTET_STREAM, "The backup.");
+                operation.answer_in(OCTET_STREAM, schema_of::<Opaque>, "The backup.");
                 operation.may_be(&[Code::Overloaded])
             }
             (Route::Time, &Method::GET) => {
@@ -311,18 +344,18 @@ impl Operation {
             (Route::Metrics, &Method::GET) => {
                 let description = "Everything that is counted, in the text format of Prometheus.";
                 let mut operation = Self::new("readMetrics", "Service", "Read metrics", description);
-                operation.answer_in("text/plain", "The metrics.");
+                operation.answer_in("text/plain", schema_of::<Opaque>, "The metrics.");
                 operation.may_be(&[Code::Timeout, Code::Internal])
             }
             (Route::OpenApi, &Method::GET) => {
                 let mut operation = Self::new("readContract", "Service", "Read this contract", "This document.");
-                operation.answer_in(JSON, "The contract in OpenAPI 3.1.");
+                operation.answer_in(JSON, schema_of::<AnyDocument>, "The contract in OpenAPI 3.1.");
                 operation
             }
             (Route::Docs, &Method::GET) => {
                 let description = "This document as a page to read. It asks nothing of the network.";
                 let mut operation = Self::new("readContractPage", "Service", "Read this contract as a page", description);
-                operation.answer_in("text/html", "The page.");
+                operation.answer_in("text/html", schema_of::<Opaque>, "The page.");
                 operation
             }
             _ => return None,
@@ -390,8 +423,8 @@ impl Operation {
         self
     }
 
-    fn answer_in(&mut self, media_type: &'static str, description: &'static str) {
-        let forms: Vec<(_, MakeSchema, _)> = vec![(media_type, schema_of::<Opaque>, None)];
+    fn answer_in(&mut self, media_type: &'static str, schema: MakeSchema, description: &'static str) {
+        let forms = vec![(media_type, schema, None)];
         self.answers.push(Answered { status: status::OK, description, headers: &[], forms });
     }
 

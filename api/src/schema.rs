@@ -60,7 +60,7 @@ shapes! {
     /// By how many units a stock is adjusted.
     DeltaUnits { "type": "integer", "minimum": -i64::from(QUANTITY_MAX), "maximum": QUANTITY_MAX, "not": { "const": 0 } }
     /// Why a stock is adjusted.
-    ReasonText { "type": "string", "minLength": 1, "maxLength": REASON_BYTES_MAX }
+    ReasonText { "type": "string", "minLength": 1, "maxLength": REASON_BYTES_MAX, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$" }
     /// How long a hold lasts.
     Hold { "type": "integer", "minimum": 1, "maximum": HOLD_SECONDS_MAX }
     /// How long a hold of a new stock lasts.
@@ -77,8 +77,12 @@ shapes! {
     ChangeKindName { "type": "string", "enum": CHANGE_KINDS.map(kind_name) }
     /// A page's length.
     PageLimit { "type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT }
+    /// A document that describes itself.
+    AnyDocument { "type": "object" }
     /// Something opaque.
     Opaque { "type": "string" }
+    /// A cursor to go on from.
+    CursorText { "type": "string", "pattern": "^[A-Za-z0-9._-]+$" }
     /// The status of an answer.
     StatusNumber { "type": "integer", "minimum": 200, "maximum": 599 }
     /// A problem's code.

@@ -101,6 +101,27 @@ async fn quantities_outside_their_bounds_are_invalid_quantities() {
 }
 
 #[tokio::test]
+async fn a_number_just_out_of_its_bounds_is_not_rounded_into_them() {
+    let (node, _machine) = ready().await;
+    for given in ["1000000000.00000001", "0.99999999999999999999", "1.00000000000000000001", "1000000000000000000001e-21", "1e-400"]
+    {
+        let body = format!(r#"{{"user":"u","quantity":{given}}}"#);
+        node.post(RESERVE, &body).await.expect_problem(422, "invalid_quantity", "1 to 1000000000");
+        let body = format!(r#"{{"op":"reserve","sku":"s","user":"u","quantity":{given}}}"#);
+        let reply = node.ask("POST", "/v1/batch", &[("content-type", "application/x-ndjson")], &body).await;
+        assert_eq!((reply.status, &reply.json()["code"]), (200, &"invalid_quantity".into()), "{given}");
+    }
+    node.post(RESERVE, r#"{"user":"u","quantity":1000000000.00000001}"#).await.expect_problem(
+        422,
+        "invalid_quantity",
+        "is just beside 1000000000",
+    );
+    // As long, and whole.
+    let whole = format!(r#"{{"user":"u","quantity":5.{}}}"#, "0".repeat(400));
+    assert_eq!(node.post(RESERVE, &whole).await.json()["quantity"], 5);
+}
+
+#[tokio::test]
 async fn integral_floats_count_as_their_integers() {
     let (node, _machine) = ready().await;
     for given in ["5", "5.0", "5e0", "0.5e1", "50e-1"] {

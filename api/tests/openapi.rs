@@ -81,6 +81,30 @@ async fn every_reference_of_the_contract_leads_somewhere() {
 }
 
 #[tokio::test]
+async fn every_link_leads_to_a_call_that_takes_what_it_brings() {
+    let node = shut_node(tidegate_api::HttpOptions::default()).await;
+    let document = served(&node).await.json();
+    let calls: Vec<&Value> =
+        document["paths"].as_object().unwrap().values().flat_map(|calls| calls.as_object().unwrap().values()).collect();
+    let mut links = 0;
+    for response in calls.iter().flat_map(|call| call["responses"].as_object().unwrap().values()) {
+        for link in response["links"].as_object().into_iter().flat_map(|links| links.values()) {
+            let to = calls.iter().find(|call| call["operationId"] == link["operationId"]).unwrap_or_else(|| panic!("{link}"));
+            for (name, value) in link["parameters"].as_object().unwrap() {
+                let known = to["parameters"].as_array().unwrap();
+                assert!(known.iter().any(|parameter| parameter["name"] == **name), "{link}");
+                let field = value.as_str().unwrap().strip_prefix("$response.body#/").unwrap();
+                let pointer = response["content"]["application/json"]["schema"]["$ref"].as_str().unwrap();
+                let schema = document.pointer(pointer.strip_prefix('#').unwrap()).unwrap();
+                assert!(schema["properties"][field].is_object(), "{link}");
+            }
+            links += 1;
+        }
+    }
+    assert!(links >= 30, "{links}");
+}
+
+#[tokio::test]
 async fn every_code_of_the_contract_is_some_calls() {
     let node = shut_node(tidegate_api::HttpOptions::default()).await;
     let document = served(&node).await.json();

@@ -94,7 +94,10 @@ pub(crate) enum FileError {
         found: String,
     },
     /// Two columns could be the one that is needed.
-    #[error("more than one column could be the {column}: {candidates}. Say which with --column {column}=HEADER")]
+    #[error(
+        "more than one column could be the {column}: {}. Say which with --column {column}=HEADER",
+        cut(candidates, HEADER_BYTES_SHOWN)
+    )]
     ColumnUnclear {
         /// The column.
         column: Column,
@@ -485,6 +488,14 @@ mod tests {
         assert_eq!(times(&["1/2/1970"], Some("d/m/y")), Ok(vec![Some(31)]));
         assert_eq!(times(&["1/2/1970", "soon"], Some("none")), Ok(vec![Some(0), Some(0)]));
         assert!(times(&["1/2/1970"], None).unwrap_err().contains("could be m/d/y or d/m/y"));
+    }
+
+    #[test]
+    fn an_error_shows_no_more_of_a_header_than_it_can_bear() {
+        for header in [format!("InvoiceNo,{}Quantity,CustomerID", "SKU,".repeat(5_000)), "Other,".repeat(5_000)] {
+            let error = of(&format!("{header}\n")).unwrap_err();
+            assert!(error.len() < 2_000, "{} bytes", error.len());
+        }
     }
 
     #[test]

@@ -55,11 +55,15 @@ impl ReservationRecord {
     /// # Panics
     /// When the counts sum to no quantity, which no ledger writes.
     pub fn quantity(&self) -> Quantity {
-        let counts = [self.reserved, self.confirmed, self.released, self.returned];
-        let Ok(quantity) = Quantity::new(counts.into_iter().map(u64::from).sum()) else {
-            panic!("the counts of reservation {:?} sum to no quantity: {counts:?}", self.id)
+        let Ok(quantity) = Quantity::new(self.counts().sum()) else {
+            panic!("the counts of a reservation sum to no quantity: {self:?}")
         };
         quantity
+    }
+
+    /// Where its units are: held, sold, given back unsold, given back after they were sold.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = u64> {
+        [self.reserved, self.confirmed, self.released, self.returned].into_iter().map(u64::from)
     }
 
     /// Its phase.

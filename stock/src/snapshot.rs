@@ -14,7 +14,7 @@ use crate::ledger::{Ledger, Rules, Stock};
 use crate::record::{KeyRecord, ReservationRecord, StockRecord, UserRecord};
 use crate::reservation::NIL;
 use crate::slab::Slab;
-use crate::values::{GrantSequence, Idempotency, StockId, Timestamp, UserId};
+use crate::values::{GrantSequence, Idempotency, Quantity, StockId, Timestamp, UserId};
 use crate::view::Life;
 
 /// One piece of a copy. Its serialised form is durable: variants are only ever added at the end.
@@ -305,8 +305,10 @@ pub enum LoadError {
         /// How many were told.
         expected: u64,
     },
-    /// A reservation is newer than the newest grant of its stock.
+    /// A reservation is newer than the newest grant of its stock, or than any grant can be.
     BeyondGrants(Box<ReservationRecord>),
+    /// A reservation's counts sum to nothing, or to more than one command can be about.
+    NoQuantity(Box<ReservationRecord>),
     /// A stock's counters do not add up.
     NotConserved(Box<StockRecord>),
     /// A stock's units reserved are not those of its reservations.
@@ -328,6 +330,7 @@ impl fmt::Display for LoadError {
             Self::Twice(item) => write!(formatter, "a piece came twice: {item:?}"),
             Self::Items { found, expected } => write!(formatter, "{found} pieces came where {expected} were told"),
             Self::BeyondGrants(record) => write!(formatter, "a reservation is newer than its stock's newest grant: {record:?}"),
+            Self::NoQuantity(record) => write!(formatter, "a reservation's counts sum to no quantity: {record:?}"),
             Self::NotConserved(stock) => write!(formatter, "the counters of {} do not add up: {stock:?}", stock.sku),
             Self::Reserved { stock, expected, found } => {
                 write!(formatter, "{expected} units of {stock:?} are reserved, and its reservations hold {found}")
@@ -458,8 +461,11 @@ impl Loader {
     fn add_reservation(&mut self, record: ReservationRecord) -> Result<(), LoadError> {
         let stock = self.stock(record.id.stock)?;
         let of = &self.ledger.stocks[stock];
-        if record.id.sequence.0 == 0 || record.id.sequence.0 > of.grants {
+        if record.id.sequence.0 == 0 || record.id.sequence.0 > of.grants || record.id.sequence > GrantSequence::MAX {
             return Err(LoadError::BeyondGrants(Box::new(record)));
+        }
+        if Quantity::new(record.counts().sum()).is_err() {
+            return Err(LoadError::NoQuantity(Box::new(record)));
         }
         if of.in_memory.get(record.id.sequence).is_some() {
             return Err(LoadError::Twice(Box::new(SnapshotItem::Reservation(record))));

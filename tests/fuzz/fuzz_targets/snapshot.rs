@@ -1,0 +1,5 @@
+//! libFuzzer's program of the target `snapshot`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tidegate_fuzz::run("snapshot", data));
