@@ -75,11 +75,6 @@ macro_rules! atomic {
             }
 
             #[track_caller]
-            pub(crate) fn store(&self, value: $value, asked: Ordering) {
-                self.0.store(value, granted(asked));
-            }
-
-            #[track_caller]
             pub(crate) fn swap(&self, value: $value, asked: Ordering) -> $value {
                 self.0.swap(value, granted(asked))
             }
@@ -117,6 +112,29 @@ macro_rules! atomic {
             }
         }
     };
+}
+
+macro_rules! store {
+    ($name:ident, $value:ty) => {
+        impl $name {
+            #[track_caller]
+            pub(crate) fn store(&self, value: $value, asked: Ordering) {
+                self.0.store(value, granted(asked));
+            }
+        }
+    };
+}
+
+store!(AtomicU64, u64);
+store!(AtomicI64, i64);
+
+impl AtomicBool {
+    /// A swap: loom leaves a store and another thread's swap without an order, so that one who knows of both may see either. The
+    /// modification order of the standard is total, and a swap stands right behind what it read.
+    #[track_caller]
+    pub(crate) fn store(&self, value: bool, asked: Ordering) {
+        self.0.swap(value, granted(asked));
+    }
 }
 
 atomic!(AtomicBool, bool);

@@ -39,8 +39,11 @@ impl AtomicWaker {
                     }
                 }
             }
-            // Somebody wakes whoever was registered before: this is at once awake again.
-            Err(WAKING) => waker.wake_by_ref(),
+            // Somebody wakes whoever was registered before: this is at once awake again, and so on until the other is done.
+            Err(WAKING) => {
+                waker.wake_by_ref();
+                loom::thread::yield_now();
+            }
             Err(_) => unreachable!("one task registers"),
         }
     }

@@ -12,7 +12,7 @@ const STREAM: StreamId = StreamId(0);
 
 pub(super) const TOGETHER: Check = Check {
     name: "the words of a view are read as they were written",
-    preemptions: 3,
+    preemptions: 2,
     body: || read_while_written(as_the_shard_does),
 };
 
@@ -65,18 +65,12 @@ fn read_while_written(show: Show) {
     as_the_shard_does(&published, view(1, 0), 1);
     {
         let published = Arc::clone(&published);
-        spawn(move || (2..=3).for_each(|group| show(&published, view(group, 0), group)));
+        spawn(move || show(&published, view(2, 0), 2));
     }
     spawn(move || {
         let sku = Sku::new("lamp").expect("a legal name");
-        let mut last = 0;
-        for _ in 0..2 {
-            let answer = published.get(&sku, Timestamp::from_unix_ms(0)).expect("it was published before");
-            let group = group_of(&answer.view);
-            assert!(group >= last, "a view runs backwards");
-            assert_eq!(answer.as_of.group.0, group, "a view as of another group");
-            last = group;
-        }
+        let answer = published.get(&sku, Timestamp::from_unix_ms(0)).expect("it was published before");
+        assert_eq!(answer.as_of.group.0, group_of(&answer.view), "a view as of another group");
     });
 }
 
@@ -86,7 +80,7 @@ fn read_positions_while_settings_change() {
     {
         let published = Arc::clone(&published);
         spawn(move || {
-            for (group, revision) in [(1, 0), (2, 0), (3, 1)] {
+            for (group, revision) in [(1, 0), (2, 1)] {
                 as_the_shard_does(&published, view(group, revision), group);
             }
         });
@@ -96,7 +90,7 @@ fn read_positions_while_settings_change() {
         let answer = published.get(&sku, Timestamp::from_unix_ms(0));
         if let Some(answer) = &answer {
             assert_eq!(answer.as_of.group.0, group_of(&answer.view), "a view as of another group");
-            assert_eq!(answer.view.revision.0, group_of(&answer.view) / 3, "counters with other settings");
+            assert_eq!(answer.view.revision.0, group_of(&answer.view) - 1, "counters with other settings");
         }
         // Whoever finds a name finds the view.
         for name in published.names(None, 1) {
