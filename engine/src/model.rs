@@ -29,6 +29,7 @@ mod waker;
 pub(crate) mod machine {
     pub(crate) use loom::hint::spin_loop;
     pub(crate) use loom::thread::yield_now;
+    pub(crate) use parking_lot::Mutex as SetupMutex;
 
     pub(crate) use super::atomics::{AtomicBool, AtomicU64, Mutex, RwLock, Uncontended, fence};
     pub(crate) use super::channels::{mpsc, oneshot, watch};

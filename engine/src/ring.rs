@@ -19,7 +19,7 @@ use crate::model::disruptor::{
     BusySpin, EventPoller, MultiProducer, MultiProducerBarrier, Polling, Producer, SingleConsumerBarrier, ThreadLocal,
     build_multi_producer,
 };
-use crate::sync::{AtomicBool, Mutex, Ordering, Uncontended, fence};
+use crate::sync::{AtomicBool, Mutex, Ordering, SetupMutex, Uncontended, fence};
 use crate::wake::Wake;
 
 /// Fewest slots the ring's availability map can describe.
@@ -33,7 +33,7 @@ type SlotPoller<T> = EventPoller<Slot<T>, MultiProducerBarrier>;
 /// The publishing side; shared by all threads.
 pub(crate) struct RingSender<T: Send + 'static> {
     producers: ThreadLocal<RefCell<SlotProducer<T>>>,
-    origin: parking_lot::Mutex<SlotProducer<T>>,
+    origin: SetupMutex<SlotProducer<T>>,
     wake: Arc<Wake>,
     end: Arc<End<T>>,
 }
@@ -61,7 +61,7 @@ pub(crate) fn ring<T: Send + 'static>(slots: usize, wake: Arc<Wake>) -> (RingSen
     let (poller, builder) = build_multi_producer(slots, || Uncontended::new(None), BusySpin).new_event_poller();
     let end = Arc::new(End { is_reached: AtomicBool::new(false), poller: Mutex::new(None) });
     let sender =
-        RingSender { producers: ThreadLocal::new(), origin: parking_lot::Mutex::new(builder.build()), wake, end: Arc::clone(&end) };
+        RingSender { producers: ThreadLocal::new(), origin: SetupMutex::new(builder.build()), wake, end: Arc::clone(&end) };
     (sender, RingReceiver { poller: Some(poller), end })
 }
 

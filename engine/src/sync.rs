@@ -14,6 +14,8 @@ mod machine {
 
     /// A cell that the order around it keeps to one thread at a time. Its lock never waits; the model checks that it has not to.
     pub(crate) use parking_lot::Mutex as Uncontended;
+    /// Guards what threads set themselves up from, and orders nothing that is checked: the model does not see it.
+    pub(crate) use parking_lot::Mutex as SetupMutex;
     pub(crate) use parking_lot::{Mutex, RwLock};
     pub(crate) use tokio::sync::{oneshot, watch};
 }
