@@ -1,10 +1,10 @@
 //! The port to the log: where a shard's groups go, and how it learns that they are committed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tidegate_persistence::{Group, GroupSequence};
 
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::wake::Wake;
 
 /// Takes a shard's groups, in order, and makes them last. One node's log is one implementation, a replicated log another.

@@ -2,7 +2,7 @@
 //! is for whoever asks.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_persistence::{GroupSequence, SNAPSHOT_BLOCK_BYTES_MAX};
@@ -10,12 +10,13 @@ use tidegate_stock::{CopyProgress, Ledger, SnapshotItem};
 
 use crate::codec::{SNAPSHOT_ITEM_BYTES_MAX, push_item};
 use crate::commit::CommitProgress;
+use crate::sync::mpsc;
 
 /// Blocks that wait between a shard and whoever takes its copy.
 pub(crate) const BLOCKS_WAITING_MAX: usize = 4;
 
-/// Time that the pieces of one slice of a copy may take together, between two batches.
-const COPY_SLICE: Duration = Duration::from_micros(200);
+/// Time that the pieces of one slice of a copy may take together, between two batches. Under a model checker nothing may depend on time.
+const COPY_SLICE: Duration = if cfg!(all(test, feature = "loom")) { Duration::MAX } else { Duration::from_micros(200) };
 
 /// Looks at records between two looks at the clock while a slice is copied.
 const COPY_LOOKS: usize = 64;
@@ -31,9 +32,20 @@ const _: () = assert!(COPY_BLOCK_BYTES + SNAPSHOT_ITEM_BYTES_MAX <= SNAPSHOT_BLO
 
 /// A ledger's copy that is being taken. Dropping it ends it.
 pub struct LedgerCopy {
-    pub(crate) at: GroupSequence,
-    pub(crate) pieces: mpsc::Receiver<CopyPiece>,
-    pub(crate) progress: Arc<CommitProgress>,
+    at: GroupSequence,
+    pieces: mpsc::Receiver<CopyPiece>,
+    /// Behind the pieces, so that the shard that is woken when both are dropped finds that nobody takes them any more.
+    shard: CopiedShard,
+}
+
+/// The shard that makes a copy. It may have parked for want of room: whoever makes some wakes it, and whoever leaves does too, because
+/// it holds what it has copied until it looks again.
+struct CopiedShard(Arc<CommitProgress>);
+
+impl Drop for CopiedShard {
+    fn drop(&mut self) {
+        self.0.wake().notify();
+    }
 }
 
 /// Some items of a copy, as [`crate::snapshot_items`] reads them.
@@ -52,6 +64,10 @@ pub struct CopyBlock {
 pub struct CopyGivenUp;
 
 impl LedgerCopy {
+    pub(crate) fn new(at: GroupSequence, pieces: mpsc::Receiver<CopyPiece>, progress: &Arc<CommitProgress>) -> Self {
+        Self { at, pieces, shard: CopiedShard(Arc::clone(progress)) }
+    }
+
     /// The last group that is in it. It need not be committed yet.
     pub const fn at(&self) -> GroupSequence {
         self.at
@@ -59,14 +75,13 @@ impl LedgerCopy {
 
     /// Whether that group is committed. Until it is, nobody may rely on the copy.
     pub fn is_committed(&self) -> bool {
-        self.progress.committed() >= self.at
+        self.shard.0.committed() >= self.at
     }
 
     /// The next block; `None` after the last. Waits for the shard.
     pub fn next_block(&mut self) -> Result<Option<CopyBlock>, CopyGivenUp> {
         let piece = self.pieces.recv().map_err(|_| CopyGivenUp)?;
-        // The shard may have parked for want of room.
-        self.progress.wake().notify();
+        self.shard.0.wake().notify();
         Ok(match piece {
             CopyPiece::Block { bytes, items } => Some(CopyBlock { bytes, items }),
             CopyPiece::End => None,

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::iter;
 use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
 
@@ -17,9 +17,9 @@ use tidegate_stock::{
     Command, GrantSequence, IdempotencyKey, Ledger, Listed, Rejection, Request, ReservationId, ReservationRecord, ReservationState,
     Sku, StockId, Timestamp, UserId,
 };
-use tokio::sync::{oneshot, watch};
 
 use crate::answer::{Answer, Failure, Fault, Refusal, ReservationPage, StockAnswer};
+use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::codec::decode_record;
 use crate::commit::{CommitLog, CommitProgress};
@@ -33,6 +33,7 @@ use crate::ring::{RingFull, RingSender, ring};
 use crate::router::{Router, ShardNumber};
 use crate::sealing::Sealing;
 use crate::shard::{BeginCopy, Inspect, Mark, ShardActor, ShardParts, ShardReport, Stop};
+use crate::sync::{mpsc, oneshot, watch};
 use crate::work::{Job, ListQuery, Many, Outcome, WORK_COMMANDS_MAX, Work};
 
 /// Most reservations that one piece of work looks at, so that it takes a fraction of a millisecond.
@@ -124,7 +125,7 @@ struct Inner {
     retention_seconds: u32,
     history: Option<Arc<History>>,
     batches: AtomicU64,
-    changes: Arc<watch::Sender<()>>,
+    changes: Arc<Changes>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -229,7 +230,7 @@ impl Engine {
             }
             None => (None, None),
         };
-        let changes = Arc::new(watch::Sender::new(()));
+        let changes = Arc::<Changes>::default();
         let mut rings = Vec::with_capacity(parts.shards.len());
         let mut actors = Vec::with_capacity(parts.shards.len());
         for (number, shard) in (0_u16..).map(ShardNumber).zip(parts.shards) {
@@ -432,7 +433,7 @@ impl Engine {
 
     /// Hears of every commit from now on, several of them as one.
     pub fn changes(&self) -> watch::Receiver<()> {
-        self.inner.changes.subscribe()
+        self.inner.changes.listen()
     }
 
     /// Begins a copy of a shard's ledger, which goes on while the shard works. It stands at the end of some group from now on, which need
@@ -449,7 +450,7 @@ impl Engine {
         let (begun, at) = oneshot::channel();
         actor.send(BeginCopy { sink, begun }).await.map_err(|_| CopyGivenUp)?;
         let at = at.await.map_err(|_| CopyGivenUp)?;
-        Ok(LedgerCopy { at, pieces, progress: Arc::clone(progress) })
+        Ok(LedgerCopy::new(at, pieces, progress))
     }
 
     /// Has a shard propose a group, without events if there are none, so that its stream has an entry newer than any that was proposed
@@ -501,7 +502,7 @@ impl Engine {
     /// Refuses further commands, has every admitted one decided, committed and answered, then ends the engine's threads, for which it
     /// blocks for a moment. A second call returns at once.
     ///
-    /// Whoever submits at this very moment may be admitted and get no answer; so stop the doors first.
+    /// Whoever submits at this very moment may be admitted and hear only that the outcome is unknown; so stop the doors first.
     pub async fn stop(&self) {
         if self.inner.stopping.swap(true, Ordering::AcqRel) {
             return;

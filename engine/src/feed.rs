@@ -13,11 +13,11 @@ use tidegate_stock::{
     ChangeSequence, Delta, Event, Image, Life, Reason, ReservationRecord, ReservationState, ReservationView, Sku, StockId,
     StockRecord, StockState, StockView, Timestamp,
 };
-use tokio::sync::watch;
 
 use crate::codec::decode_image;
 use crate::cursor::{At, ChangeId, Cursor, Place};
 use crate::engine::Engine;
+use crate::sync::watch;
 
 /// Fewest changes that are read of a stream at once, so that many streams do not mean many reads.
 const CHUNK_MIN: usize = 16;

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use tidegate_stock::{ReservationId, ReservationRecord};
 use crate::codec::{CodecError, decode_record, encode_record};
 use crate::inbox::Inbox;
 use crate::metrics::{EngineMetrics, HistoryOperation};
+use crate::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use crate::work::{Recalled, Work};
 
 /// Why the history gave no answer.
@@ -43,13 +43,14 @@ pub(crate) enum HistoryAnswer {
 }
 
 /// Reservations of one shard that are to be kept.
-struct Leaving {
+pub(crate) struct Leaving {
     records: Vec<ReservationRecord>,
     is_pressed: bool,
     inbox: Arc<Inbox<HistoryAnswer>>,
 }
 
-enum Message {
+/// What a shard has for the historian.
+pub(crate) enum Message {
     Keep(Leaving),
     Recall(ReservationId, Box<Work>, Arc<Inbox<HistoryAnswer>>),
 }
@@ -75,6 +76,13 @@ impl ShardHistory {
     pub(crate) fn recall(&self, id: ReservationId, work: Work) {
         drop(self.sender.send(Message::Recall(id, Box::new(work), Arc::clone(&self.inbox))));
     }
+}
+
+/// A line whose other end is not the historian's.
+#[cfg(all(test, feature = "loom"))]
+pub(crate) fn line_to(inbox: Arc<Inbox<HistoryAnswer>>) -> (ShardHistory, Receiver<Message>) {
+    let (sender, receiver) = mpsc::channel();
+    (ShardHistory { sender, inbox }, receiver)
 }
 
 /// The running historian. It ends once it and every line to it are dropped.

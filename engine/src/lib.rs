@@ -5,6 +5,7 @@
 //! stored: it writes through [`CommitLog`].
 
 mod answer;
+mod changes;
 mod clock;
 mod codec;
 mod commit;
@@ -16,13 +17,18 @@ mod historian;
 mod inbox;
 mod local_log;
 mod metrics;
+#[cfg(all(test, feature = "loom"))]
+mod model;
 mod options;
 mod panic;
 mod published;
 mod ring;
 mod router;
+#[cfg(all(test, feature = "loom"))]
+mod schedules;
 mod sealing;
 mod shard;
+mod sync;
 mod wake;
 mod work;
 

@@ -7,13 +7,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use parking_lot::RwLock;
 use tidegate_persistence::{GroupSequence, StreamId};
 use tidegate_stock::{Sku, StockId, StockView, Timestamp};
 
 use crate::answer::{Position, StockAnswer};
+use crate::sync::{AtomicU64, Ordering, RwLock, fence, spin_loop, yield_now};
 
 /// Looks at a view that is just being written before the reader lets other threads run.
 const READ_SPINS: u32 = 64;
@@ -149,15 +148,15 @@ impl Counters {
             }
             looks += 1;
             if looks % READ_SPINS == 0 {
-                std::thread::yield_now();
+                yield_now();
             } else {
-                std::hint::spin_loop();
+                spin_loop();
             }
         }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use std::sync::atomic::AtomicBool;
 

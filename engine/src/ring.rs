@@ -1,34 +1,54 @@
 //! The ring in front of a shard. The door of disruptor and `thread_local`.
 //!
 //! Many threads publish, one actor polls. Each publishing thread has a producer of its own, made at its first use: cloning a producer
-//! takes a lock, publishing takes none. A full ring refuses at once; nothing here ever spins or waits for a slot.
+//! takes a lock, publishing takes none. A full ring refuses at once; nothing here ever spins or waits for a slot. Once the actor is gone,
+//! whatever was or is published is dropped, so that nobody waits for what no one will do.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use disruptor::{BusySpin, EventPoller, MultiProducer, MultiProducerBarrier, Polling, Producer, SingleConsumerBarrier};
-use parking_lot::Mutex;
+#[cfg(not(all(test, feature = "loom")))]
+use disruptor::{
+    BusySpin, EventPoller, MultiProducer, MultiProducerBarrier, Polling, Producer, SingleConsumerBarrier, build_multi_producer,
+};
+#[cfg(not(all(test, feature = "loom")))]
 use thread_local::ThreadLocal;
 
+#[cfg(all(test, feature = "loom"))]
+use crate::model::disruptor::{
+    BusySpin, EventPoller, MultiProducer, MultiProducerBarrier, Polling, Producer, SingleConsumerBarrier, ThreadLocal,
+    build_multi_producer,
+};
+use crate::sync::{AtomicBool, Mutex, Ordering, SetupMutex, Uncontended, fence};
 use crate::wake::Wake;
 
 /// Fewest slots the ring's availability map can describe.
 pub(crate) const RING_SLOTS_MIN: usize = 64;
 
 /// A slot. The poller only gets `&Slot`, so the item stands in a cell; by the ring's own order the cell is never contended.
-type Slot<T> = Mutex<Option<T>>;
+type Slot<T> = Uncontended<Option<T>>;
 type SlotProducer<T> = MultiProducer<Slot<T>, SingleConsumerBarrier>;
+type SlotPoller<T> = EventPoller<Slot<T>, MultiProducerBarrier>;
 
 /// The publishing side; shared by all threads.
 pub(crate) struct RingSender<T: Send + 'static> {
     producers: ThreadLocal<RefCell<SlotProducer<T>>>,
-    origin: Mutex<SlotProducer<T>>,
+    origin: SetupMutex<SlotProducer<T>>,
     wake: Arc<Wake>,
+    end: Arc<End<T>>,
 }
 
 /// The polling side; owned by one actor.
 pub(crate) struct RingReceiver<T: Send + 'static> {
-    poller: EventPoller<Slot<T>, MultiProducerBarrier>,
+    /// There until this is dropped.
+    poller: Option<SlotPoller<T>>,
+    end: Arc<End<T>>,
+}
+
+/// What is left of a polling side that was dropped.
+struct End<T: Send + 'static> {
+    is_reached: AtomicBool,
+    poller: Mutex<Option<SlotPoller<T>>>,
 }
 
 /// The ring had no free slot; here is the item.
@@ -38,13 +58,15 @@ pub(crate) struct RingFull<T>(pub(crate) T);
 /// A ring of `slots` slots, a power of two of at least [`RING_SLOTS_MIN`], whose publications notify `wake`.
 pub(crate) fn ring<T: Send + 'static>(slots: usize, wake: Arc<Wake>) -> (RingSender<T>, RingReceiver<T>) {
     // The wait strategy is that of managed consumer threads, of which there are none.
-    let (poller, builder) = disruptor::build_multi_producer(slots, || Mutex::new(None), BusySpin).new_event_poller();
-    let sender = RingSender { producers: ThreadLocal::new(), origin: Mutex::new(builder.build()), wake };
-    (sender, RingReceiver { poller })
+    let (poller, builder) = build_multi_producer(slots, || Uncontended::new(None), BusySpin).new_event_poller();
+    let end = Arc::new(End { is_reached: AtomicBool::new(false), poller: Mutex::new(None) });
+    let sender =
+        RingSender { producers: ThreadLocal::new(), origin: SetupMutex::new(builder.build()), wake, end: Arc::clone(&end) };
+    (sender, RingReceiver { poller: Some(poller), end })
 }
 
 impl<T: Send + 'static> RingSender<T> {
-    /// Publishes `item`, or gives it back when the ring is full.
+    /// Publishes `item`, or gives it back when the ring is full. An item that nobody polls for any more is dropped.
     pub(crate) fn try_send(&self, item: T) -> Result<(), RingFull<T>> {
         let producer = self.producers.get_or(|| RefCell::new(self.origin.lock().clone()));
         let mut item = Some(item);
@@ -53,20 +75,41 @@ impl<T: Send + 'static> RingSender<T> {
         if let (Err(_), Some(item)) = (published, item) {
             return Err(RingFull(item));
         }
+        // Its fence stands between the publication and the look at the end, as the other side's between the end and its last look.
         self.wake.notify();
+        if self.end.is_reached.load(Ordering::Relaxed) {
+            self.end.drop_items();
+        }
         Ok(())
+    }
+}
+
+impl<T: Send + 'static> End<T> {
+    /// Drops whatever waits. Items behind one that is still being published are left to whoever publishes that.
+    fn drop_items(&self) {
+        let mut poller = self.poller.lock();
+        while poller.as_mut().is_some_and(|poller| take_from(poller, usize::MAX, drop) > 0) {}
+    }
+}
+
+impl<T: Send + 'static> Drop for RingReceiver<T> {
+    fn drop(&mut self) {
+        *self.end.poller.lock() = self.poller.take();
+        self.end.is_reached.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.end.drop_items();
     }
 }
 
 impl<T: Send + 'static> RingReceiver<T> {
     /// Whether at least one item waits. Costs a few loads.
     pub(crate) fn has_items(&self) -> bool {
-        self.poller.has_available()
+        self.poller.as_ref().is_some_and(EventPoller::has_available)
     }
 
     /// How many items wait. Looks at the mark of each of them, so it is for whoever asks now and then.
     pub(crate) fn waiting(&mut self) -> usize {
-        let Ok(mut batch) = self.poller.poll() else { return 0 };
+        let Some(Ok(mut batch)) = self.poller.as_mut().map(EventPoller::poll) else { return 0 };
         let events = &mut batch;
         let waiting = events.len();
         // Dropped, it would free the slots of items that nobody has taken.
@@ -75,24 +118,28 @@ impl<T: Send + 'static> RingReceiver<T> {
     }
 
     /// Hands up to `limit` waiting items to `take`, in the order of publication, then frees their slots. Returns how many there were.
-    pub(crate) fn drain(&mut self, limit: usize, mut take: impl FnMut(T)) -> usize {
-        match self.poller.take(limit as u64) {
-            Ok(mut batch) => {
-                let mut taken = 0;
-                for slot in &mut batch {
-                    if let Some(item) = slot.lock().take() {
-                        take(item);
-                        taken += 1;
-                    }
-                }
-                taken
-            }
-            Err(Polling::NoEvents | Polling::Shutdown) => 0,
-        }
+    pub(crate) fn drain(&mut self, limit: usize, take: impl FnMut(T)) -> usize {
+        self.poller.as_mut().map_or(0, |poller| take_from(poller, limit, take))
     }
 }
 
-#[cfg(test)]
+fn take_from<T: Send + 'static>(poller: &mut SlotPoller<T>, limit: usize, mut take: impl FnMut(T)) -> usize {
+    match poller.take(limit as u64) {
+        Ok(mut batch) => {
+            let mut taken = 0;
+            for slot in &mut batch {
+                if let Some(item) = slot.lock().take() {
+                    take(item);
+                    taken += 1;
+                }
+            }
+            taken
+        }
+        Err(Polling::NoEvents | Polling::Shutdown) => 0,
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
 

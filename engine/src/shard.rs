@@ -13,9 +13,9 @@ use tidegate_stock::{
     Accepted, Event, Ledger, Listed, NeedsRecord, NoRoom, Request, ReservationId, ReservationView, StockId, StockView, Subject,
     Timestamp, decide, decide_lapse,
 };
-use tokio::sync::{oneshot, watch};
 
 use crate::answer::{Answer, Content, Position, Refusal, StockAnswer};
+use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::codec::write_image;
 use crate::commit::{CommitLog, CommitProgress};
@@ -26,9 +26,12 @@ use crate::options::EngineOptions;
 use crate::published::Published;
 use crate::ring::RingReceiver;
 use crate::router::ShardNumber;
+use crate::sync::oneshot;
 use crate::work::{Job, Outcome, Recalled, Work};
 
 mod running;
+#[cfg(all(test, feature = "loom"))]
+mod schedules;
 mod tiers;
 
 pub use running::ShardReport;
@@ -49,7 +52,7 @@ pub(crate) struct ShardParts {
     pub(crate) progress: Arc<CommitProgress>,
     pub(crate) published: Arc<Published>,
     pub(crate) history: Option<ShardHistory>,
-    pub(crate) changes: Arc<watch::Sender<()>>,
+    pub(crate) changes: Arc<Changes>,
     pub(crate) options: EngineOptions,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<EngineMetrics>,
@@ -204,9 +207,7 @@ impl ShardActor {
         }
         if settled {
             self.parts.published.show_up_to(self.parts.number.stream(), committed);
-        }
-        if settled && self.parts.changes.receiver_count() > 0 {
-            self.parts.changes.send_replace(());
+            self.parts.changes.tell();
         }
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.observed <= committed) {
             self.waiting_commands -= waiting.commands;

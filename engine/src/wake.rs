@@ -1,9 +1,13 @@
 //! Waking a parked shard without a lock and without a lost wake-up. The door of atomic-waker.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::Waker;
 
+#[cfg(not(all(test, feature = "loom")))]
 use atomic_waker::AtomicWaker;
+
+#[cfg(all(test, feature = "loom"))]
+use crate::model::AtomicWaker;
+use crate::sync::{AtomicBool, Ordering, fence};
 
 /// A flag that says that the shard sleeps, and how to wake it.
 ///
@@ -31,7 +35,8 @@ impl Wake {
     /// Called by any thread after it has made work visible. Costs one fence and one load while the shard is awake.
     pub(crate) fn notify(&self) {
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
+        // The swap only picks one of several to wake: that it finds the waker is in the order of the waker's own cell.
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
             self.waker.wake();
         }
     }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use tidegate_persistence::ActorName;
 use tidegate_stock::{GrantSequence, Listed, Recall, Request, ReservationId, ReservationRecord, StockId, UserId};
-use tokio::sync::oneshot;
 
 use crate::answer::{Answer, Failure};
+use crate::sync::oneshot;
 
 /// Most commands of a batch that go through the ring as one piece of work.
 pub const WORK_COMMANDS_MAX: usize = 64;

@@ -2,22 +2,23 @@
 //! is a future inside the actor, so that the mailbox is served between its turns; what a turn does is the shard's business.
 
 use std::pin::Pin;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, MessageResult};
 use tidegate_persistence::GroupSequence;
-use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::{CopyState, ShardActor, Turn};
 use crate::copying::CopyPiece;
 use crate::router::ShardNumber;
+use crate::sync::{mpsc, oneshot};
 
-/// Looks for work, with the processor's pause between them, before the shard parks.
-const SPINS_BEFORE_PARKING: u32 = 64;
+/// Looks for work, with the processor's pause between them, before the shard parks. A model checker tries every moment for each look, and
+/// the last one before parking stands for all.
+const SPINS_BEFORE_PARKING: u32 = if cfg!(all(test, feature = "loom")) { 0 } else { 64 };
 
 /// Turns in one poll of the loop, so that the mailbox waits for a bounded number of batches.
 const TURNS_PER_POLL: u32 = 8;
@@ -29,12 +30,13 @@ impl Actor for ShardActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        context.spawn(ShardLoop { lapse: None });
+        context.spawn(ShardLoop::default());
     }
 }
 
 /// The loop: drives the actor's turns for as long as it lives.
-struct ShardLoop {
+#[derive(Default)]
+pub(super) struct ShardLoop {
     /// Wakes the loop at the next lapse.
     lapse: Option<Pin<Box<Sleep>>>,
 }
@@ -48,6 +50,17 @@ impl ActorFuture<ShardActor> for ShardLoop {
         context: &mut Context<ShardActor>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
+        let over = self.go_on(shard, task);
+        if over.is_ready() {
+            context.stop();
+        }
+        over
+    }
+}
+
+impl ShardLoop {
+    /// Does some turns, until the mailbox should have its turn, there is nothing to do, or (ready) the shard is at its end.
+    pub(super) fn go_on(&mut self, shard: &mut ShardActor, task: &mut TaskContext<'_>) -> Poll<()> {
         for _ in 0..TURNS_PER_POLL {
             if shard.parts.progress.has_failed() {
                 // What was committed before is answered. Every other caller learns that its outcome is unknown, and none is decided.
@@ -57,8 +70,6 @@ impl ActorFuture<ShardActor> for ShardLoop {
                 shard.held.clear();
                 shard.held_commands = 0;
                 shard.copy = CopyState::None;
-                shard.parts.ring.drain(usize::MAX, drop);
-                context.stop();
                 return Poll::Ready(());
             }
             if shard.turn() == Turn::Worked || spin_until_work(shard) {
@@ -68,7 +79,6 @@ impl ActorFuture<ShardActor> for ShardLoop {
                 if let Some(stopped) = shard.stopping.take() {
                     let _ = stopped.send(());
                 }
-                context.stop();
                 return Poll::Ready(());
             }
             let wake = Arc::clone(shard.parts.progress.wake());
@@ -84,9 +94,7 @@ impl ActorFuture<ShardActor> for ShardLoop {
         task.waker().wake_by_ref();
         Poll::Pending
     }
-}
 
-impl ShardLoop {
     /// Whether a lapse is due now; if not, the task is woken when one is.
     fn lapse_is_due(&mut self, shard: &ShardActor, task: &mut TaskContext<'_>) -> bool {
         if !shard.may_take() {
