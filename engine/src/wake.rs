@@ -31,6 +31,9 @@ impl Wake {
     /// Called by any thread after it has made work visible. Costs one fence and one load while the shard is awake.
     pub(crate) fn notify(&self) {
         fence(Ordering::SeqCst);
+        if mutant!(WakeLost) {
+            return;
+        }
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
             self.waker.wake();
         }
