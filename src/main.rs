@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[macro_use]
+mod mutant;
+
 mod backup;
 mod child;
 mod cli;

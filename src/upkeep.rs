@@ -290,7 +290,9 @@ impl Keeper {
             }
         }
         // What left memory is not in the copy, so it must be safe before the copy counts; and so must the log that the copy stands on.
-        history.persist()?;
+        if !mutant!(SnapshotBeforeHistory) {
+            history.persist()?;
+        }
         log_writer.sync()?;
         let made = writer.finish()?;
         remove_older(directory, stream, SNAPSHOTS_KEPT)?;
@@ -347,7 +349,7 @@ impl Keeper {
         let mut keep_from = BTreeMap::new();
         for (stream, behind_feed) in let_go {
             if let Some(behind_snapshot) = self.behind_snapshot(stream)? {
-                keep_from.insert(stream, behind_feed.min(behind_snapshot));
+                keep_from.insert(stream, if mutant!(LogGivenBackTooFar) { behind_feed } else { behind_feed.min(behind_snapshot) });
             }
         }
         let compacted = self.parts.log.compact(&keep_from)?;

@@ -210,6 +210,53 @@ fn space_of_the_log_comes_back_and_the_node_goes_on_from_what_is_left() {
     support::run(&["verify", folder.path().to_str().expect("temporary paths are UTF-8")]).expect(0, &[]);
 }
 
+#[test]
+fn the_older_of_two_snapshots_is_enough_for_a_start_though_space_of_the_log_was_given_back() {
+    const FEED_BYTES: u64 = 16 * 1024 * 1024;
+    let (folder, copies) = (long_log(), TempDir::new().expect("a temporary folder can be made"));
+    let log = folder.path().join("log");
+    // Snapshots are made only with the copies, and the feed keeps little.
+    let feed = format!("feed.retention_bytes={FEED_BYTES}");
+    let server = Server::start_with(folder.path(), &["--set", "log.segment_bytes_max=1048576", "--set", &feed]);
+    server.wait_ready();
+    let target = format!("http://{}", server.address);
+    let snapshot = |name: &str| {
+        let copy = copies.path().join(name);
+        support::run(&["backup", copy.to_str().expect("temporary paths are UTF-8"), "--target", &target]).expect(0, &[]);
+    };
+    let grow = |bytes: u64| {
+        let grown = bytes_in(&log) + bytes;
+        wait_until("the log to grow", || {
+            sell_more(&server);
+            bytes_in(&log) >= grown
+        });
+    };
+    // The first segment is left before the older snapshot is made, so that it may go.
+    wait_until("the first segment to be left", || {
+        sell_more(&server);
+        log.join("0000000001/sealed").exists()
+    });
+    snapshot("older");
+    // More than the feed keeps lies between the two.
+    grow(2 * FEED_BYTES);
+    snapshot("newer");
+    wait_until("a segment to go", || !log.join("0000000001").exists());
+    let expected = book(&server);
+    server.terminate().expect(0, &[]);
+
+    let snapshots = fs::read_dir(folder.path().join("snapshots")).expect("there are snapshots");
+    let mut snapshots: Vec<_> = snapshots.map(|entry| entry.expect("the folder can be read").path()).collect();
+    snapshots.sort();
+    assert_eq!(snapshots.len(), 2, "{snapshots:?}");
+    let mut bytes = fs::read(&snapshots[1]).expect("the snapshot can be read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&snapshots[1], bytes).expect("the snapshot can be written");
+    let server = Server::start(folder.path());
+    assert_eq!(book(&server), expected);
+    server.terminate().expect(0, &["a snapshot is of no use", "loaded a snapshot"]);
+}
+
 /// Makes the log longer.
 fn sell_more(server: &Server) {
     let long = "u".repeat(100);

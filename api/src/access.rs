@@ -33,12 +33,14 @@ pub(crate) fn admit(door: &Door, route: Route, method: &Method, headers: &Header
     let key = keys.find(key).ok_or_else(|| unauthenticated("the API key is not known"))?;
     if let Some(end) = key.expires_at()
         && SystemClock.now() >= end
+        && !mutant!(ExpiredKeyOpens)
     {
         return Err(Problem::new(Code::Unauthenticated, format!("the API key {} expired at {}", key.actor, Shown(end))));
     }
     // Where the path does not know the method, a key is enough to hear so.
     if let Some(Need::Role(role)) = need
         && !key.may(role)
+        && !(mutant!(RoleSkipped) && route == Route::Archive)
     {
         return Err(Problem::new(Code::Forbidden, format!("the API key {} has not the role {}", key.actor, role.word())));
     }

@@ -53,7 +53,7 @@ fn read_lines(unseal: Unseal<'_>, body: &[u8]) -> Result<Vec<ReadCommand>, Probl
         1..=COMMANDS_MAX => {}
         count => return Err(count_problem(&count.to_string())),
     }
-    Ok(lines().map(|line| read_command(unseal, line)).collect())
+    Ok(lines().map(|line| read_command(unseal, line)).filter(|read| read.is_ok() || !mutant!(LineSwallowed)).collect())
 }
 
 /// Reads one command. What is wrong with it, be it that it is no JSON, is its own affair.
@@ -200,7 +200,7 @@ impl Fields<'_> {
             }
         }
 
-        let key = key.map(bounds::idempotency_key).transpose()?;
+        let key = key.map(bounds::idempotency_key).transpose()?.filter(|_| !mutant!(BatchIgnoresKeys));
         let quantity = quantity.map(bounds::quantity).transpose()?;
         let hold_seconds = hold_seconds.map(|number| bounds::hold_seconds("hold_seconds", number)).transpose()?;
         let reservation = || {

@@ -4,6 +4,9 @@
 //! and lets nobody in once it is stopping. [`serve`] puts it behind a socket. This crate parses, bounds, names and renders; what a
 //! command does is for the engine behind it, and how long anything lasts on disk it cannot know.
 
+#[macro_use]
+mod mutant;
+
 mod access;
 mod backlog;
 mod backup;

@@ -75,7 +75,7 @@ impl LedgerCopy {
 
     /// Whether that group is committed. Until it is, nobody may rely on the copy.
     pub fn is_committed(&self) -> bool {
-        self.shard.0.committed() >= self.at
+        self.shard.0.committed() >= self.at || mutant!(CopyBeforeCommit)
     }
 
     /// The next block; `None` after the last. Waits for the shard.

@@ -108,7 +108,7 @@ fn position(text: &str) -> Option<At> {
     let stream = StreamId(u16::try_from(numbers.next()??).ok()?);
     let group = numbers.next()??;
     let place = match numbers.next() {
-        None => Place::before(GroupSequence(group.checked_add(1)?)),
+        None => Place::before(GroupSequence(group.checked_add(1 + u64::from(mutant!(CursorSkips)))?)),
         Some(change) => Place { group: GroupSequence(group), done: u32::try_from(change?).ok()? },
     };
     // Groups are counted from 1.

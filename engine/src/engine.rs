@@ -547,7 +547,11 @@ impl Engine {
         parts: &mut Vec<BatchPart>,
         outcomes: &mut [Option<Outcome>],
     ) -> Result<(), Refusal> {
-        let Gathering { actor: Some(actor), places, requests, .. } = gathered else { return Ok(()) };
+        let Gathering { actor: Some(actor), mut places, mut requests, .. } = gathered else { return Ok(()) };
+        if mutant!(BatchOrderBroken) {
+            places.reverse();
+            requests.make_contiguous().reverse();
+        }
         let (reply, receiver) = oneshot::channel();
         let decided = Vec::with_capacity(requests.len());
         let many = Box::new(Many { batch, actor, requests, outcomes: decided, reply });
@@ -567,7 +571,8 @@ impl Engine {
 
     fn admit(&self, command: &Command, shard: ShardNumber) -> Result<(), Refusal> {
         self.admit_read(shard)?;
-        if self.inner.disk_low.load(Ordering::Acquire) && !matches!(command, Command::ReadReservation { .. }) {
+        let is_low = self.inner.disk_low.load(Ordering::Acquire) && !mutant!(DiskLowIgnored);
+        if is_low && !matches!(command, Command::ReadReservation { .. }) {
             return Err(Refusal::DiskLow);
         }
         Ok(())

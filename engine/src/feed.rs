@@ -326,7 +326,7 @@ impl Feed {
                 Err(ReadError::Compacted { from, oldest, .. }) => {
                     let oldest = oldest.map_or_else(|| self.oldest(stream), |oldest| Ok(Some(oldest)))?;
                     let oldest = oldest.filter(|oldest| *oldest > from).unwrap_or_else(|| source.committed.next());
-                    if !source.starts {
+                    if !source.starts && !mutant!(FeedHidesGap) {
                         let oldest_time = self.inner.log.size().ok().and_then(|size| size.oldest_time);
                         return Err(FeedError::Expired { stream, group: from, oldest, oldest_time });
                     }
@@ -363,6 +363,9 @@ impl Feed {
                     continue;
                 }
                 if source.read.len() >= count {
+                    if let Some(last) = source.read.back_mut().filter(|_| mutant!(FeedLosesAtPageBorder)) {
+                        last.after.done += 1;
+                    }
                     return Ok(ControlFlow::Break(()));
                 }
                 let Some(event) = self.event(&entry, ChangeId { stream: group.stream, group: group.sequence, change }, found)

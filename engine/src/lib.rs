@@ -4,6 +4,9 @@
 //! answers when what it observed is committed. This crate owns threads, time and order; it knows neither HTTP nor how a log is
 //! stored: it writes through [`CommitLog`].
 
+#[macro_use]
+mod mutant;
+
 mod answer;
 mod changes;
 mod clock;

@@ -73,7 +73,7 @@ impl Sealing {
         }
         let bytes: [u8; SEALED_BYTES] = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()?;
         let (id, tag) = bytes.split_at(ID_BYTES);
-        if self.tag(id) != tag {
+        if self.tag(id) != tag && !mutant!(ForgedIdTaken) {
             return None;
         }
         Some(ReservationId {
@@ -90,7 +90,7 @@ impl Sealing {
     pub fn fingerprint(&self, key: &IdempotencyKey, command: &Command) -> Idempotency {
         let mut request = self.request;
         let bytes = postcard::to_allocvec(command).expect("a command is plain data and always serialises");
-        request.write(&bytes);
+        request.write(&bytes[usize::from(mutant!(FingerprintIgnoresOperation))..]);
         let mut hasher = self.idempotency_key;
         hasher.write(key.as_str().as_bytes());
         Idempotency { key: Fingerprint(hasher.finish128().as_u128()), request: Fingerprint(request.finish128().as_u128()) }

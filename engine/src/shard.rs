@@ -197,7 +197,10 @@ impl ShardActor {
     /// Publishes the views of committed groups, then sends the replies that waited for them. Returns whether there were any.
     fn settle(&mut self) -> bool {
         let committed = self.parts.progress.committed();
-        let mut settled = false;
+        let mut settled = mutant!(ReplyBeforeView) && self.send_replies(committed);
+        if settled {
+            std::thread::park_timeout(std::time::Duration::from_millis(2));
+        }
         while let Some(group) = self.in_flight.pop_front_if(|group| group.sequence <= committed) {
             self.parts.metrics.observe_commit(group.proposed_at.elapsed().as_secs_f64());
             for view in group.views {
@@ -209,12 +212,18 @@ impl ShardActor {
             self.parts.published.show_up_to(self.parts.number.stream(), committed);
             self.parts.changes.tell();
         }
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.observed <= committed) {
+        self.send_replies(committed) || settled
+    }
+
+    /// Sends the replies that observed no more than `committed`. Returns whether there were any.
+    fn send_replies(&mut self, committed: GroupSequence) -> bool {
+        let waiting = self.waiting.len();
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.observed <= committed || mutant!(ReplyBeforeDurable))
+        {
             self.waiting_commands -= waiting.commands;
             waiting.reply.send();
-            settled = true;
         }
-        settled
+        self.waiting.len() < waiting
     }
 
     /// Begins a copy that was asked for, if a group has just ended, and goes on with one that has begun. Returns whether it came
@@ -269,7 +278,8 @@ impl ShardActor {
     /// Lapses what is due (one event of it), then decides a batch from the ring, all with one time. Returns how much there was to do.
     fn take_batch(&mut self) -> usize {
         // A clock that steps back is waited for: answers that wrote nothing count as much as events.
-        let now = self.parts.clock.now().max(self.newest);
+        let now = self.parts.clock.now();
+        let now = if mutant!(TimeBackwards) { now } else { now.max(self.newest) };
         self.newest = now;
         let lapsed = self.lapse(now);
         let limit = self.parts.options.batch_commands_max;
@@ -310,6 +320,7 @@ impl ShardActor {
         }
         if let Job::Many(many) = &work.job
             && work.recalled.is_none()
+            && !mutant!(HeldWorkOvertakes)
             && let Some(held) = self.held.get_mut(&many.batch)
         {
             self.held_commands += work.commands();
@@ -346,6 +357,9 @@ impl ShardActor {
     /// Accepted or not, an answer tells what it saw; it leaves when that is committed. With nothing open or in flight, the next settling
     /// finds it at once.
     fn wait(&mut self, commands: usize, reply: Reply) {
+        if mutant!(RejectionBeforeObserved) && matches!(reply, Reply::One(_, Err(_))) {
+            return reply.send();
+        }
         self.waiting_commands += commands;
         self.waiting.push_back(Waiting { observed: self.head(), commands, reply });
     }
@@ -394,7 +408,8 @@ impl ShardActor {
 
     fn answer(&self, accepted: Accepted, recalled: Option<&Recalled>, now: Timestamp) -> Answer {
         let content = match accepted.subject {
-            Subject::Reservation(id) => {
+            Subject::Reservation(mut id) => {
+                id.sequence.0 -= u64::from(mutant!(ReplyToAStranger) && id.sequence.0 > 1);
                 self.parts.ledger.reservation(id).or_else(|| self.view(id, recalled)).map(Content::Reservation)
             }
             Subject::Stock(id) => self.parts.ledger.stock(id).map(|view| {
@@ -424,7 +439,9 @@ impl ShardActor {
         write_image(&mut self.image, &self.parts.ledger.image(event));
         let image = std::mem::take(&mut self.image);
         let open = self.open_group(now);
-        open.builder.push(event, acted, now, &image);
+        if !(mutant!(RecallNotLogged) && matches!(event, Event::Recalled { .. })) {
+            open.builder.push(event, acted, now, &image);
+        }
         if let Event::Expired { reservations } = event {
             for reservation in reservations {
                 open.touch(reservation.stock);
@@ -453,7 +470,10 @@ impl ShardActor {
         let Some(mut open) = self.open.take() else { return };
         open.touched.sort_unstable();
         open.touched.dedup();
-        let views = open.touched.iter().filter_map(|id| self.parts.ledger.stock(*id)).collect();
+        let views: Vec<_> = open.touched.iter().filter_map(|id| self.parts.ledger.stock(*id)).collect();
+        if mutant!(ViewBeforeCommit) {
+            views.iter().for_each(|view| self.parts.published.publish(view.clone(), self.parts.number.stream(), open.sequence));
+        }
         let group: Group = open.builder.finish();
         self.parts.metrics.observe_proposal(group.events, group.payload.len());
         self.proposed = group.sequence;

@@ -35,6 +35,9 @@ impl Wake {
     /// Called by any thread after it has made work visible. Costs one fence and one load while the shard is awake.
     pub(crate) fn notify(&self) {
         fence(Ordering::SeqCst);
+        if mutant!(WakeLost) {
+            return;
+        }
         // The swap only picks one of several to wake: that it finds the waker is in the order of the waker's own cell.
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
             self.waker.wake();

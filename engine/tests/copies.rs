@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use support::{
-    Bench, HeldLog, PATIENCE, RULES, START, answer, confirm, create, instant, keyed, release, reservation, reserve, sku, tiered,
+    Bench, HeldLog, PATIENCE, RULES, START, answer, confirm, create, held, instant, keyed, release, reservation, reserve, sku,
+    tiered,
 };
 use tempfile::TempDir;
 use tidegate_engine::{Answer, EngineOptions, Failure, LedgerCopy, Submission, snapshot_items};
@@ -128,6 +129,21 @@ async fn a_copy_made_under_load_and_the_log_behind_it_give_the_same_ledger() {
     assert!(items > 40_000, "{items} items of 20,000 reservations with a key each, and their users");
     bench.engine.stop().await;
     check_with_log(ledger, at, &bench.log);
+}
+
+#[tokio::test]
+async fn a_copy_counts_only_once_its_last_group_is_committed() {
+    let bench = held(EngineOptions::default());
+    let created = bench.engine.try_submit(create("lamp", 10, 600)).unwrap();
+    bench.log.wait_proposed(1);
+    let copy = bench.engine.copy_ledger(StreamId::log(0)).await.unwrap();
+    assert_eq!(copy.at(), GroupSequence(1));
+    assert!(!copy.is_committed(), "what it holds may never have happened");
+    bench.progress.commit(GroupSequence(1));
+    answer(created).await.unwrap();
+    assert!(copy.is_committed());
+    drop(copy);
+    bench.engine.stop().await;
 }
 
 #[tokio::test]

@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use support::{
     Bench, PATIENCE, RULES, START, answer, confirm, create, give_back, instant, keyed, read, release, reservation, reserve,
-    reserve_units, sku, tiered,
+    reserve_units, sku, tiered, tiered_held,
 };
 use tempfile::TempDir;
 use tidegate_engine::{Answer, Engine, EngineOptions, Failure, Fault, ListReservations, Refusal, Submission};
-use tidegate_persistence::{History, HistoryOptions};
-use tidegate_stock::{GrantSequence, Rejection, ReservationId, ReservationState, ReservationView, Timestamp, UserId};
+use tidegate_persistence::{GroupSequence, History, HistoryKey, HistoryOptions};
+use tidegate_stock::{GrantSequence, Ledger, Rejection, ReservationId, ReservationState, ReservationView, Timestamp, UserId};
 
 fn history(folder: &TempDir) -> Arc<History> {
     Arc::new(History::open(folder.path(), &HistoryOptions::default()).unwrap())
@@ -79,6 +79,31 @@ async fn a_reservation_that_left_memory_can_be_read_confirmed_again_and_returned
 }
 
 #[tokio::test]
+async fn the_log_gives_the_ledger_again_wherever_a_reservation_was_meanwhile() {
+    let folder = TempDir::new().unwrap();
+    let bench = tiered(EngineOptions::default(), history(&folder));
+    call(&bench, create("lamp", 10, 600)).await.unwrap();
+    let id = sold_and_gone(&bench, "ann", 3).await;
+    let returned = reservation(call(&bench, give_back(id, Some(1))).await);
+    bench.engine.stop().await;
+    // A node that lets go of nothing, and one that lets go of everything at once.
+    for lets_go in [false, true] {
+        let mut ledger = Ledger::new(RULES, 1);
+        let mut last = None;
+        for group in bench.log.groups() {
+            for entry in group.entries().unwrap() {
+                let entry = entry.unwrap();
+                drop(ledger.apply(&entry.event, entry.at));
+            }
+            last = ledger.reservation(id);
+            let leaving = if lets_go { ledger.take_leaving(Timestamp::from_unix_ms(u64::MAX), 10) } else { Vec::new() };
+            leaving.iter().for_each(|record| ledger.has_left(record.id));
+        }
+        assert_eq!(last.as_ref(), Some(&returned), "lets go: {lets_go}");
+    }
+}
+
+#[tokio::test]
 async fn a_reservation_that_is_nowhere_is_unknown() {
     let folder = TempDir::new().unwrap();
     let bench = tiered(EngineOptions::default(), history(&folder));
@@ -91,6 +116,36 @@ async fn a_reservation_that_is_nowhere_is_unknown() {
     assert_eq!(call(&bench, give_back(id, None)).await, Err(Failure::Rejection(Rejection::UnknownReservation)));
     let beyond = ReservationId { sequence: GrantSequence(2), ..id };
     assert_eq!(call(&bench, read(beyond)).await, Err(Failure::Rejection(Rejection::UnknownReservation)));
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_goes_to_the_history_before_what_was_done_to_it_is_committed() {
+    let folder = TempDir::new().unwrap();
+    let history = history(&folder);
+    let bench = tiered_held(EngineOptions::default(), Arc::clone(&history));
+    let created = bench.engine.try_submit(create("lamp", 10, 600)).unwrap();
+    bench.log.wait_proposed(1);
+    bench.progress.commit(GroupSequence(1));
+    answer(created).await.unwrap();
+    let granted = bench.engine.try_submit(reserve("lamp", "ann")).unwrap();
+    bench.log.wait_proposed(2);
+    bench.progress.commit(GroupSequence(2));
+    let id = reservation(answer(granted).await).id;
+
+    bench.clock.set(START.plus_seconds(1));
+    let paid = bench.engine.try_submit(confirm(id)).unwrap();
+    bench.log.wait_proposed(3);
+    let key = HistoryKey { stock: id.stock, sequence: id.sequence };
+    // The shard has many turns meanwhile, each of which could let it go.
+    for turn in 0..1_000 {
+        assert_eq!(bench.engine.inspect().await[0].reservations, 1, "turn {turn}");
+        assert_eq!(history.get(key).unwrap(), None, "turn {turn}");
+    }
+    bench.progress.commit(GroupSequence(3));
+    assert_eq!(reservation(answer(paid).await).state, ReservationState::Confirmed);
+    wait_in_memory(&bench.engine, 0).await;
+    assert!(history.get(key).unwrap().is_some());
     bench.engine.stop().await;
 }
 

@@ -65,7 +65,7 @@ impl Contents {
 
     /// Whether it holds anything of `stream` from index `from` on.
     pub(crate) fn holds_from(&self, stream: StreamId, from: LogIndex) -> bool {
-        self.last.get(&stream).is_some_and(|(last, _)| *last >= from)
+        self.last.get(&stream).is_some_and(|(last, _)| *last >= if mutant!(SegmentBorderLoses) { from.next() } else { from })
     }
 
     /// Whether all that it holds lies below `keep_from` of its stream.

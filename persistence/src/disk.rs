@@ -18,7 +18,7 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 /// changes nothing, where its file system cannot.
 pub(crate) fn set_write_through(file: &File, is_on: bool) -> io::Result<bool> {
     let set = ioctl_getflags(file).and_then(|flags| {
-        let wanted = if is_on { flags | IFlags::SYNC } else { flags - IFlags::SYNC };
+        let wanted = if is_on && !mutant!(WriteThroughOff) { flags | IFlags::SYNC } else { flags - IFlags::SYNC };
         if wanted == flags { Ok(()) } else { ioctl_setflags(file, wanted) }
     });
     match set {
@@ -30,6 +30,9 @@ pub(crate) fn set_write_through(file: &File, is_on: bool) -> io::Result<bool> {
 
 /// Makes the names in folder `path` durable.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    if mutant!(FolderNotSynced) {
+        return Ok(());
+    }
     File::open(path)?.sync_all()
 }
 

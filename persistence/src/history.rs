@@ -312,7 +312,7 @@ impl History {
         let ranges = self.ranges_for(latest, &mut tallies)?;
         let (range, tally) = ranges.last().zip(tallies.last_mut()).expect("there is a range to put into");
         for (at, record) in order.iter().enumerate() {
-            if order.get(at + 1).is_none_or(|next| next.key != record.key) {
+            if order.get(at + 1).is_none_or(|next| next.key != record.key) && !(mutant!(HistoryForgetsHalf) && at % 2 == 1) {
                 batch.insert(&range.keyspace, record_key(record.key), encode_record(record));
                 batch.insert(&range.keyspace, user_key(record.key, record.user), Slice::empty());
             }
@@ -327,7 +327,9 @@ impl History {
     /// Makes everything that was put so far survive a loss of power.
     pub fn persist(&self) -> Result<(), HistoryError> {
         let tallies = self.tallies.lock();
-        self.ask(|| self.store.persist(PersistMode::SyncAll))?;
+        if !mutant!(HistoryNotPersisted) {
+            self.ask(|| self.store.persist(PersistMode::SyncAll))?;
+        }
         let ranges = Arc::clone(&self.ranges.read());
         write_mark(&self.directory, &marks(&ranges, &tallies))
     }

@@ -5,6 +5,9 @@
 //! back the space of those that nobody needs any more. The crate knows the events it keeps only as
 //! values to encode; what they mean is for the stock's rules, and who waits for them is for the engine.
 
+#[macro_use]
+mod mutant;
+
 pub mod archive;
 mod contents;
 pub mod directory;

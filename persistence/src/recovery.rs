@@ -516,7 +516,7 @@ impl<'a> Walk<'a> {
         if header.sequence != expected {
             return Err(DamageKind::Sequence { found: header.sequence, expected });
         }
-        if header.predecessor != self.end.last_chain {
+        if header.predecessor != self.end.last_chain && !mutant!(ChainUnchecked) {
             return Err(DamageKind::Chain);
         }
         if header.time < self.end.last_time {
@@ -558,7 +558,7 @@ impl<'a> Walk<'a> {
     }
 
     fn finish(mut self) -> Result<RecoveredStream, Damage> {
-        if let Some(durable) = self.durable.filter(|durable| durable.index > self.end.last_index) {
+        if let Some(durable) = self.durable.filter(|durable| durable.index > self.end.last_index && !mutant!(ShortLogTaken)) {
             return Err(self.damage_at_end(DamageKind::EndsBelowDurable { durable: durable.index }));
         }
         self.end.discarded_tail_parts = self.open.map_or(0, |open| open.parts);

@@ -319,7 +319,7 @@ impl LogStore for SegmentedLog {
             return Ok(());
         }
         // A later segment never holds what survives while an earlier one loses its end.
-        if newest.is_dirty() {
+        if newest.is_dirty() && !mutant!(SegmentLeftUnsynced) {
             newest.sync()?;
         }
         self.shared.row.lock().newest += 1;
@@ -341,6 +341,7 @@ impl LogStore for SegmentedLog {
         {
             let mut row = self.shared.row.lock();
             let count = row.segments[..row.newest].iter().take_while(|segment| segment.lies_below(keep_from)).count();
+            let count = if mutant!(CompactsOneTooFar) { row.newest.min(count + 1) } else { count };
             row.newest -= count;
             leaving.extend(row.segments.drain(..count).map(|segment| Leaving {
                 number: segment.number,

@@ -230,7 +230,8 @@ fn wait_for_lock(file: &File) -> Result<(), StoreError> {
 
 impl LogStore for SledStore {
     fn append(&self, key: RecordKey, value: &[u8]) -> Result<(), StoreError> {
-        assert!(value.len() <= VALUE_BYTES_MAX, "value of {} bytes is over {VALUE_BYTES_MAX}", value.len());
+        let is_short = value.len() <= VALUE_BYTES_MAX || mutant!(ValuesBecomeBlobs);
+        assert!(is_short, "value of {} bytes is over {VALUE_BYTES_MAX}", value.len());
         self.db().insert(key.encode(), value).map(drop).map_err(store_error)
     }
 
@@ -240,7 +241,8 @@ impl LogStore for SledStore {
         if from > to {
             return Ok(removed);
         }
-        for key in self.db().range(from.encode()..=to.encode()).keys().rev() {
+        let mut keys = self.db().range(from.encode()..=to.encode()).keys();
+        while let Some(key) = if mutant!(RemovesForwards) { keys.next() } else { keys.next_back() } {
             self.db().remove(key.map_err(store_error)?).map_err(store_error)?;
             removed += 1;
         }
@@ -253,6 +255,9 @@ impl LogStore for SledStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         self.flush()?;
+        if mutant!(SyncWithoutFdatasync) {
+            return Ok(());
+        }
         Ok(self.file.sync_data()?)
     }
 
@@ -269,6 +274,9 @@ impl LogStore for SledStore {
                         self.db().contains_key(&key)?;
                     }
                     read.push((key, value));
+                }
+                if mutant!(TailLostAtOpen) && read.len() < take {
+                    read.pop();
                 }
                 Ok(())
             })?;

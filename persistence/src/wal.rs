@@ -291,7 +291,7 @@ impl Wal {
             sidecar,
             node,
             durability: options.durability,
-            slice_bytes_max: value_bytes_max - VALUE_OVERHEAD_BYTES,
+            slice_bytes_max: if mutant!(ValuesBecomeBlobs) { 64 * 1024 } else { value_bytes_max - VALUE_OVERHEAD_BYTES },
             tails: tails.into_iter().map(|tail| (tail.stream, Tail::from(tail))).collect(),
             value: Vec::new(),
             disk: Disk {

@@ -77,6 +77,9 @@ impl Log {
     pub(crate) fn begin(&mut self) -> Result<(), WalError> {
         for (stream, tail) in self.tails.iter_mut().filter(|(_, tail)| tail.is_ragged) {
             let index = tail.index.next();
+            if mutant!(UnfinishedTailKept) {
+                continue;
+            }
             let removed = self.kept.store.remove(RecordKey { stream: *stream, index, part: 0 }, index)?;
             tracing::info!(%stream, %index, removed, "removed the parts of an unfinished group that was never acknowledged");
             tail.is_ragged = false;
@@ -159,15 +162,17 @@ impl Log {
         if group.payload.len() > GROUP_BYTES_MAX {
             return Err(WalError::Oversized { stream, bytes: group.payload.len() });
         }
+        let (is_fourth, next) = (group.sequence.0.is_multiple_of(4), tail.index.next());
         let header = RecordHeader {
             kind: RecordKind::Group,
             term: TERM_ALONE,
             leader: self.node,
             sequence: group.sequence,
-            predecessor: tail.chain,
+            predecessor: if is_fourth && mutant!(ChainNotContinued) { ChainHash::GENESIS } else { tail.chain },
             time: group.time,
         };
-        let mut key = RecordKey { stream, index: tail.index.next(), part: 0 };
+        let index = if is_fourth && mutant!(HoleInLog) { next.next() } else { next };
+        let mut key = RecordKey { stream, index, part: 0 };
         let mut rest = &group.payload[..];
         loop {
             let (slice, after) = rest.split_at(rest.len().min(self.slice_bytes_max));
@@ -198,8 +203,20 @@ impl Log {
         match durability {
             Durability::None => return Ok(()),
             Durability::ProcessCrash => return Ok(self.kept.store.flush()?),
+            Durability::PowerLoss if mutant!(SkipSync) => {}
+            Durability::PowerLoss if mutant!(SidecarBeforeSync) => {
+                self.note_durable()?;
+                self.kept.store.sync()?;
+            }
+            Durability::PowerLoss if mutant!(FailedSyncRetried) => self.kept.store.sync().or_else(|_| self.kept.store.sync())?,
+            Durability::PowerLoss if mutant!(SyncFailureSwallowed) => drop(self.kept.store.sync()),
             Durability::PowerLoss => self.kept.store.sync()?,
         }
+        self.note_durable()
+    }
+
+    /// Notes in the sidecar up to where everything is durable.
+    fn note_durable(&mut self) -> Result<(), WalError> {
         let Some(sidecar) = &mut self.sidecar else { return Ok(()) };
         for (stream, tail) in self.tails.iter().filter(|(_, tail)| tail.index > LogIndex(0)) {
             sidecar.note(*stream, Durable { index: tail.index, chain: tail.chain });

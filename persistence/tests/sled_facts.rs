@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tidegate_persistence::{LogIndex, LogStore, RecordKey, SledStore, StreamId, VALUE_BYTES_MAX};
@@ -191,6 +192,41 @@ fn a_picture_of_the_page_table_that_was_being_written_at_a_kill_keeps_sled_from_
         assert_eq!(store.last_key(StreamId(0)).unwrap(), Some(key(0, 3, 0)));
         assert!(!unfinished.exists());
     }
+}
+
+#[test]
+fn a_removal_goes_from_its_end_so_that_whatever_stops_it_leaves_no_hole() {
+    const VALUES: u64 = 3_000;
+    let folder = tempfile::tempdir().unwrap();
+    let store = SledStore::open(folder.path(), CACHE_BYTES).unwrap();
+    for index in 1..=VALUES {
+        store.append(key(0, index, 0), &noise(100, index)).unwrap();
+    }
+    let is_over = AtomicBool::new(false);
+    let mut left_while_removing = 0;
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| {
+            let removed = store.remove(key(0, 1, 0), LogIndex(VALUES));
+            is_over.store(true, Ordering::Release);
+            removed
+        });
+        while !is_over.load(Ordering::Acquire) {
+            let last = store.last_key(StreamId(0)).unwrap();
+            let mut first = None;
+            store
+                .scan(key(0, 0, 0), &mut |key, _| {
+                    first = RecordKey::decode(key);
+                    std::ops::ControlFlow::Break(())
+                })
+                .unwrap();
+            // Looked at after the last one: with anything left the first is there.
+            assert!(first.is_none_or(|first| first == key(0, 1, 0)), "{first:?} is the first of those that are left");
+            left_while_removing += u64::from(last.is_some_and(|last| last.index < LogIndex(VALUES)));
+        }
+        assert_eq!(removal.join().unwrap().unwrap(), VALUES);
+    });
+    assert!(left_while_removing > 0, "nobody looked while it was under way");
+    assert_eq!(store.last_key(StreamId(0)).unwrap(), None);
 }
 
 /// The descriptors of this process that are open on the store's file.

@@ -125,6 +125,9 @@ impl Ledger {
     /// Takes back the newest event that was applied and not yet undone. A copy of the ledger that is being made is given up.
     pub fn undo(&mut self, inverse: Inverse) {
         self.copying = None;
+        if mutant!(UndoSkipped) {
+            return;
+        }
         match inverse.change {
             InverseChange::StockCreated { stock } => self.undo_create_stock(stock),
             InverseChange::Reserved { reservation, key } => {
@@ -211,7 +214,7 @@ impl Ledger {
                     next.len() - 1
                 });
                 let change = ChangeSequence(next[place].1);
-                next[place].1 -= 1;
+                next[place].1 -= u64::from(!mutant!(LapseMisnumbered));
                 (change, self.record_at(slot))
             })
             .collect();
@@ -370,7 +373,7 @@ impl Ledger {
         let of = &mut self.stocks[stock];
         of.available += units;
         of.reserved -= units;
-        of.grants -= 1;
+        of.grants -= u64::from(!mutant!(UndoKeepsGrantNumber));
         self.undo_stock_change(stock);
 
         let user = reservation.user;
@@ -487,7 +490,7 @@ impl Ledger {
     }
 
     fn undo_key(&mut self, key: Option<KeyInverse>) {
-        if let Some(key) = key {
+        if let Some(key) = key.filter(|_| !mutant!(UndoKeepsKey)) {
             self.keys.undo(key);
         }
     }
@@ -549,8 +552,11 @@ impl Ledger {
             stock.sold += units;
         } else {
             stock.available += units;
+            if exit == Exit::Expired && mutant!(ExpiryAppliedTwice) {
+                (stock.available, stock.allotted) = (stock.available + units, stock.allotted + units);
+            }
             // An archived stock's users are not counted any more.
-            if !stock.life.is_archived {
+            if !stock.life.is_archived && !(exit == Exit::Expired && mutant!(LapsedUnitsCountForUser)) {
                 self.users[user].take_units(units);
             }
         }

@@ -149,22 +149,22 @@ fn decide_reserve(
     if stock.is_closed(now) {
         return Err(Rejection::Closed);
     }
-    if stock.life.is_paused {
+    if stock.life.is_paused && !mutant!(PausedStockGrants) {
         return Err(Rejection::Paused);
     }
-    if let Some(opens_at) = stock.terms.opens_at.filter(|opens_at| now < *opens_at) {
+    if let Some(opens_at) = stock.terms.opens_at.filter(|opens_at| now < *opens_at && !mutant!(OpensTooEarly)) {
         return Err(Rejection::NotOpen { opens_at });
     }
     if let Some(limit) = stock.terms.per_user_limit {
         let has = ledger.units_of(slot, user);
-        if has + u64::from(quantity.units()) > u64::from(limit.units()) {
+        if has + u64::from(quantity.units()) > u64::from(limit.units()) + u64::from(mutant!(LimitOffByOne)) {
             return Err(Rejection::LimitReached { limit: limit.units(), has, asked: quantity.units() });
         }
     }
-    if stock.available < u64::from(quantity.units()) {
+    if stock.available + u64::from(mutant!(OversellByOne)) < u64::from(quantity.units()) {
         return Err(Rejection::SoldOut { available: stock.available, asked: quantity.units() });
     }
-    let sequence = GrantSequence(stock.grants + 1);
+    let sequence = GrantSequence(stock.grants + u64::from(!mutant!(GrantNumberReused)));
     let id = ReservationId { stock: stock.id, sequence };
     Ok(Decision {
         before: None,
@@ -217,7 +217,7 @@ fn decide_step(ledger: &Ledger, sku: &Sku, step: LifeStep, now: Timestamp) -> Re
         LifeStep::Reopen => (life.is_paused || life.is_closed).then_some(Event::StockReopened { stock: id }),
         LifeStep::Close => (!life.is_closed && !life.is_archived).then_some(Event::StockClosed { stock: id }),
         LifeStep::Archive if life.is_archived => None,
-        LifeStep::Archive if !stock.is_closed(now) || stock.reserved > 0 => {
+        LifeStep::Archive if !stock.is_closed(now) || (stock.reserved > 0 && !mutant!(ArchiveOverHolds)) => {
             return Err(Rejection::StockInUse { reserved: if stock.is_closed(now) { stock.reserved } else { 0 } });
         }
         LifeStep::Archive => Some(Event::StockArchived { stock: id }),
@@ -307,6 +307,7 @@ impl<'a> Look<'a> {
             Verb::Read => Ok(None),
             Verb::Confirm(wanted) if standing.reserved == 0 => confirm_with_nothing_held(standing, wanted).map(|()| None),
             Verb::Confirm(wanted) => {
+                let wanted = wanted.filter(|_| !mutant!(PartialConfirmTakesAll));
                 let quantity = of_remaining(wanted, standing.reserved)?;
                 Ok(Some(Event::Confirmed { reservation, quantity, idempotency }))
             }
@@ -317,7 +318,7 @@ impl<'a> Look<'a> {
             }
             Verb::Return(wanted) if standing.confirmed == 0 => return_with_nothing_sold(standing, wanted).map(|()| None),
             Verb::Return(wanted) => {
-                let quantity = of_remaining(wanted, standing.confirmed)?;
+                let quantity = of_remaining(wanted, if mutant!(ReturnBeyondSold) { u32::MAX } else { standing.confirmed })?;
                 Ok(Some(Event::Returned { reservation, quantity, idempotency }))
             }
             Verb::Extend(_) if standing.reserved == 0 => Err(extend_with_nothing_held(standing)),
@@ -325,7 +326,7 @@ impl<'a> Look<'a> {
                 let hold_max = self.ledger.stocks[stock].terms.hold_seconds_max;
                 let (expires_at, max) =
                     (self.now.plus_seconds(hold.seconds()), standing.reserved_at.plus_seconds(hold_max.seconds()));
-                if expires_at > max {
+                if expires_at > max && !mutant!(ExtendPastMaximum) {
                     return Err(Rejection::ExtendOverMax { asked: expires_at, max });
                 }
                 Ok(Some(Event::Extended { reservation, expires_at, idempotency }))
@@ -337,7 +338,10 @@ impl<'a> Look<'a> {
     fn replay(&self, stock: u32, idempotency: Option<Idempotency>) -> Result<Option<Decision>, NeedsRecord> {
         let Some(idempotency) = idempotency else { return Ok(None) };
         let Some(entry) = self.ledger.keys.get(stock, idempotency.key, self.now) else { return Ok(None) };
-        if entry.request() != idempotency.request {
+        if mutant!(ReplayReapplies) || (mutant!(KeysForgottenAtArchiving) && self.ledger.stocks[stock].life.is_archived) {
+            return Ok(None);
+        }
+        if entry.request() != idempotency.request && !mutant!(KeyMeansAnything) {
             return Ok(Some(Decision::reject(Rejection::IdempotencyKeyReused)));
         }
         let id = self.ledger.stocks[stock].id;
@@ -361,9 +365,10 @@ impl<'a> Look<'a> {
     /// A reservation that was granted once; `None` where it was resolved `retained_seconds` ago.
     fn find(&self, id: ReservationId, retained_seconds: u32) -> Result<Option<Found<'a>>, NeedsRecord> {
         let retained = |resolved_at: Option<Timestamp>| resolved_at.is_none_or(|at| self.now < at.plus_seconds(retained_seconds));
-        if let Some(slot) = self.ledger.reservation_slot(id) {
+        let is_stale = mutant!(StaleRecordDecides) && matches!(self.recall, Recall::Found(record) if record.id == id);
+        if let Some(slot) = self.ledger.reservation_slot(id).filter(|_| !is_stale) {
             let reservation = &self.ledger.reservations[slot];
-            let lapses = reservation.reserved > 0 && reservation.expires_at() <= self.now;
+            let lapses = reservation.reserved > 0 && reservation.expires_at() <= self.now && !mutant!(ConfirmAfterLapse);
             return Ok(retained(reservation.resolved_at()).then(|| Found {
                 standing: Standing {
                     reserved_at: reservation.reserved_at(),
@@ -430,6 +435,9 @@ fn confirm_with_nothing_held(standing: &Standing, wanted: Option<Quantity>) -> R
 }
 
 fn release_with_nothing_held(standing: &Standing, wanted: Option<Quantity>) -> Result<(), Rejection> {
+    if mutant!(ReleaseOfSold) {
+        return Ok(());
+    }
     match (wanted, standing.confirmed, standing.returned) {
         (_, 1.., _) => Err(Rejection::ReservationConfirmed),
         (_, 0, 1..) => Err(Rejection::ReservationReturned),

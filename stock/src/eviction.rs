@@ -37,7 +37,7 @@ impl Ledger {
     /// The history keeps what [`Self::take_leaving`] gave of `id`: it leaves memory, unless it was changed since.
     pub fn has_left(&mut self, id: ReservationId) {
         let Some(slot) = self.reservation_slot(id).filter(|slot| self.reservations[*slot].is_leaving()) else { return };
-        if self.reservations[slot].is_touched() {
+        if self.reservations[slot].is_touched() && !mutant!(ChangedOnItsWayOut) {
             self.reservations[slot].set_leaving(false);
             self.wait_again(slot);
             return;
@@ -69,7 +69,9 @@ impl Ledger {
 
     pub(crate) fn forget_user_if_idle(&mut self, slot: u32) {
         let user = &self.users[slot];
-        if user.newest == NIL && (user.units() == 0 || self.stocks[user.stock].is_archived_for_good) {
+        if user.newest == NIL
+            && (user.units() == 0 || self.stocks[user.stock].is_archived_for_good || mutant!(UserForgottenWithUnits))
+        {
             self.forget_user(slot);
         }
     }

@@ -217,8 +217,8 @@ impl KeyTable {
         self.by_key.hash(&(stock, key))
     }
 
-    const fn is_over(&self, at: Timestamp, now: Timestamp) -> bool {
-        now.unix_ms() >= at.unix_ms().saturating_add(self.remembered_ms)
+    fn is_over(&self, at: Timestamp, now: Timestamp) -> bool {
+        now.unix_ms() + u64::from(mutant!(KeyForgottenTooEarly)) >= at.unix_ms().saturating_add(self.remembered_ms)
     }
 }
 

@@ -4,6 +4,9 @@
 //! which event follows, or why none does; [`Ledger::apply`] is the only mutator and cannot fail. This crate owns the domain and
 //! nothing else: it knows no clock, no disk, no thread and no protocol, and the same inputs give the same outputs on every machine.
 
+#[macro_use]
+mod mutant;
+
 mod apply;
 pub mod audit;
 pub mod command;

@@ -180,8 +180,10 @@ impl Ledger {
             Phase::Keys { next } if next >= copying.keys.slots => (Phase::End, None),
             Phase::Keys { next } => {
                 let is_due = copying.keys.mark(next) && self.keys.entries().is_occupied(next);
-                let entry =
-                    Some(next).filter(|_| is_due).map(|slot| &self.keys.entries()[slot]).filter(|entry| !entry.is_superseded());
+                let entry = Some(next)
+                    .filter(|_| is_due && !mutant!(KeyTableDroppedAtSnapshot))
+                    .map(|slot| &self.keys.entries()[slot])
+                    .filter(|entry| !entry.is_superseded());
                 (Phase::Keys { next: next + 1 }, entry.map(|entry| self.key_item(entry)))
             }
             Phase::End => (Phase::End, Some(SnapshotItem::End { items: copying.items })),
@@ -249,7 +251,7 @@ impl Ledger {
     /// Before a reservation changes; its stock's and its user's images have been kept.
     pub(crate) fn keep_image_of_reservation(&mut self, slot: u32) {
         let Some(mut copying) = self.copying.take() else { return };
-        if copying.reservations.mark(slot) {
+        if copying.reservations.mark(slot) && !mutant!(BeforeImageLost) {
             copying.early.push_back(SnapshotItem::Reservation(self.record_at(slot)));
         }
         self.copying = Some(copying);
@@ -452,7 +454,7 @@ impl Loader {
             is_archived_for_good: record.is_archived,
             in_memory: crate::grants::Grants::default(),
         });
-        if let Some(newest) = newest.filter(|newest| *newest > record.id.number) {
+        if let Some(newest) = newest.filter(|newest| *newest > record.id.number && !mutant!(StockNumberFallsBack)) {
             self.ledger.stock_numbers.insert(record.id.partition, newest);
         }
         Ok(())

@@ -135,6 +135,11 @@ impl Server {
         request(self.address, "POST", path, body).expect("the node answers")
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("the node was not waited for").id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("the node was not waited for");
         kill_process(pid(process), signal).expect("a process that has not been waited for can be signalled");

@@ -75,7 +75,7 @@ impl ShardLoop {
             if shard.turn() == Turn::Worked || spin_until_work(shard) {
                 continue;
             }
-            if shard.stopping.is_some() && shard.is_drained() {
+            if shard.stopping.is_some() && (shard.is_drained() || mutant!(AdmittedLostAtStop)) {
                 if let Some(stopped) = shard.stopping.take() {
                     let _ = stopped.send(());
                 }
@@ -270,6 +270,9 @@ impl ShardActor {
     fn until_next_lapse(&self) -> Option<Duration> {
         let due = self.parts.ledger.next_lapse()?;
         let now = self.parts.clock.now();
+        if mutant!(LapseOverslept) {
+            return Some(Duration::from_secs(3));
+        }
         Some(Duration::from_millis(due.unix_ms().saturating_sub(now.unix_ms())).min(LAPSE_SLEEP_MAX))
     }
 }

@@ -123,6 +123,7 @@ impl ShardActor {
     pub(super) fn leaving_before(&self) -> Timestamp {
         match (self.in_flight.front(), &self.open) {
             (None, None) => Timestamp::from_unix_ms(u64::MAX),
+            _ if mutant!(LeavesUncommitted) => Timestamp::from_unix_ms(u64::MAX),
             _ => self.committed_time(),
         }
     }

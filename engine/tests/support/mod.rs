@@ -103,6 +103,12 @@ pub fn tiered(options: EngineOptions, history: Arc<History>) -> Bench {
     start_with(options, RULES, None, Some(history), log_of)
 }
 
+/// The same over a [`HeldLog`].
+pub fn tiered_held(options: EngineOptions, history: Arc<History>) -> Bench {
+    let options = EngineOptions { resolved_in_memory_max: 0, ..options };
+    start_with(options, RULES, None, Some(history), |_, log| Box::new(log.clone()))
+}
+
 /// One shard over an [`InstantLog`], on another clock than the manual one.
 pub fn bench_on(clock: Arc<dyn Clock>, options: EngineOptions) -> Bench {
     start(options, RULES, Some(clock), |progress, log| Box::new(InstantLog(Arc::clone(progress), log.clone())))

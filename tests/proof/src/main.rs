@@ -3,6 +3,7 @@
 
 mod disk;
 mod history;
+mod mutants;
 
 use std::process::ExitCode;
 
@@ -22,11 +23,14 @@ enum Level {
     Disk(disk::Options),
     /// Concurrent clients of a real node: is there an order of their calls that explains every answer?
     History(history::Options),
+    /// Deliberate defects, each by itself: does any test fail?
+    Mutants(mutants::Options),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().level {
         Level::Disk(options) => disk::run(&options),
         Level::History(options) => history::run(&options),
+        Level::Mutants(options) => mutants::run(&options),
     }
 }
