@@ -13,7 +13,7 @@ mod support;
 use support::{Server, finish, run};
 
 /// Calls that are looked at: those that make something last, those that name a file, and those that write to a file or a socket.
-const CALLS: &str = "trace=fdatasync,fsync,rename,renameat,renameat2,write,writev,sendto,sendmsg";
+const CALLS: &str = "trace=fdatasync,fsync,rename,renameat,renameat2,write,writev,pwrite64,sendto,sendmsg";
 
 /// A node whose calls are written down.
 struct Traced {
@@ -57,6 +57,7 @@ fn traced(settings: &[&str]) -> Option<Traced> {
     BufReader::with_capacity(1, errors).read_line(&mut said).expect("strace says that it has attached");
     if said.contains("Operation not permitted") {
         eprintln!("NOT CHECKED: this machine lets nobody trace, so nobody looked at what a node asks of the kernel: {said}");
+        finish(tracer);
         return None;
     }
     assert!(said.contains(" attached"), "{said}");
@@ -120,7 +121,7 @@ impl Call {
     }
 
     fn is_write_to(&self, path: &str) -> bool {
-        self.begins && self.name.starts_with("write") && self.arguments.contains(&format!("{path}>"))
+        self.begins && ["write", "writev", "pwrite64"].contains(&self.name.as_str()) && self.arguments.contains(&format!("{path}>"))
     }
 
     fn is_renaming_to(&self, path: &str) -> bool {

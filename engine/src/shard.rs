@@ -472,7 +472,9 @@ impl ShardActor {
         open.touched.dedup();
         let views: Vec<_> = open.touched.iter().filter_map(|id| self.parts.ledger.stock(*id)).collect();
         if mutant!(ViewBeforeCommit) {
-            views.iter().for_each(|view| self.parts.published.publish(view.clone(), self.parts.number.stream(), open.sequence));
+            for view in &views {
+                self.parts.published.publish(view.clone(), self.parts.number.stream(), open.sequence);
+            }
         }
         let group: Group = open.builder.finish();
         self.parts.metrics.observe_proposal(group.events, group.payload.len());

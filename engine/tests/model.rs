@@ -67,11 +67,11 @@ fn number_from(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?} where a number is wanted")))
 }
 
-async fn run(seed: u64, commands: u64, seen: &mut Seen) {
+async fn run(seed: u64, commands: u64, tally: &mut Seen) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut place = Place { seed, commands: 0 };
     while place.commands < commands {
-        let mut world = World::new(&mut rng, seen);
+        let mut world = World::new(&mut rng, tally);
         let until = commands.min(place.commands + WORLD_COMMANDS);
         while place.commands < until {
             place.commands += world.step(&mut rng).await;

@@ -90,7 +90,7 @@ fn machine(fails_behind: Option<u64>) -> Machine {
         history: None,
         shards,
     })
-    .unwrap();
+    .expect("the engine starts");
     let skus = (0..SHARDS)
         .map(|shard| {
             let names = (0..1_000).map(|number| format!("stock-{number}"));
@@ -102,7 +102,7 @@ fn machine(fails_behind: Option<u64>) -> Machine {
 }
 
 fn executor() -> runtime::Runtime {
-    runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    runtime::Builder::new_current_thread().enable_time().build().expect("a runtime can be made")
 }
 
 async fn heard(pending: Pending) -> Result<tidegate_engine::Answer, Failure> {
@@ -137,7 +137,7 @@ fn buy(machine: &Machine, thread: u64, seed: u64) {
 
 fn check(machine: &Machine, shard: usize, user: &str, outcome: Result<tidegate_engine::Answer, Failure>) {
     let durable = machine.durable_events[shard].load(Ordering::Relaxed);
-    let Content::Reservation(view) = outcome.unwrap().content else { panic!("a stranger's answer") };
+    let Content::Reservation(view) = outcome.expect("a read is answered").content else { panic!("a stranger's answer") };
     assert_eq!((view.user.as_str(), view.sku.as_str()), (user, machine.skus[shard].as_str()), "a stranger's answer");
     // The first event created the stock, each other one is a grant.
     assert!(durable > view.id.sequence.0, "an early answer: grant {} where {durable} events are durable", view.id.sequence.0);
@@ -170,7 +170,9 @@ fn many_threads_lose_no_wake_up_and_get_no_early_answer() {
         let buyers: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || buy(machine, thread, seed))).collect();
         let ended: Vec<_> = buyers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         is_over.store(true, Ordering::Relaxed);
-        ended.into_iter().for_each(|buyer| buyer.expect("a buyer's promise was broken"));
+        for buyer in ended {
+            buyer.expect("a buyer's promise was broken");
+        }
         reader.join().expect("the reader's promise was broken")
     });
     assert!(looks > 0);

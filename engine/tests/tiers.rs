@@ -97,7 +97,9 @@ async fn the_log_gives_the_ledger_again_wherever_a_reservation_was_meanwhile() {
             }
             last = ledger.reservation(id);
             let leaving = if lets_go { ledger.take_leaving(Timestamp::from_unix_ms(u64::MAX), 10) } else { Vec::new() };
-            leaving.iter().for_each(|record| ledger.has_left(record.id));
+            for record in &leaving {
+                ledger.has_left(record.id);
+            }
         }
         assert_eq!(last.as_ref(), Some(&returned), "lets go: {lets_go}");
     }

@@ -556,7 +556,8 @@ impl Ledger {
                 (stock.available, stock.allotted) = (stock.available + units, stock.allotted + units);
             }
             // An archived stock's users are not counted any more.
-            if !stock.life.is_archived && !(exit == Exit::Expired && mutant!(LapsedUnitsCountForUser)) {
+            let stay_counted = exit == Exit::Expired && mutant!(LapsedUnitsCountForUser);
+            if !stock.life.is_archived && !stay_counted {
                 self.users[user].take_units(units);
             }
         }

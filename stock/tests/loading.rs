@@ -1,5 +1,7 @@
 //! A ledger made from pieces: those of a copy make it again, and pieces that make none are named.
 
+use std::slice::from_ref;
+
 use tidegate_stock::{
     Allotment, ChangeSequence, Fingerprint, GrantSequence, HoldSeconds, KeyRecord, LastExit, Ledger, LoadError, Loader, Partition,
     ReservationId, ReservationRecord, Revision, Rules, Sku, SnapshotItem, StockId, StockNumber, StockRecord, StockTerms, Timestamp,
@@ -108,7 +110,7 @@ fn the_pieces_of_a_ledger_make_it() {
 fn pieces_out_of_place_are_named() {
     let (begin, end) = (SnapshotItem::Begin { last_applied: at(2_000) }, SnapshotItem::End { items: 1 });
     for pieces in
-        [&[][..], &[end.clone()], &[begin.clone()], &[begin.clone(), begin.clone()], &[begin.clone(), end.clone(), end.clone()]]
+        [&[][..], from_ref(&end), from_ref(&begin), &[begin.clone(), begin.clone()], &[begin.clone(), end.clone(), end.clone()]]
     {
         assert_eq!(add(pieces).expect_err("they are out of place"), LoadError::OutOfPlace, "{pieces:?}");
     }

@@ -11,9 +11,9 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use tidegate_engine::{
     Answer, ChangeId, ChangeKind, Changed, Content, Cursor, EngineOptions, Failure, FeedEvent, ListReservations, ManualClock,
-    Router, Submission, partition_of,
+    Router, ShardNumber, Submission, partition_of,
 };
-use tidegate_persistence::{Actor, HistoryKey, StreamId};
+use tidegate_persistence::{Actor, HistoryKey, PARTITIONS, StreamId};
 use tidegate_stock::{
     Command, GrantSequence, IdempotencyKey, Ledger, Partition, Rejection, ReservationId, ReservationState, Rules, Sku, StockId,
     StockNumber, Timestamp, UserId,
@@ -226,8 +226,8 @@ impl<'a> World<'a> {
     async fn ask_every_shard(&self) {
         let router = Router::new(self.ground.shards);
         for stream in self.ground.streams() {
-            let of_shard = |partition: &Partition| router.shard_of(*partition).map(|shard| shard.stream()) == Some(stream);
-            let partition = (0..).map(Partition).find(of_shard).expect("every shard owns a partition");
+            let of_shard = |partition: &Partition| router.shard_of(*partition).map(ShardNumber::stream) == Some(stream);
+            let partition = (0..PARTITIONS).map(Partition).find(of_shard).expect("every shard owns a partition");
             let stock = StockId { partition, number: StockNumber(1_000_000) };
             let reservation = ReservationId { stock, sequence: GrantSequence(1) };
             let question = Submission { command: Command::ReadReservation { reservation }, key: None, actor: actor() };
@@ -593,7 +593,7 @@ impl<'a> World<'a> {
     /// A ledger that a shard begins with holds what the naive one says.
     fn compare_recovered(&self, stream: StreamId, ledger: &mut Ledger) {
         let router = Router::new(self.ground.shards);
-        let own = |sku: Name| router.shard_of(partition_of(&Sku::new(sku).unwrap())).map(|shard| shard.stream()) == Some(stream);
+        let own = |sku: Name| router.shard_of(partition_of(&Sku::new(sku).unwrap())).map(ShardNumber::stream) == Some(stream);
         let committed = ledger.last_applied();
         ledger.tidy(committed, usize::MAX);
         assert_eq!(ledger.key_count(), self.reference.remembered_keys(committed.unix_ms(), own), "keys of {stream}");

@@ -181,8 +181,13 @@ fn texts(sealing: &Sealing, ledger: &Ledger) {
 fn bodies() {
     let contract = fs::read(root().join("../../api/openapi.json")).expect("the contract is there");
     let contract: serde_json::Value = serde_json::from_slice(&contract).expect("the contract is JSON");
-    for call in
-        contract["paths"].as_object().into_iter().flatten().flat_map(|(_, calls)| calls.as_object()).flatten().map(|(_, call)| call)
+    for call in contract["paths"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, calls)| calls.as_object())
+        .flatten()
+        .map(|(_, call)| call)
     {
         for (media_type, form) in call["requestBody"]["content"].as_object().into_iter().flatten() {
             let name = call["operationId"].as_str().expect("every call has a name");

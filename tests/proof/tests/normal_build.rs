@@ -13,14 +13,14 @@ fn root() -> PathBuf {
 }
 
 fn manifest(folder: &Path) -> Table {
-    fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap()
+    fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest is there").parse().expect("a manifest is TOML")
 }
 
 /// The workspace's own manifest and those of its members.
 fn manifests() -> Vec<(String, Table)> {
     let workspace = manifest(&root());
-    let members = workspace["workspace"]["members"].as_array().unwrap().clone();
-    let members = members.iter().map(|member| member.as_str().unwrap().to_owned());
+    let members = workspace["workspace"]["members"].as_array().expect("the members are a list").clone();
+    let members = members.iter().map(|member| member.as_str().expect("a member is a folder").to_owned());
     let members = members.map(|member| (member.clone(), manifest(&root().join(&member))));
     [(".".to_owned(), workspace.clone())].into_iter().chain(members).collect()
 }
@@ -29,7 +29,7 @@ fn manifests() -> Vec<(String, Table)> {
 fn switches(value: &Value, at: &str, found: &mut Vec<String>) {
     match value {
         Value::String(text) if at.contains(".features") && (text == FEATURE || text.ends_with("/mutants")) => {
-            found.push(at.to_owned())
+            found.push(at.to_owned());
         }
         Value::Array(values) => values.iter().for_each(|value| switches(value, at, found)),
         Value::Table(table) => table.iter().for_each(|(name, value)| switches(value, &format!("{at}.{name}"), found)),

@@ -58,6 +58,7 @@ const fn system(target: &'static str, test: &'static str) -> Known {
 
 impl Known {
     /// The test that is known to catch `mutant`.
+    #[expect(clippy::match_same_arms, reason = "a table, in the order of the list")]
     pub(super) const fn of(mutant: Mutant) -> Self {
         match mutant {
             Mutant::LimitOffByOne => rules("decision_table", "the_limit"),

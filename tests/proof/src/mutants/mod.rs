@@ -163,13 +163,12 @@ impl Levels {
 
     fn try_one(&mut self, place: usize, test: Option<&'static str>, mutant: Mutant) -> Result<Option<Caught>, MutantsError> {
         let program = &self.programs[place];
-        let alone = match self.alone.get(&(place, test)) {
-            Some(alone) => *alone,
-            None => {
-                let alone = alone(program, test)?;
-                self.alone.insert((place, test), alone);
-                alone
-            }
+        let alone = if let Some(alone) = self.alone.get(&(place, test)) {
+            *alone
+        } else {
+            let alone = alone(program, test)?;
+            self.alone.insert((place, test), alone);
+            alone
         };
         let ran = trial::run(program, test, Some(mutant), alone * WITH_DEFECT_TIMES + WITH_DEFECT_MORE)?;
         let is_caught = match &ran.verdict {
