@@ -121,10 +121,10 @@ fn pieces_out_of_place_are_named() {
 fn what_belongs_to_no_stock_or_comes_twice_is_named() {
     let pieces = with_reservation(reservation());
     for piece in &pieces[1..] {
-        assert_eq!(error(std::slice::from_ref(piece)), LoadError::UnknownStock(STOCK));
+        assert_eq!(error(from_ref(piece)), LoadError::UnknownStock(STOCK));
     }
     for piece in &pieces {
-        assert_eq!(error(&[&pieces[..], std::slice::from_ref(piece)].concat()), LoadError::Twice(Box::new(piece.clone())));
+        assert_eq!(error(&[&pieces[..], from_ref(piece)].concat()), LoadError::Twice(Box::new(piece.clone())));
     }
 }
 
