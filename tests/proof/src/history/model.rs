@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
-use super::finding::{Fault, Finding};
-use super::record::{Answer, Call, Change, Moment, Op, Reservation, Stock};
-use super::rules::{Exit, KeyUse, Step, View, explains, reservation_state, step, stock_state};
+use tidegate_witness::finding::{Fault, Finding};
+use tidegate_witness::record::{Answer, Call, Change, Moment, Op, Reservation, Stock};
+use tidegate_witness::rules::{Exit, KeyUse, Step, View, explains, reservation_state, step, stock_state};
 
 /// Calls of which nobody knows whether they happened, at most: the search tries them in every order, even where it is lost already.
 const OPEN_CALLS_MAX: usize = 3;

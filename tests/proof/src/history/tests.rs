@@ -1,9 +1,9 @@
 //! Histories made up by hand: the good ones pass both judges, and each bad one is caught by its name.
 
-use super::finding::Fault;
 use super::model::{self, Verdict};
-use super::record::{Answer, Call, Change, Op, Reservation, Stock, actor};
-use super::witness;
+use tidegate_witness::finding::Fault;
+use tidegate_witness::record::{Answer, Call, Change, Op, Reservation, Stock, actor};
+use tidegate_witness::witness;
 
 const SKU: &str = "s";
 const LAPSED_AT: &str = "2026-01-01T01:00:00.000Z";

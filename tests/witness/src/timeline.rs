@@ -4,19 +4,19 @@
 
 use std::collections::HashMap;
 
-use super::finding::{Fault, Finding};
-use super::record::{Change, Reservation, Stock};
-use super::rules::{Exit, KeyUse, View, reservation_state, stock_state};
+use crate::finding::{Fault, Finding};
+use crate::record::{Change, Reservation, Stock};
+use crate::rules::{Exit, KeyUse, View, reservation_state, stock_state};
 
 /// What a key was used for, and by which change: 1 for the first.
-pub(crate) type Keys = HashMap<String, (usize, KeyUse)>;
+pub type Keys = HashMap<String, (usize, KeyUse)>;
 
 /// A stock's states, each of which can be looked at.
 #[derive(Debug)]
-pub(crate) struct Timeline {
-    pub(crate) changes: Vec<Change>,
+pub struct Timeline {
+    pub changes: Vec<Change>,
     /// Units that each change moved.
-    pub(crate) units: Vec<u32>,
+    pub units: Vec<u32>,
     stocks: Vec<Stock>,
     users: HashMap<String, Vec<(usize, i64)>>,
     reservations: HashMap<String, Vec<(usize, Reservation, Exit)>>,
@@ -24,10 +24,10 @@ pub(crate) struct Timeline {
 
 /// One of its states, to one who knows these keys.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct At<'a> {
-    pub(crate) timeline: &'a Timeline,
-    pub(crate) keys: &'a Keys,
-    pub(crate) state: usize,
+pub struct At<'a> {
+    pub timeline: &'a Timeline,
+    pub keys: &'a Keys,
+    pub state: usize,
 }
 
 /// The last of `versions` that is no later than `state`.
@@ -71,7 +71,7 @@ struct Builder {
 
 impl Timeline {
     /// Walks through `changes` of one stock in the order of the feed. A change that is wrong is named, and believed all the same.
-    pub(crate) fn new(changes: Vec<Change>) -> (Self, Vec<Finding>) {
+    pub fn new(changes: Vec<Change>) -> (Self, Vec<Finding>) {
         let nothing = Stock { allotted: 0, available: 0, reserved: 0, sold: 0, per_user_limit: None, state: "sold_out".to_owned() };
         let timeline = Self {
             changes: Vec::new(),
@@ -88,7 +88,7 @@ impl Timeline {
     }
 
     /// The last state.
-    pub(crate) fn last(&self) -> usize {
+    pub fn last(&self) -> usize {
         self.changes.len()
     }
 }

@@ -1,27 +1,32 @@
 //! What a call does to a stock, written once more from the contract and for one state at a time. Knows nothing of the product's code,
 //! and nothing of where the states come from: a feed, or a model.
 
-use super::record::{Answer, Op, Reservation, Stock};
+use crate::record::{Answer, Op, Reservation, Stock};
 
 /// How the last held units of a reservation went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Exit {
+pub enum Exit {
+    /// None went, or they were sold.
     None,
+    /// Given back by the caller.
     Released,
+    /// Taken back by the clock.
     Expired,
+    /// Given back after they were sold.
     Returned,
 }
 
 /// What a key was first used for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct KeyUse {
-    pub(crate) op: Op,
+pub struct KeyUse {
+    /// The call.
+    pub op: Op,
     /// The reservation that its answers show; `None` for the stock.
-    pub(crate) reservation: Option<String>,
+    pub reservation: Option<String>,
 }
 
 /// One state of a stock.
-pub(crate) trait View {
+pub trait View {
     /// The stock as a read shows it.
     fn stock(&self) -> Stock;
     /// Units of a user, reserved and sold.
@@ -36,17 +41,18 @@ pub(crate) trait View {
 
 /// What a call comes to in a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// It changes something, of so many units.
     Changes(u32),
     /// It changes nothing and shows this reservation, or the stock.
+    #[expect(missing_docs, reason = "the answer's own fields")]
     Shows { reservation: Option<String>, created: bool, replayed: bool },
     /// No.
     Rejects(&'static str),
 }
 
 /// What `op` comes to in the state `view`.
-pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>) -> Step {
+pub fn step(view: &impl View, op: &Op, key: Option<&str>) -> Step {
     if let Some(used) = key.and_then(|key| view.key(key)) {
         if used.op != *op {
             return Step::Rejects("idempotency_key_reused");
@@ -89,7 +95,7 @@ pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>) -> Step {
 }
 
 /// Whether `answer` is what a call that changes nothing in the state `view` is answered.
-pub(crate) fn explains(view: &impl View, op: &Op, key: Option<&str>, answer: &Answer) -> bool {
+pub fn explains(view: &impl View, op: &Op, key: Option<&str>, answer: &Answer) -> bool {
     match (step(view, op, key), answer) {
         (Step::Rejects(expected), Answer::Rejected { code }) if expected == code => true,
         // A call that finds a hold past its end lapses it and reads that, whatever else is sold of the reservation.
@@ -113,7 +119,7 @@ pub(crate) fn explains(view: &impl View, op: &Op, key: Option<&str>, answer: &An
 }
 
 /// The state of a stock by its counts.
-pub(crate) fn stock_state(available: i64, is_paused: bool) -> &'static str {
+pub fn stock_state(available: i64, is_paused: bool) -> &'static str {
     match (is_paused, available) {
         (true, _) => "paused",
         (false, 0) => "sold_out",
@@ -122,7 +128,7 @@ pub(crate) fn stock_state(available: i64, is_paused: bool) -> &'static str {
 }
 
 /// The state of a reservation by its counts.
-pub(crate) fn reservation_state(reserved: u32, confirmed: u32, exit: Exit) -> &'static str {
+pub fn reservation_state(reserved: u32, confirmed: u32, exit: Exit) -> &'static str {
     match (reserved, confirmed, exit) {
         (1.., ..) => "reserved",
         (0, 1.., _) => "confirmed",

@@ -11,9 +11,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use super::record::{Answer, Call, Op, Reservation, Stock};
-use super::site::{Place, Site};
-use super::wire::{Lost, Request, Wire};
+use crate::node::{Node, Place};
+use crate::record::{Answer, Call, Op, Reservation, Stock};
+use crate::wire::{Lost, Request, Wire};
 
 /// Attempts of one call at most, refusals included.
 const ATTEMPTS_MAX: u32 = 1_000;
@@ -26,23 +26,28 @@ const POOL_NEW: usize = 16;
 
 /// What the clients of a round do.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    pub(crate) clients: usize,
+pub struct Plan {
+    /// How many there are.
+    pub clients: usize,
     /// Wants of each client; one want can take several calls.
-    pub(crate) wants: usize,
-    pub(crate) skus: Vec<String>,
-    pub(crate) users: usize,
-    pub(crate) quantity: i64,
-    pub(crate) per_user_limit: u32,
+    pub wants: usize,
+    /// The stocks.
+    pub skus: Vec<String>,
+    /// How many users they buy for.
+    pub users: usize,
+    /// Units of each stock.
+    pub quantity: i64,
+    /// Most units of a user.
+    pub per_user_limit: u32,
     /// Holds last from 1 s to this.
-    pub(crate) hold_seconds_max: u32,
+    pub hold_seconds_max: u32,
     /// Whether some holds are so short that they lapse meanwhile.
-    pub(crate) lapses: bool,
+    pub lapses: bool,
 }
 
 /// What the clients of one stock know of each other.
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
+pub struct Shared {
     pool: VecDeque<String>,
     /// What one of them is about to ask, with its key.
     asked: Option<(Op, String)>,
@@ -50,20 +55,23 @@ pub(crate) struct Shared {
 
 /// A call, with which stock it is about.
 #[derive(Debug)]
-pub(crate) struct Recorded {
-    pub(crate) sku: usize,
-    pub(crate) start: usize,
-    pub(crate) call: Call,
+pub struct Recorded {
+    /// The place of its stock in the plan.
+    pub sku: usize,
+    /// The start of the node that it was sent to.
+    pub start: usize,
+    /// The call.
+    pub call: Call,
 }
 
-/// One client in a round.
-pub(crate) struct Client<'a> {
-    pub(crate) number: usize,
-    pub(crate) site: &'a Site,
-    pub(crate) plan: &'a Plan,
-    pub(crate) shared: &'a [Mutex<Shared>],
+/// One client.
+pub struct Client<'a> {
+    number: usize,
+    node: &'a Node,
+    plan: &'a Plan,
+    shared: &'a [Mutex<Shared>],
     /// Hears of every answer.
-    pub(crate) answered: Sender<()>,
+    answered: Sender<()>,
     rng: SmallRng,
     wire: Option<(usize, Wire)>,
     calls: Vec<Recorded>,
@@ -71,33 +79,63 @@ pub(crate) struct Client<'a> {
     refused: u64,
     /// The stock that it has paused.
     paused: Option<usize>,
+    /// Wants that are done.
+    done: usize,
+    /// What it asked or was about to ask when the node was gone.
+    pending: Option<Want>,
 }
+
+/// The stock, what to do with it, and the key.
+type Want = (usize, Op, Option<String>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'a> Client<'a> {
-    pub(crate) fn new(
+    /// Client `number` of those that `seed` makes; `answered` hears of every answer.
+    pub fn new(
         number: usize,
         seed: u64,
-        site: &'a Site,
+        node: &'a Node,
         plan: &'a Plan,
         shared: &'a [Mutex<Shared>],
         answered: Sender<()>,
     ) -> Self {
         let rng = SmallRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
-        Self { number, site, plan, shared, answered, rng, wire: None, calls: Vec::new(), names: 0, refused: 0, paused: None }
+        Self {
+            number,
+            node,
+            plan,
+            shared,
+            answered,
+            rng,
+            wire: None,
+            calls: Vec::new(),
+            names: 0,
+            refused: 0,
+            paused: None,
+            done: 0,
+            pending: None,
+        }
     }
 
-    /// Does its share; returns its calls in order, and how many were refused.
-    pub(crate) fn work(mut self) -> (Vec<Recorded>, u64) {
-        for _ in 0..self.plan.wants {
-            if !self.want() {
-                break;
-            }
+    /// Does its share, or what of it can be done until there is no node. Called again, it goes on with what it still wants to know.
+    pub fn work(&mut self) {
+        while self.done < self.plan.wants && self.want() {
+            self.done += 1;
         }
-        (self.calls, self.refused)
+    }
+
+    /// Its calls since the last time, in order, and how many were refused.
+    pub fn take(&mut self) -> (Vec<Recorded>, u64) {
+        (std::mem::take(&mut self.calls), std::mem::take(&mut self.refused))
+    }
+
+    /// Makes one call without a key, once, unless there is no node.
+    pub fn ask(&mut self, sku: usize, op: &Op) {
+        // What came of it is written down like that of any other.
+        let _ = self.call(sku, op, None);
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -111,24 +149,18 @@ impl<'a> Client<'a> {
 
     /// One want, until it is answered or given up. Returns whether there is still a node.
     fn want(&mut self) -> bool {
-        let sku = self.rng.random_range(0..self.plan.skus.len());
-        // A pause that lasts would leave nothing to be seen.
-        let sku = if self.chance(50) { self.paused.unwrap_or(sku) } else { sku };
-        let asked = lock(&self.shared[sku]).asked.clone();
-        let double = asked.filter(|_| self.chance(15));
-        let (op, key) = match double {
-            Some((op, key)) => (op, Some(key)),
-            None => self.choose(sku),
+        let is_asked_again = self.pending.is_some();
+        let (sku, op, key) = match self.pending.take() {
+            Some(pending) => pending,
+            None => self.next(),
         };
-        if let (Op::Reserve { .. }, Some(key)) = (&op, &key)
-            && self.chance(20)
-        {
-            lock(&self.shared[sku]).asked = Some((op.clone(), key.clone()));
-        }
-        let persists = self.chance(75);
+        let persists = is_asked_again || self.chance(75);
         for _ in 0..ATTEMPTS_MAX {
             match self.call(sku, &op, key.as_ref()) {
-                None => return false,
+                None => {
+                    self.pending = key.map(|key| (sku, op, Some(key))).filter(|_| persists);
+                    return false;
+                }
                 Some(false) if persists && key.is_some() => {}
                 Some(_) => break,
             }
@@ -147,6 +179,25 @@ impl<'a> Client<'a> {
             return self.call(sku, &other, Some(&key)).is_some();
         }
         true
+    }
+
+    /// What it wants next: of which stock, and with which key.
+    fn next(&mut self) -> Want {
+        let sku = self.rng.random_range(0..self.plan.skus.len());
+        // A pause that lasts would leave nothing to be seen.
+        let sku = if self.chance(50) { self.paused.unwrap_or(sku) } else { sku };
+        let asked = lock(&self.shared[sku]).asked.clone();
+        let double = asked.filter(|_| self.chance(15));
+        let (op, key) = match double {
+            Some((op, key)) => (op, Some(key)),
+            None => self.choose(sku),
+        };
+        if let (Op::Reserve { .. }, Some(key)) = (&op, &key)
+            && self.chance(20)
+        {
+            lock(&self.shared[sku]).asked = Some((op.clone(), key.clone()));
+        }
+        (sku, op, key)
     }
 
     fn choose(&mut self, sku: usize) -> (Op, Option<String>) {
@@ -194,14 +245,14 @@ impl<'a> Client<'a> {
     /// no node any more.
     fn call(&mut self, sku: usize, op: &Op, key: Option<&String>) -> Option<bool> {
         for _ in 0..ATTEMPTS_MAX {
-            let began = self.site.now();
-            let place = self.site.place()?;
+            let began = self.node.now();
+            let place = self.node.place()?;
             let hangs_up = op.kind().is_some() && self.rng.random_range(0..200) == 0;
             let Some(answer) = self.exchange(place, sku, op, key, hangs_up) else {
                 self.refused += 1;
                 continue;
             };
-            let ended = self.site.now();
+            let ended = self.node.now();
             // Nobody listens once all kills are done.
             let _ = self.answered.send(());
             if let (Op::Reserve { .. }, Answer::Reservation { shown, .. }) = (op, &answer) {
@@ -226,7 +277,7 @@ impl<'a> Client<'a> {
             Some((start, wire)) if *start == place.start && wire.address() == place.address => wire,
             other => &mut other.insert((place.start, Wire::new(place.address))).1,
         };
-        let secret = self.site.secret(self.number);
+        let secret = self.node.secret(self.number);
         let request = Request { method, path: &path, secret, idempotency_key: key.map(String::as_str), body: &body, hangs_up };
         match wire.ask(request) {
             Err(Lost::NotSent) => None,
@@ -260,7 +311,7 @@ fn request_of(sku: &str, op: &Op) -> (&'static str, String, String) {
 }
 
 /// What an answer says; `None` for a refusal. One that cannot be read is no answer of the contract, and is kept as a rejection that nothing explains.
-fn meaning(status: u16, replayed: bool, body: &[u8]) -> Option<Answer> {
+pub fn meaning(status: u16, replayed: bool, body: &[u8]) -> Option<Answer> {
     #[derive(serde::Deserialize)]
     struct Problem {
         code: String,
