@@ -64,7 +64,7 @@ const fn effort(seed: u64) -> Effort {
         flips: if is_large { 4 } else { 20 },
         tails: if is_large { 2 } else { 6 },
         cuts: 1,
-        faults: if is_large { 1 } else { 2 },
+        faults: 1,
     }
 }
 

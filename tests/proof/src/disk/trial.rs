@@ -17,6 +17,9 @@ use super::workload::{Plan, Size};
 /// What goes on after a crash.
 const GOING_ON: Size = Size { groups: 4, events_max: 12 };
 
+/// Of the points, one in so many also has calls that fail after its crash.
+const FAULTS_SHARE: usize = 4;
+
 /// How much is tried.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
@@ -186,7 +189,8 @@ impl<'a> Trial<'a> {
             }
             // The log that went on meets a call that fails, and everything ends once more.
             let calls = session.points.len() - 1;
-            for _ in 0..self.effort.faults.min(calls) {
+            let faults = if number.is_multiple_of(FAULTS_SHARE) { self.effort.faults.min(calls) } else { 0 };
+            for _ in 0..faults {
                 let kinds = [FaultKind::Nothing, FaultKind::Torn, FaultKind::Whole, FaultKind::Full];
                 let fault = Fault { call: random.random_range(0..calls), kind: kinds[random.random_range(0..kinds.len())] };
                 tally.errors_after += 1;
@@ -349,10 +353,10 @@ fn worn_sidecar(
     let older = &contents[random.random_range(0..contents.len())].0;
     let cut = random.random_range(0..=current.len());
     let bytes = match random.random_range(0..100) {
-        0..70 => return Ok((current.clone(), noted.clone())),
-        70..80 => older.clone(),
-        80..90 => current[..cut].iter().chain(older.get(cut..).unwrap_or_default()).copied().collect(),
-        90..95 => current[..cut].to_vec(),
+        0..90 => return Ok((current.clone(), noted.clone())),
+        90..94 => older.clone(),
+        94..97 => current[..cut].iter().chain(older.get(cut..).unwrap_or_default()).copied().collect(),
+        97..99 => current[..cut].to_vec(),
         _ => vec![0; current.len()],
     };
     tally.sidecars += 1;
