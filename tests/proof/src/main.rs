@@ -2,8 +2,10 @@
 //! nothing was. What is tried and what is not stands in `tests/README.md`.
 
 mod disk;
+mod files;
 mod history;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -20,13 +22,30 @@ struct Cli {
 enum Level {
     /// The log over a disk that loses, tears, flips, fills up, fails and is slow: crashed at every sync and at every write in turn
     Disk(disk::Options),
+    /// The whole data directory, crashed behind every operation on its files. Needs strace
+    Files(files::Options),
     /// Concurrent clients of a real node: is there an order of their calls that explains every answer?
     History(history::Options),
+    #[command(hide = true)]
+    FilesWriter {
+        #[arg(long)]
+        data_dir: PathBuf,
+        #[arg(long)]
+        seed: u64,
+    },
 }
 
 fn main() -> ExitCode {
     match Cli::parse().level {
         Level::Disk(options) => disk::run(&options),
+        Level::Files(options) => files::run(&options),
         Level::History(options) => history::run(&options),
+        Level::FilesWriter { data_dir, seed } => match files::write(&data_dir, seed) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(what) => {
+                eprintln!("{what}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }

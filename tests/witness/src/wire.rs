@@ -13,16 +13,23 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// One request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Request<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) secret: &'a str,
-    pub(crate) idempotency_key: Option<&'a str>,
-    pub(crate) if_match: Option<&'a str>,
-    pub(crate) content_type: &'a str,
-    pub(crate) body: &'a str,
+pub struct Request<'a> {
+    /// Its method.
+    pub method: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// The API key.
+    pub secret: &'a str,
+    /// The idempotency key.
+    pub idempotency_key: Option<&'a str>,
+    /// The entity tag that it is conditional on.
+    pub if_match: Option<&'a str>,
+    /// What the body is.
+    pub content_type: &'a str,
+    /// The body, or nothing.
+    pub body: &'a str,
     /// Whether to hang up as soon as it is sent.
-    pub(crate) hangs_up: bool,
+    pub hangs_up: bool,
 }
 
 impl Default for Request<'_> {
@@ -34,16 +41,20 @@ impl Default for Request<'_> {
 
 /// What came back.
 #[derive(Debug)]
-pub(crate) struct Response {
-    pub(crate) status: u16,
-    pub(crate) is_replayed: bool,
-    pub(crate) etag: Option<String>,
-    pub(crate) body: Vec<u8>,
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// Whether it is marked as the repeat of an earlier answer.
+    pub is_replayed: bool,
+    /// The entity tag of what it shows.
+    pub etag: Option<String>,
+    /// The whole body.
+    pub body: Vec<u8>,
 }
 
 /// Why nothing came back.
 #[derive(Debug)]
-pub(crate) enum Lost {
+pub enum Lost {
     /// No connection could be made, so nothing was sent.
     NotSent,
     /// Something was sent, and the answer is not whole.
@@ -52,22 +63,24 @@ pub(crate) enum Lost {
 
 /// A connection that is made when it is needed.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub struct Wire {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl Wire {
-    pub(crate) const fn new(address: SocketAddr) -> Self {
+    /// Makes no connection yet.
+    pub const fn new(address: SocketAddr) -> Self {
         Self { address, stream: None }
     }
 
-    pub(crate) const fn address(&self) -> SocketAddr {
+    /// To where.
+    pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Asks once. After a loss the next request makes a new connection.
-    pub(crate) fn ask(&mut self, request: Request<'_>) -> Result<Response, Lost> {
+    pub fn ask(&mut self, request: Request<'_>) -> Result<Response, Lost> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => BufReader::new(connect(self.address).map_err(|_| Lost::NotSent)?),
