@@ -12,8 +12,8 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use super::record::{Answer, Call, Op, Reservation, Stock};
-use super::site::{Place, Site};
-use super::wire::{Lost, Request, Wire};
+use crate::site::{Place, Site};
+use crate::wire::{Lost, Request, Wire};
 
 /// Attempts of one call at most, refusals included.
 const ATTEMPTS_MAX: u32 = 1_000;

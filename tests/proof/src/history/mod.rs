@@ -1,6 +1,6 @@
 //! Histories of concurrent clients of a real node, and whether any order of their calls explains every answer.
 //!
-//! Owns the plan of the runs and the table. The node is `site`, the clients are `clients`; the two judges are `witness`, which takes the
+//! Owns the plan of the runs and the table. The clients are `clients`; the two judges are `witness`, which takes the
 //! change feed for the order of all changes, and `model`, which needs no feed and searches for an order.
 
 mod clients;
@@ -8,11 +8,9 @@ mod finding;
 mod model;
 mod record;
 mod rules;
-mod site;
 #[cfg(test)]
 mod tests;
 mod timeline;
-mod wire;
 mod witness;
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,8 +27,9 @@ use rand::{Rng, SeedableRng};
 use clients::{Client, Plan, Recorded, Shared};
 use finding::Finding;
 use model::Verdict;
-use record::{Answer, Call, Change};
-use site::{Site, SiteError};
+use record::{Answer, Call, Change, actor};
+
+use crate::site::{self, Site, SiteError};
 
 /// Clients of a large history, and of a small one.
 const CLIENTS_LARGE: usize = 12;
@@ -139,12 +138,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn try_all(options: &Options) -> Result<bool, SiteError> {
-    let program = match &options.tidegate {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()
-            .map_err(|source| SiteError::Machine { what: "this program cannot be found", source })?
-            .with_file_name("tidegate"),
-    };
+    let program = site::program(options.tidegate.as_deref())?;
     let amount = if options.short { SHORT } else { LONG };
     let began = Instant::now();
     let (mut large, mut small) = (Tally::default(), Tally::default());
@@ -211,7 +205,7 @@ fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) ->
     // Every other run keeps little in memory, so that snapshots, the history and space given back take part.
     let small_memory = ["engine.resolved_in_memory_max=10", "snapshots.log_bytes=1048576", "log.segment_bytes_max=1048576"];
     let settings: Vec<String> = small_memory.iter().filter(|_| seed % 2 == 1).map(|setting| (*setting).to_owned()).collect();
-    let site = Site::start(program, plan.clients, &settings)?;
+    let site = Site::start(program, &(0..plan.clients).map(actor).collect::<Vec<_>>(), &settings)?;
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut tally = Tally { runs: 1, ..Tally::default() };
     let mut recorded: Vec<(Vec<String>, Vec<Recorded>)> = Vec::new();
@@ -237,7 +231,7 @@ fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) ->
     site.kill_and_restart()?;
     tally.kills += 1;
     let mut feed: HashMap<String, Vec<Change>> = HashMap::new();
-    for change in site.feed()? {
+    for change in site.feed::<Change>()? {
         feed.entry(change.sku.clone()).or_default().push(change);
     }
     let ends = site.ends();

@@ -2,8 +2,7 @@
 
 use serde::Deserialize;
 
-/// Nanoseconds since the run began, by one clock for all clients.
-pub(crate) type Moment = u64;
+pub(crate) use crate::site::Moment;
 
 /// What a call asks for. All of one history are about the same stock.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

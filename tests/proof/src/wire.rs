@@ -23,6 +23,25 @@ pub(crate) struct Request<'a> {
     pub(crate) hangs_up: bool,
 }
 
+impl<'a> Request<'a> {
+    /// A read without a key.
+    pub(crate) const fn get(path: &'a str) -> Self {
+        Self { method: "GET", path, secret: "", idempotency_key: None, body: "", hangs_up: false }
+    }
+
+    /// The same as bytes.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let Request { method, path, secret, body, .. } = self;
+        let key = self.idempotency_key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
+        let secret = if secret.is_empty() { String::new() } else { format!("authorization: Bearer {secret}\r\n") };
+        let length = body.len();
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: node\r\n{secret}content-type: application/json\r\ncontent-length: {length}\r\n{key}\r\n{body}"
+        )
+        .into_bytes()
+    }
+}
+
 /// What came back.
 #[derive(Debug)]
 pub(crate) struct Response {
@@ -62,14 +81,7 @@ impl Wire {
             Some(stream) => stream,
             None => BufReader::new(connect(self.address).map_err(|_| Lost::NotSent)?),
         };
-        let key = request.idempotency_key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
-        let Request { method, path, secret, body, .. } = request;
-        let text = format!(
-            "{method} {path} HTTP/1.1\r\nhost: node\r\nauthorization: Bearer {secret}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n{key}\r\n{body}",
-            body.len()
-        );
-        stream.get_mut().write_all(text.as_bytes()).map_err(|_| Lost::Unknown)?;
+        stream.get_mut().write_all(&request.bytes()).map_err(|_| Lost::Unknown)?;
         if request.hangs_up {
             return Err(Lost::Unknown);
         }

@@ -1,22 +1,29 @@
 //! The node under test: a real process, started, killed and started again over one temporary directory, with an API key for each
-//! client. Owns the process and what its clients need to find it; knows nothing of their calls.
+//! client where there are any. Owns the process and what its clients need to find it; knows nothing of their calls.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
-use super::record::{Change, Moment, actor};
-use super::wire::{Request, Wire};
+use crate::wire::{Request, Response, Wire};
+
+/// Nanoseconds since a run began, by one clock for all clients.
+pub(crate) type Moment = u64;
 
 /// Longest wait for anything that the node should do.
 const WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// How often it is looked whether a process has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Changes of one page of the feed.
 const FEED_PAGE: usize = 1_000;
@@ -68,13 +75,13 @@ fn machine(what: &'static str) -> impl Fn(io::Error) -> SiteError {
 }
 
 impl Site {
-    /// Makes keys for `clients` clients and starts the node with `settings` beyond the defaults.
-    pub(crate) fn start(program: &Path, clients: usize, settings: &[String]) -> Result<Self, SiteError> {
+    /// Makes a key for each client of `names` and starts the node with `settings` beyond the defaults. Without names it has no keys.
+    pub(crate) fn start(program: &Path, names: &[String], settings: &[String]) -> Result<Self, SiteError> {
         let directory = TempDir::new().map_err(machine("no temporary directory"))?;
         let mut keys = String::new();
         let mut secrets = Vec::new();
-        for client in 0..clients {
-            let output = command(program).args(["key", "new", "--role", "admin", "--name", &actor(client)]).output();
+        for name in names {
+            let output = command(program).args(["key", "new", "--role", "admin", "--name", name]).output();
             let output = output.map_err(machine("the program cannot be run"))?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             let Some((secret, entry)) = text.split_once('\n') else {
@@ -104,8 +111,43 @@ impl Site {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// The key of a client; empty where there are none.
     pub(crate) fn secret(&self, client: usize) -> &str {
-        &self.secrets[client]
+        self.secrets.get(client).map_or("", String::as_str)
+    }
+
+    /// The folder that the node keeps everything in.
+    pub(crate) fn data_directory(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// The number of its process, while there is one.
+    pub(crate) fn process(&self) -> Result<u32, SiteError> {
+        let process = lock(&self.process).as_ref().map(Child::id);
+        process.ok_or_else(|| self.trouble("it is gone".to_owned()))
+    }
+
+    /// SIGTERM, and its end.
+    pub(crate) fn stop(&self) -> Result<ExitStatus, SiteError> {
+        let Some(mut process) = lock(&self.process).take() else { return Err(self.trouble("it is gone".to_owned())) };
+        lock(&self.state).is_over = true;
+        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+        let asked = pid.map_or(Ok(()), |pid| kill_process(pid, Signal::TERM));
+        asked.map_err(|error| machine("the node cannot be asked to stop")(error.into()))?;
+        let began = Instant::now();
+        while began.elapsed() < WAIT_MAX {
+            if let Some(status) = process.try_wait().map_err(machine("the node cannot be waited for"))? {
+                return Ok(status);
+            }
+            thread::park_timeout(LOOK_EVERY);
+        }
+        *lock(&self.process) = Some(process);
+        Err(self.trouble(format!("it has not stopped after {} s", WAIT_MAX.as_secs())))
+    }
+
+    /// What the program's own check says of the directory of a node that has stopped.
+    pub(crate) fn verify(&self) -> Result<Output, SiteError> {
+        command(&self.program).arg("verify").arg(self.data_directory()).output().map_err(machine("the program cannot be run"))
     }
 
     /// Where the node is; waits while it is being killed and started. `None` when it will not be there again.
@@ -141,8 +183,10 @@ impl Site {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("node.log")).map_err(machine("no log"))?;
         let mut command = command(&self.program);
-        command.arg("serve").arg("--data-dir").arg(path.join("data")).args(["--listen", "127.0.0.1:0"]);
-        command.arg("--set").arg(format!("auth.keys_file={}", path.join("keys.toml").display()));
+        command.arg("serve").arg("--data-dir").arg(self.data_directory()).args(["--listen", "127.0.0.1:0"]);
+        if !self.secrets.is_empty() {
+            command.arg("--set").arg(format!("auth.keys_file={}", path.join("keys.toml").display()));
+        }
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
@@ -175,28 +219,44 @@ impl Site {
         Err(self.trouble(format!("it is not ready after {} s", WAIT_MAX.as_secs())))
     }
 
+    /// The body of what is at `path`, where the answer is 200.
     fn get(&self, wire: &mut Wire, path: &str) -> Option<Vec<u8>> {
-        let secret = self.secret(0);
-        let request = Request { method: "GET", path, secret, idempotency_key: None, body: "", hangs_up: false };
+        let request = Request { secret: self.secret(0), ..Request::get(path) };
         wire.ask(request).ok().filter(|response| response.status == 200).map(|response| response.body)
+    }
+
+    /// Asks once, on a connection of its own, with the first client's key.
+    pub(crate) fn ask(&self, request: Request<'_>) -> Result<Response, SiteError> {
+        let place = self.place().ok_or_else(|| self.trouble("it is gone".to_owned()))?;
+        let (method, path) = (request.method, request.path);
+        let asked = Wire::new(place.address).ask(Request { secret: self.secret(0), ..request });
+        asked.map_err(|lost| self.trouble(format!("{method} {path} is not answered: {lost:?}")))
+    }
+
+    /// What is at `path`.
+    pub(crate) fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, SiteError> {
+        let response = self.ask(Request::get(path))?;
+        serde_json::from_slice(&response.body)
+            .map_err(|error| self.trouble(format!("GET {path} is answered {} and not as expected: {error}", response.status)))
+    }
+
+    /// The metrics as text.
+    pub(crate) fn metrics(&self) -> Result<String, SiteError> {
+        let response = self.ask(Request::get("/metrics"))?;
+        String::from_utf8(response.body).map_err(|error| self.trouble(format!("the metrics are no text: {error}")))
     }
 
     /// Opens a stock.
     pub(crate) fn put_stock(&self, sku: &str, body: &str) -> Result<(), SiteError> {
-        let place = self.place().ok_or_else(|| self.trouble("it is gone".to_owned()))?;
-        let path = format!("/v1/stocks/{sku}");
-        let request = Request { method: "PUT", path: &path, secret: self.secret(0), idempotency_key: None, body, hangs_up: false };
-        match Wire::new(place.address).ask(request) {
-            Ok(response) if response.status == 201 => Ok(()),
-            other => Err(self.trouble(format!("the stock cannot be opened: {other:?}"))),
-        }
+        let response = self.ask(Request { method: "PUT", body, ..Request::get(&format!("/v1/stocks/{sku}")) })?;
+        if response.status == 201 { Ok(()) } else { Err(self.trouble(format!("the stock cannot be opened: {response:?}"))) }
     }
 
     /// All of the feed, in its order.
-    pub(crate) fn feed(&self) -> Result<Vec<Change>, SiteError> {
+    pub(crate) fn feed<T: DeserializeOwned>(&self) -> Result<Vec<T>, SiteError> {
         #[derive(serde::Deserialize)]
-        struct Page {
-            events: Vec<Change>,
+        struct Page<T> {
+            events: Vec<T>,
             next_cursor: String,
         }
         let place = self.place().ok_or_else(|| self.trouble("it is gone".to_owned()))?;
@@ -205,7 +265,7 @@ impl Site {
         loop {
             let path = format!("/v1/events?limit={FEED_PAGE}{after}");
             let body = self.get(&mut wire, &path).ok_or_else(|| self.trouble("the feed cannot be read".to_owned()))?;
-            let page: Page =
+            let page: Page<T> =
                 serde_json::from_slice(&body).map_err(|error| self.trouble(format!("the feed is not as expected: {error}")))?;
             if page.events.is_empty() {
                 return Ok(all);
@@ -215,7 +275,8 @@ impl Site {
         }
     }
 
-    fn trouble(&self, what: String) -> SiteError {
+    /// What the node did not do, with the end of its log.
+    pub(crate) fn trouble(&self, what: String) -> SiteError {
         let log = std::fs::read(self.directory.path().join("node.log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log).into_owned();
         let lines: Vec<&str> = log.lines().collect();
@@ -230,6 +291,14 @@ impl Drop for Site {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+}
+
+/// The program to try: the one that was named, or the one beside this program.
+pub(crate) fn program(named: Option<&Path>) -> Result<PathBuf, SiteError> {
+    match named {
+        Some(program) => Ok(program.to_owned()),
+        None => Ok(std::env::current_exe().map_err(machine("this program cannot be found"))?.with_file_name("tidegate")),
     }
 }
 
