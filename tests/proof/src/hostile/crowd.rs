@@ -24,7 +24,7 @@ const TURN: Duration = Duration::from_millis(10);
 const SMALL_BUFFER_BYTES: usize = 2_048;
 
 /// What is said at most on one connection in one turn, in bytes: a client that does not read its answers sends until it cannot.
-const WRITTEN_MAX: usize = 64 * 1_024;
+const WRITTEN_MAX: usize = 4 * 1_024;
 
 /// How each connection of a crowd behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use crate::paced::{Pace, Paced};
 use crate::site::{self, Site, SiteError};
 
 /// The healthy client, before and after.
-const PACE: Pace = Pace { kept: 4, new: 0, per_second: 50 };
+const PACE: Pace = Pace { kept: 20, new: 0, per_second: 10 };
 
 /// How long it is watched before, and after.
 const HEALTHY_WATCHED: Duration = Duration::from_secs(2);

@@ -29,6 +29,10 @@ const STOCK_BATCHES: usize = 100;
 /// How long what was paid for is kept until it is given back: by then its record has left memory.
 const BACK_AFTER: Duration = Duration::from_millis(1_500);
 
+/// What a reservation is called: as long as it may be, so that the log has something to give back.
+const REFERENCE: &str =
+    "order-0123456789-0123456789-0123456789-0123456789-0123456789-0123456789-0123456789-0123456789-0123456789-0123456789";
+
 /// Longest wait for the last hold of a closed stock to lapse.
 const LAPSE_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -233,8 +237,9 @@ impl Buyer {
     fn batch(&mut self, shelf: &mut Shelf) {
         let sku = &shelf.sku;
         let user = |place| format!("u{}", (shelf.batches * BATCH + place) % 1_000);
-        let reserve: Vec<String> =
-            (0..BATCH).map(|place| format!(r#""op":"reserve","sku":"{sku}","user":"{}""#, user(place))).collect();
+        let reserve: Vec<String> = (0..BATCH)
+            .map(|place| format!(r#""op":"reserve","sku":"{sku}","user":"{}","reference":"{REFERENCE}""#, user(place)))
+            .collect();
         let keys_from = self.keys;
         let ids = self.done(&reserve, 201);
         if shelf.batches % 10 == 0 && ids.len() == BATCH {
