@@ -68,8 +68,16 @@ fn memory_is_bounded_for_each_connection_beside_what_is_granted() {
 
 #[test]
 fn memory_and_files_come_back() {
-    let left = |memory, files| [GOOD, Round { memory: (60 * MIB, 90 * MIB, memory * MIB), files: (40, files), ..GOOD }, GOOD];
+    let left = |memory, files| [GOOD, GOOD, Round { memory: (60 * MIB, 90 * MIB, memory * MIB), files: (40, files), ..GOOD }];
     assert!(broken(&left(110, 40), TERMS).is_empty());
     finds(&left(111, 40), TERMS, "116391936 bytes of memory are held where it were 62914560");
     finds(&left(62, 41), TERMS, "41 files are open where it were 40");
+}
+
+#[test]
+fn what_the_allocator_keeps_is_used_again_by_the_last_round() {
+    // 16 KiB of each of 1,000 connections are 15.6 MiB.
+    let first = |memory| [Round { memory: (60 * MIB, 90 * MIB, memory * MIB), ..GOOD }, GOOD, GOOD];
+    assert!(broken(&first(125), TERMS).is_empty());
+    finds(&first(126), TERMS, "132120576 bytes of memory are held where it were 62914560");
 }

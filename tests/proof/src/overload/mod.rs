@@ -90,20 +90,20 @@ fn try_all(options: &Options) -> Result<bool, SiteError> {
     for attempt in 0..ATTEMPTS_MAX {
         let seed = options.seed + u64::from(attempt) * 100;
         let began = Instant::now();
-        let seen = one_run(&program, seed, amount)?;
+        let found = one_run(&program, seed, amount)?;
         println!(
             "{FACTOR} times the peak for {} s, seed {seed}, on a node with {}: {} s",
             amount.overload.as_secs(),
             SETTINGS.join(", "),
             began.elapsed().as_secs()
         );
-        print(&seen);
+        print(&found);
         // What the generator did wrong is no fault of the node's, and no sign of its health.
-        if let Some(why) = judge::invalid(&seen) {
+        if let Some(why) = judge::invalid(&found) {
             println!("no result: {why}");
             continue;
         }
-        let broken = judge::broken(&seen);
+        let broken = judge::broken(&found);
         for what in &broken {
             println!("broken: {what}");
         }

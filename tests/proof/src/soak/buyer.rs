@@ -59,7 +59,7 @@ pub(crate) struct Books {
 
 /// A stock at work, or closed and waiting for its last hold to lapse.
 #[derive(Debug, Default)]
-struct Shelf {
+struct Goods {
     sku: String,
     sold: i64,
     batches: usize,
@@ -115,18 +115,18 @@ impl Buyer {
 
     /// Buys until `ends`, then brings every stock to its end; gives its books.
     pub(crate) fn work(mut self, ends: &AtomicBool) -> Books {
-        let mut closed: VecDeque<Shelf> = VecDeque::new();
-        let mut shelf = self.open();
+        let mut closed: VecDeque<Goods> = VecDeque::new();
+        let mut goods = self.open();
         let mut due = Instant::now();
         while !ends.load(Ordering::Relaxed) && self.books.wrong.len() < WRONG_MAX {
-            self.batch(&mut shelf);
-            if shelf.batches >= STOCK_BATCHES {
-                self.life(&shelf.sku, "close");
+            self.batch(&mut goods);
+            if goods.batches >= STOCK_BATCHES {
+                self.life(&goods.sku, "close");
                 let next = self.open();
-                closed.push_back(std::mem::replace(&mut shelf, next));
+                closed.push_back(std::mem::replace(&mut goods, next));
             }
-            for shelf in &mut closed {
-                self.give_back(shelf, Instant::now());
+            for goods in &mut closed {
+                self.give_back(goods, Instant::now());
             }
             // The oldest first; whether it can be archived shows when it is looked at.
             if let Some(oldest) = closed.pop_front()
@@ -138,16 +138,16 @@ impl Buyer {
             due = (due + EVERY).max(Instant::now());
             wait_until(due);
         }
-        self.life(&shelf.sku, "close");
-        closed.push_back(shelf);
-        for mut shelf in closed {
+        self.life(&goods.sku, "close");
+        closed.push_back(goods);
+        for mut goods in closed {
             let began = Instant::now();
             loop {
-                self.give_back(&mut shelf, Instant::now());
-                let Some(same) = self.archive(shelf) else { break };
-                shelf = same;
+                self.give_back(&mut goods, Instant::now());
+                let Some(same) = self.archive(goods) else { break };
+                goods = same;
                 if began.elapsed() > LAPSE_WAIT_MAX {
-                    self.wrong(format!("{} still holds units {} s after it was closed", shelf.sku, LAPSE_WAIT_MAX.as_secs()));
+                    self.wrong(format!("{} still holds units {} s after it was closed", goods.sku, LAPSE_WAIT_MAX.as_secs()));
                     break;
                 }
                 wait(LOOK_EVERY);
@@ -177,7 +177,7 @@ impl Buyer {
     }
 
     /// A new stock, adjusted twice.
-    fn open(&mut self) -> Shelf {
+    fn open(&mut self) -> Goods {
         let sku = format!("soak-{}-{}", self.number, self.stocks);
         self.stocks += 1;
         let path = format!("/v1/stocks/{sku}");
@@ -185,7 +185,7 @@ impl Buyer {
         for delta in [COMES_IN, GOES] {
             self.ask("POST", &format!("{path}/adjustments"), &format!(r#"{{"delta":{delta},"reason":"soak"}}"#));
         }
-        Shelf { sku, ..Shelf::default() }
+        Goods { sku, ..Goods::default() }
     }
 
     fn life(&mut self, sku: &str, step: &str) {
@@ -234,15 +234,15 @@ impl Buyer {
     }
 
     /// Buys a batch: a third is paid for, a third is cancelled, a third lapses. One in ten batches asks once more what it has just asked.
-    fn batch(&mut self, shelf: &mut Shelf) {
-        let sku = &shelf.sku;
-        let user = |place| format!("u{}", (shelf.batches * BATCH + place) % 1_000);
+    fn batch(&mut self, goods: &mut Goods) {
+        let sku = &goods.sku;
+        let user = |place| format!("u{}", (goods.batches * BATCH + place) % 1_000);
         let reserve: Vec<String> = (0..BATCH)
             .map(|place| format!(r#""op":"reserve","sku":"{sku}","user":"{}","reference":"{REFERENCE}""#, user(place)))
             .collect();
         let keys_from = self.keys;
         let ids = self.done(&reserve, 201);
-        if shelf.batches % 10 == 0 && ids.len() == BATCH {
+        if goods.batches.is_multiple_of(10) && ids.len() == BATCH {
             let again = self.commands(&reserve, keys_from).unwrap_or_default();
             let same = |(outcome, id): (&Outcome, &String)| {
                 outcome.status == 201 && outcome.replayed && outcome.reservation.as_ref().is_some_and(|shown| shown.id == *id)
@@ -251,28 +251,28 @@ impl Buyer {
             if is_same {
                 self.books.repeats += ids.len() as u64;
             } else {
-                self.wrong(format!("a repeated batch on {} is not answered as the first", shelf.sku));
+                self.wrong(format!("a repeated batch on {} is not answered as the first", goods.sku));
             }
         }
         let settle = |op: &str, ids: &[String]| ids.iter().map(|id| format!(r#""op":"{op}","id":"{id}""#)).collect::<Vec<_>>();
         let (paid, others) = ids.split_at(ids.len() / 3);
         let paid = self.done(&settle("confirm", paid), 200);
-        shelf.sold += i64::try_from(paid.len()).unwrap_or(i64::MAX);
+        goods.sold += i64::try_from(paid.len()).unwrap_or(i64::MAX);
         self.done(&settle("release", &others[..others.len() / 2]), 200);
         // Half of what was paid for is given back later.
         let at = Instant::now() + BACK_AFTER;
-        shelf.returns.extend(paid.into_iter().step_by(2).map(|id| (at, id)));
-        shelf.batches += 1;
-        self.give_back(shelf, Instant::now());
+        goods.returns.extend(paid.into_iter().step_by(2).map(|id| (at, id)));
+        goods.batches += 1;
+        self.give_back(goods, Instant::now());
     }
 
     /// Gives back whose time has come, having read the first of it.
-    fn give_back(&mut self, shelf: &mut Shelf, now: Instant) {
-        let count = shelf.returns.iter().take_while(|(at, _)| *at <= now).count();
-        let due: Vec<String> = shelf.returns.drain(..count).map(|(_, id)| format!(r#""op":"return","id":"{id}""#)).collect();
+    fn give_back(&mut self, goods: &mut Goods, now: Instant) {
+        let count = goods.returns.iter().take_while(|(at, _)| *at <= now).count();
+        let due: Vec<String> = goods.returns.drain(..count).map(|(_, id)| format!(r#""op":"return","id":"{id}""#)).collect();
         for due in due.chunks(BATCH) {
             let ids = self.done(due, 200);
-            shelf.sold -= i64::try_from(ids.len()).unwrap_or(i64::MAX);
+            goods.sold -= i64::try_from(ids.len()).unwrap_or(i64::MAX);
             if let Some(id) = ids.first() {
                 self.ask("GET", &format!("/v1/reservations/{id}"), "");
             }
@@ -280,27 +280,27 @@ impl Buyer {
     }
 
     /// Archives a closed stock that holds nothing any more, if it is as the books say; gives one back that still holds something.
-    fn archive(&mut self, shelf: Shelf) -> Option<Shelf> {
-        if !shelf.returns.is_empty() {
-            return Some(shelf);
+    fn archive(&mut self, goods: Goods) -> Option<Goods> {
+        if !goods.returns.is_empty() {
+            return Some(goods);
         }
-        let response = self.ask("GET", &format!("/v1/stocks/{}", shelf.sku), "")?;
+        let response = self.ask("GET", &format!("/v1/stocks/{}", goods.sku), "")?;
         let stock = match serde_json::from_slice::<Stock>(&response.body) {
             Ok(stock) => stock,
             Err(error) => {
-                self.wrong(format!("{} is not shown as expected: {error}", shelf.sku));
+                self.wrong(format!("{} is not shown as expected: {error}", goods.sku));
                 return None;
             }
         };
         if stock.reserved > 0 {
-            return Some(shelf);
+            return Some(goods);
         }
-        let books = (UNITS + COMES_IN + GOES, shelf.sold);
+        let books = (UNITS + COMES_IN + GOES, goods.sold);
         if let Some(what) = differs(&stock, books) {
             self.wrong(what);
         }
-        self.life(&shelf.sku, "archive");
-        self.books.archived.insert(shelf.sku, books);
+        self.life(&goods.sku, "archive");
+        self.books.archived.insert(goods.sku, books);
         None
     }
 }

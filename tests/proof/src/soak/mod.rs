@@ -126,7 +126,9 @@ fn try_all(options: &Options) -> Result<bool, SiteError> {
     let counted = |name| metric(&metrics, name);
     let mut cycles = cycles(&books, counted);
     cycles.push(Cycle { name: "segments of the log given back", count: given_back, least: 2 });
-    cycles.iter_mut().for_each(|cycle| cycle.least *= amount.times);
+    for cycle in &mut cycles {
+        cycle.least *= amount.times;
+    }
     if amount.with_history {
         cycles.push(Cycle { name: "times the history became smaller", count: history_drops, least: 3 });
     }
