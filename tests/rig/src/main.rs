@@ -166,7 +166,7 @@ fn main() -> ExitCode {
         What::Kills { rounds, common } => signals::watch().and_then(|()| kills(rounds, &common)),
         What::Server { kills, cuts, lossy, short, tidegate, power, common } => {
             let counts = if short { SERVER_SHORT } else { [kills, cuts, lossy] };
-            signals::watch().and_then(|()| server(counts, tidegate, &power, &common))
+            signals::watch().and_then(|()| server(counts, tidegate.as_deref(), &power, &common))
         }
         What::All { short, power, common } => signals::watch().and_then(|()| all(short, &power, &common)),
     };
@@ -255,12 +255,11 @@ fn kills(rounds: u32, common: &CommonOptions) -> Result<bool, RigError> {
 
 fn server(
     [kills, cuts, lossy]: [u32; 3],
-    program: Option<PathBuf>,
+    program: Option<&Path>,
     power: &PowerOptions,
     common: &CommonOptions,
 ) -> Result<bool, RigError> {
-    let own = std::env::current_exe().map_err(|source| RigError::Io { what: "the rig's own program".to_owned(), source })?;
-    let program = program.unwrap_or_else(|| own.with_file_name("tidegate"));
+    let program = tidegate_witness::node::program(program)?;
     let work = work_folder(common);
     let mut is_kept = true;
     let campaign = |crashes, is_lossy| server::Campaign {

@@ -5,16 +5,23 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
 use crate::record::{Change, Moment, actor};
-use crate::wire::{Request, Wire};
+use crate::wire::{Request, Response, Wire};
 
 /// Longest wait for anything that the node should do.
 pub const WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// How often it is looked whether a process has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Changes of one page of the feed.
 pub const FEED_PAGE: usize = 1_000;
@@ -78,7 +85,7 @@ pub struct NodeOptions {
     pub data: PathBuf,
     /// The folder for keys and the node's log, which must be there.
     pub folder: PathBuf,
-    /// Clients, each of which has a key of its own.
+    /// Clients, each of which has a key of its own; a node without any asks nobody for a key.
     pub clients: usize,
     /// Settings beyond the defaults, each `name=value`.
     pub settings: Vec<String>,
@@ -88,6 +95,8 @@ pub struct NodeOptions {
 #[derive(Debug)]
 pub struct Node {
     options: NodeOptions,
+    /// What it is in, where that goes with it.
+    _temporary: Option<TempDir>,
     secrets: Vec<String>,
     began: Instant,
     process: Mutex<Option<Child>>,
@@ -106,6 +115,19 @@ fn machine(what: &'static str) -> impl Fn(io::Error) -> NodeError {
 impl Node {
     /// Makes the keys. The node is not started.
     pub fn new(options: NodeOptions) -> Result<Self, NodeError> {
+        Self::make(options, None)
+    }
+
+    /// Makes a node in a temporary folder of its own and starts it.
+    pub fn start_temporary(program: &Path, clients: usize, settings: Vec<String>) -> Result<Self, NodeError> {
+        let temporary = TempDir::new().map_err(machine("no temporary directory"))?;
+        let (data, folder) = (temporary.path().join("data"), temporary.path().to_owned());
+        let node = Self::make(NodeOptions { program: program.to_owned(), data, folder, clients, settings }, Some(temporary))?;
+        node.start()?;
+        Ok(node)
+    }
+
+    fn make(options: NodeOptions, temporary: Option<TempDir>) -> Result<Self, NodeError> {
         let mut keys = String::new();
         let mut secrets = Vec::new();
         for client in 0..options.clients {
@@ -121,7 +143,7 @@ impl Node {
         }
         std::fs::write(options.folder.join("keys.toml"), keys).map_err(machine("the keys cannot be written"))?;
         let (process, state, changed) = (Mutex::new(None), Mutex::default(), Condvar::new());
-        Ok(Self { options, secrets, began: Instant::now(), process, state, changed })
+        Ok(Self { options, _temporary: temporary, secrets, began: Instant::now(), process, state, changed })
     }
 
     /// Nanoseconds since this was made.
@@ -129,9 +151,15 @@ impl Node {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// The secret of the key of `client`.
+    /// The secret of the key of `client`; empty where there are none.
     pub fn secret(&self, client: usize) -> &str {
-        &self.secrets[client]
+        self.secrets.get(client).map_or("", String::as_str)
+    }
+
+    /// The number of its process, while there is one.
+    pub fn process(&self) -> Result<u32, NodeError> {
+        let process = lock(&self.process).as_ref().map(Child::id);
+        process.ok_or_else(|| self.trouble("it is gone".to_owned()))
     }
 
     /// The data directory.
@@ -185,18 +213,19 @@ impl Node {
         lock(&self.state).ends.push(now);
     }
 
-    /// SIGTERM, and the exit status.
+    /// SIGTERM, and the exit status; `None` of one that does not stop, and is killed.
     pub fn stop(&self) -> Result<Option<ExitStatus>, NodeError> {
         self.set_over();
         let Some(mut process) = lock(&self.process).take() else { return Ok(None) };
-        let terminated = Command::new("kill").args(["-s", "TERM", &process.id().to_string()]).status();
-        terminated.map_err(machine("the node cannot be told to stop"))?;
+        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+        let told = pid.map_or(Ok(()), |pid| kill_process(pid, Signal::TERM));
+        told.map_err(|error| machine("the node cannot be told to stop")(error.into()))?;
         let began = Instant::now();
         let status = loop {
             match process.try_wait().map_err(machine("the node cannot be waited for"))? {
                 Some(status) => break Some(status),
                 None if began.elapsed() > WAIT_MAX => break None,
-                None => thread::yield_now(),
+                None => thread::park_timeout(LOOK_EVERY),
             }
         };
         if status.is_none() {
@@ -204,6 +233,12 @@ impl Node {
         }
         self.note_end();
         Ok(status)
+    }
+
+    /// What the program's own check says of the directory of a node that has stopped, as JSON.
+    pub fn verify(&self) -> Result<Output, NodeError> {
+        let output = command(&self.options.program).args(["verify", "--json"]).arg(&self.options.data).output();
+        output.map_err(machine("the program cannot be run"))
     }
 
     /// Starts the process, and does not wait for it.
@@ -233,7 +268,9 @@ impl Node {
         let log = File::options().create(true).append(true).open(self.log_path()).map_err(machine("no log"))?;
         let mut command = command(program);
         command.arg("serve").arg("--data-dir").arg(data).args(["--listen", "127.0.0.1:0"]);
-        command.arg("--set").arg(format!("auth.keys_file={}", folder.join("keys.toml").display()));
+        if !self.secrets.is_empty() {
+            command.arg("--set").arg(format!("auth.keys_file={}", folder.join("keys.toml").display()));
+        }
         for setting in settings {
             command.arg("--set").arg(setting);
         }
@@ -265,22 +302,37 @@ impl Node {
 
     /// The body of a page that is there.
     pub fn get(&self, wire: &mut Wire, path: &str) -> Option<Vec<u8>> {
-        let secret = self.secret(0);
-        wire.ask(Request { path, secret, ..Request::default() })
+        wire.ask(Request { secret: self.secret(0), ..Request::get(path) })
             .ok()
             .filter(|response| response.status == 200)
             .map(|response| response.body)
     }
 
+    /// Asks once, on a connection of its own, with the first client's key.
+    pub fn ask(&self, request: Request<'_>) -> Result<Response, NodeError> {
+        let place = self.place().ok_or_else(|| self.trouble("it is gone".to_owned()))?;
+        let (method, path) = (request.method, request.path);
+        let asked = Wire::new(place.address).ask(Request { secret: self.secret(0), ..request });
+        asked.map_err(|lost| self.trouble(format!("{method} {path} is not answered: {lost:?}")))
+    }
+
+    /// What is at `path`.
+    pub fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, NodeError> {
+        let response = self.ask(Request::get(path))?;
+        serde_json::from_slice(&response.body)
+            .map_err(|error| self.trouble(format!("GET {path} is answered {} and not as expected: {error}", response.status)))
+    }
+
+    /// The metrics as text.
+    pub fn metrics(&self) -> Result<String, NodeError> {
+        let response = self.ask(Request::get("/metrics"))?;
+        String::from_utf8(response.body).map_err(|error| self.trouble(format!("the metrics are no text: {error}")))
+    }
+
     /// Opens a stock.
     pub fn put_stock(&self, sku: &str, body: &str) -> Result<(), NodeError> {
-        let place = self.place().ok_or_else(|| self.trouble("it is gone".to_owned()))?;
-        let path = format!("/v1/stocks/{sku}");
-        let request = Request { method: "PUT", path: &path, secret: self.secret(0), body, ..Request::default() };
-        match Wire::new(place.address).ask(request) {
-            Ok(response) if response.status == 201 => Ok(()),
-            other => Err(self.trouble(format!("the stock cannot be opened: {other:?}"))),
-        }
+        let response = self.ask(Request { method: "PUT", body, ..Request::get(&format!("/v1/stocks/{sku}")) })?;
+        if response.status == 201 { Ok(()) } else { Err(self.trouble(format!("the stock cannot be opened: {response:?}"))) }
     }
 
     /// The page of the feed behind `after`, or the oldest one; `None` when there is no answer, or another than the page.
@@ -331,8 +383,16 @@ impl Drop for Node {
     }
 }
 
+/// The program to try: the one that was named, or the one beside this program.
+pub fn program(named: Option<&Path>) -> Result<PathBuf, NodeError> {
+    match named {
+        Some(program) => Ok(program.to_owned()),
+        None => Ok(std::env::current_exe().map_err(machine("this program cannot be found"))?.with_file_name("tidegate")),
+    }
+}
+
 /// The program without the settings of whoever runs this.
-pub fn command(program: &Path) -> Command {
+fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEGATE_")) {

@@ -18,7 +18,7 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// Path and query.
     pub path: &'a str,
-    /// The API key.
+    /// The secret of the API key; empty for none.
     pub secret: &'a str,
     /// The idempotency key.
     pub idempotency_key: Option<&'a str>,
@@ -36,6 +36,28 @@ impl Default for Request<'_> {
     fn default() -> Self {
         let (method, content_type) = ("GET", "application/json");
         Self { method, path: "", secret: "", idempotency_key: None, if_match: None, content_type, body: "", hangs_up: false }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// A read without a key.
+    pub fn get(path: &'a str) -> Self {
+        Self { path, ..Self::default() }
+    }
+
+    /// The same as bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let Request { method, path, content_type, body, .. } = self;
+        let header = |name: &str, value: Option<&str>| value.map(|value| format!("{name}: {value}\r\n")).unwrap_or_default();
+        let secret = Some(format!("Bearer {}", self.secret)).filter(|_| !self.secret.is_empty());
+        let secret = header("authorization", secret.as_deref());
+        let (key, condition) = (header("idempotency-key", self.idempotency_key), header("if-match", self.if_match));
+        let length = body.len();
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: node\r\n{secret}content-type: {content_type}\r\ncontent-length: {length}\r\n\
+             {key}{condition}\r\n{body}"
+        )
+        .into_bytes()
     }
 }
 
@@ -85,15 +107,7 @@ impl Wire {
             Some(stream) => stream,
             None => BufReader::new(connect(self.address).map_err(|_| Lost::NotSent)?),
         };
-        let key = request.idempotency_key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
-        let condition = request.if_match.map(|tag| format!("if-match: {tag}\r\n")).unwrap_or_default();
-        let Request { method, path, secret, content_type, body, .. } = request;
-        let text = format!(
-            "{method} {path} HTTP/1.1\r\nhost: node\r\nauthorization: Bearer {secret}\r\ncontent-type: {content_type}\r\n\
-             content-length: {}\r\n{key}{condition}\r\n{body}",
-            body.len()
-        );
-        stream.get_mut().write_all(text.as_bytes()).map_err(|_| Lost::Unknown)?;
+        stream.get_mut().write_all(&request.bytes()).map_err(|_| Lost::Unknown)?;
         if request.hangs_up {
             return Err(Lost::Unknown);
         }

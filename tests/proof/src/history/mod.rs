@@ -17,12 +17,11 @@ use std::time::Instant;
 use clap::Args;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tempfile::TempDir;
 
 use model::Verdict;
 use tidegate_witness::clients::{Client, Plan, Recorded, Shared};
 use tidegate_witness::finding::{Fault, Finding};
-use tidegate_witness::node::{Node, NodeError, NodeOptions};
+use tidegate_witness::node::{self, Node, NodeError};
 use tidegate_witness::record::{Answer, Call, Change};
 use tidegate_witness::witness;
 
@@ -133,12 +132,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn try_all(options: &Options) -> Result<bool, NodeError> {
-    let program = match &options.tidegate {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()
-            .map_err(|source| NodeError::Machine { what: "this program cannot be found", source })?
-            .with_file_name("tidegate"),
-    };
+    let program = node::program(options.tidegate.as_deref())?;
     let amount = if options.short { SHORT } else { LONG };
     let began = Instant::now();
     let (mut large, mut small) = (Tally::default(), Tally::default());
@@ -209,15 +203,7 @@ fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) ->
     // Every other run keeps little in memory, so that snapshots, the history and space given back take part.
     let small_memory = ["engine.resolved_in_memory_max=10", "snapshots.log_bytes=1048576", "log.segment_bytes_max=1048576"];
     let settings: Vec<String> = small_memory.iter().filter(|_| seed % 2 == 1).map(|setting| (*setting).to_owned()).collect();
-    let folder = TempDir::new().map_err(|source| NodeError::Machine { what: "no temporary directory", source })?;
-    let node = Node::new(NodeOptions {
-        program: program.to_owned(),
-        data: folder.path().join("data"),
-        folder: folder.path().to_owned(),
-        clients: plan.clients,
-        settings,
-    })?;
-    node.start()?;
+    let node = Node::start_temporary(program, plan.clients, settings)?;
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut tally = Tally { runs: 1, ..Tally::default() };
     let mut recorded: Vec<(Vec<String>, Vec<Recorded>)> = Vec::new();

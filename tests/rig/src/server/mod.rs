@@ -22,7 +22,7 @@ use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate_witness::clients::{Client, Plan as Wants, Recorded, Shared};
-use tidegate_witness::node::{Node, NodeError, NodeOptions, command};
+use tidegate_witness::node::{Node, NodeError, NodeOptions};
 use tidegate_witness::record::{Answer, Call, Change, Op};
 use tidegate_witness::witness;
 
@@ -184,7 +184,7 @@ impl Campaign {
         let mut crash = Crash::default();
         life.look(&mut crash)?;
         if crash.findings.is_empty() && !self.is_lossy {
-            crash.findings.extend(life.verify(&self.program)?);
+            crash.findings.extend(life.verify()?);
             outcome.verified += 1;
         }
         self.conclude(site, &mut crashes, crash, &node, outcome)?;
@@ -386,13 +386,12 @@ impl Life<'_> {
     }
 
     /// Stops the node in order and has the program verify the whole directory.
-    fn verify(&self, program: &Path) -> Result<Option<String>, RigError> {
+    fn verify(&self) -> Result<Option<String>, RigError> {
         let status = self.node.stop()?;
         if !status.is_some_and(|status| status.success()) {
             return Ok(Some(format!("told to stop, it ended with {status:?}")));
         }
-        let output = command(program).args(["verify", "--json"]).arg(self.node.data()).output();
-        let output = output.map_err(RigError::io(program))?;
+        let output = self.node.verify()?;
         let said = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
         let is_good = output.status.success() && said["good"] == true;
         let grants = self.skus.iter().map(|sku| self.follower.reservations(sku).len() as u64).sum::<u64>();
