@@ -1,8 +1,9 @@
 //! Which connections are open, and who has to go when there is room for no more. Knows nothing of what is said on them.
 //!
-//! Nobody can be kept out by connections that say nothing: where all places are taken, those that wait for nothing but a next request
-//! make room for who comes. First go those that never asked for anything, then those that did, and then those that began a header and do
-//! not end it; among them those that have been so for longest. Whoever has a request under way stays.
+//! Nobody can be kept out by connections that wait for their client and for nothing else: where all places are taken, they make room for
+//! who comes. First go those that never asked for anything, then those that did, then those that began a header and do not end it, then
+//! those that have been refused and go on sending, and at last those that do not end a body or do not take an answer; among them those that
+//! have been so for longest. Whoever waits for the node stays.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,8 +14,11 @@ use tokio::time::Instant;
 
 use crate::exchange::{Exchange, Phase};
 
-/// How long a connection has its place for certain, so that one that has just come can say what it came for.
+/// How long a connection has its place for certain, so that one that has just come can say what it came for,
 const PLACE_KEPT: Duration = Duration::from_secs(1);
+
+/// and how long one has it while a body or an answer is on its way, which takes longer where the network is slow.
+const TRANSFER_KEPT: Duration = Duration::from_secs(2);
 
 /// The part of all places that is made free at once when none is: a look at all connections makes room for many that come.
 const PLACES_PER_LOOK: usize = 128;
@@ -81,30 +85,41 @@ impl Connections {
     /// request meanwhile stays.
     pub(crate) fn make_room(&mut self) {
         let now = Instant::now();
-        let mut idle: Vec<(u8, Instant, &Exchange)> =
-            self.exchanges.values().filter_map(|exchange| Some((turn(exchange)?, exchange.since(), &**exchange))).collect();
-        idle.retain(|(_, since, _)| now.saturating_duration_since(*since) >= PLACE_KEPT);
-        if idle.is_empty() {
+        let mut waiting: Vec<(u8, Instant, &Exchange)> = Vec::new();
+        for exchange in self.exchanges.values() {
+            let since = exchange.since();
+            if let Some((turn, kept)) = turn(exchange)
+                && now.saturating_duration_since(since) >= kept
+            {
+                waiting.push((turn, since, exchange));
+            }
+        }
+        if waiting.is_empty() {
             return;
         }
-        let count = self.max.div_ceil(PLACES_PER_LOOK).min(idle.len());
-        idle.select_nth_unstable_by_key(count - 1, |(turn, since, _)| (*turn, *since));
-        for (.., exchange) in &idle[..count] {
+        let count = self.max.div_ceil(PLACES_PER_LOOK).min(waiting.len());
+        waiting.select_nth_unstable_by_key(count - 1, |(turn, since, _)| (*turn, *since));
+        for (.., exchange) in &waiting[..count] {
             exchange.ask_to_leave();
         }
         if self.warned.is_none_or(|warned| now >= warned + WARNING_INTERVAL) {
             self.warned = Some(now);
-            tracing::warn!(connections_max = self.max, "idle connections are closed, because there is room for no more");
+            tracing::warn!(
+                connections_max = self.max,
+                "connections that wait for their client are closed, because there is room for no more"
+            );
         }
     }
 }
 
-/// When a connection has to go, the lowest first; `None` while it has a request under way.
-fn turn(exchange: &Exchange) -> Option<u8> {
+/// When a connection has to go, the lowest first, and how long it stays for certain; `None` while it waits for the node.
+fn turn(exchange: &Exchange) -> Option<(u8, Duration)> {
     match exchange.phase() {
-        Phase::Idle if !exchange.has_asked() => Some(0),
-        Phase::Idle => Some(1),
-        Phase::Header => Some(2),
-        _ => None,
+        Phase::Idle if !exchange.has_asked() => Some((0, PLACE_KEPT)),
+        Phase::Idle => Some((1, PLACE_KEPT)),
+        Phase::Header => Some((2, PLACE_KEPT)),
+        Phase::Lingering => Some((3, PLACE_KEPT)),
+        Phase::Body | Phase::Writing => Some((4, TRANSFER_KEPT)),
+        Phase::Answer | Phase::Sending | Phase::Streaming => None,
     }
 }

@@ -35,8 +35,8 @@ pub struct HttpOptions {
     /// Longest wait, from a complete request, for its answer, in seconds; at least 1. Then the request is `timeout`, and its command
     /// may still happen. Default 10.
     pub answer_seconds_max: u64,
-    /// Most connections open at once; at least 1. For a further one, one that is idle is closed; while none is, further ones wait in the
-    /// operating system's queue. Default 16,384.
+    /// Most connections open at once; at least 1. For a further one, one that waits for its client is closed; while none does, further
+    /// ones wait in the operating system's queue. Default 16,384.
     pub connections_max: usize,
     /// After how many seconds without a change an event stream says that it is alive; at least 1. Default 15.
     pub feed_heartbeat_seconds: u64,

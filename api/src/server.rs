@@ -47,7 +47,8 @@ const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
 /// closes every connection that has nothing under way, and returns when none is left, or after the answer's limit and a second at the
 /// latest; what is then still open is cut.
 ///
-/// Where `connections_max` are open and another comes, one that is idle is closed for it; if none is, it waits until one closes.
+/// Where `connections_max` are open and another comes, one that waits for its client and for nothing else is closed for it; if none does,
+/// it waits until one closes.
 ///
 /// Dropping the future cuts every connection at once; commands that reached the engine still happen.
 ///
@@ -225,8 +226,9 @@ where
                         connection.as_mut().graceful_shutdown();
                         continue;
                     }
-                    Phase::Header => return Poll::Ready(Ok(())),
-                    // A request has come meanwhile.
+                    // Nothing has been begun for a body that is not whole.
+                    Phase::Header | Phase::Body | Phase::Writing | Phase::Lingering => return Poll::Ready(Ok(())),
+                    // It waits for the node by now.
                     _ => continue,
                 }
             }

@@ -327,22 +327,37 @@ async fn connections_beyond_the_most_wait_while_all_have_a_request_under_way() {
     machine.log.hold();
     let (mut first, mut second) = (node.client().await, node.client().await);
     first.send(request("POST", RESERVE, &[], r#"{"user":"u"}"#)).await;
+    second.send(request("POST", RESERVE, &[], r#"{"user":"v"}"#)).await;
     machine.log.wait_proposed(2).await;
-    // A body that is not all there is under way as well.
-    second.send(format!("POST {RESERVE} HTTP/1.1\r\nhost: test\r\ncontent-length: 12\r\nexpect: 100-continue\r\n\r\n")).await;
-    let mut go_ahead = [0; 25];
-    second.stream.read_exact(&mut go_ahead).await.unwrap();
     let mut third = node.client().await;
     third.send(request("GET", "/livez", &[], "")).await;
-    // Longer than an idle connection would keep its place.
-    let early = timeout(Duration::from_millis(1_500), third.stream.peek(&mut [0])).await;
+    // Longer than any connection keeps its place that does not wait for the node.
+    let early = timeout(Duration::from_millis(2_500), third.stream.peek(&mut [0])).await;
     assert!(early.is_err(), "{early:?}");
     machine.log.release();
     assert_eq!(first.reply().await.status, 201);
     drop(first);
     assert_eq!(third.reply().await.status, 200);
-    second.send(r#"{"user":"v"}"#).await;
     assert_eq!(second.reply().await.status, 201);
+}
+
+#[tokio::test]
+async fn bodies_without_end_keep_nobody_out() {
+    let (node, _machine) = node_within(HttpOptions { connections_max: 2, ..PATIENT }).await;
+    let begun = format!("POST {RESERVE} HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\n{{");
+    let (mut first, mut second) = (node.client().await, node.client().await);
+    first.send(&begun).await;
+    second.send(&begun).await;
+    assert_eq!(node.get("/v1/stocks/s").await.json()["reserved"], 0);
+    first.closed().await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_keep_nobody_out() {
+    let (node, _machine) = node_within(HttpOptions { connections_max: 1, ..PATIENT }).await;
+    let mut untaken = node.client().await;
+    untaken.send(request("GET", "/metrics", &[], "").repeat(ANSWERS_UNTAKEN)).await;
+    assert_eq!(node.get("/livez").await.status, 200);
 }
 
 #[tokio::test]

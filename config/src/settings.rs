@@ -82,8 +82,9 @@ pub struct HttpSettings {
     /// Where to listen: an IP address with a port, 0 for any free one. Without `auth.keys_file` there is nothing to tell callers apart
     /// by, so only a loopback address is taken. Default: `127.0.0.1:8700`.
     pub listen: SocketAddr,
-    /// Most connections open at once, 1 to 1,000,000. For a further one, one that has been idle for a second is closed; while none is,
-    /// further ones wait in the operating system's queue. Each needs an open file. Default: 16,384.
+    /// Most connections open at once, 1 to 1,000,000. For a further one, one is closed that has been idle for a second, or has not ended a
+    /// body or not taken an answer for two; while there is none, further ones wait in the operating system's queue. Each needs an open
+    /// file. Default: 16,384.
     pub connections_max: u64,
     /// Longest header of a request with its first line, 1 KiB to 1 MiB, in bytes. Default: 16 KiB.
     pub header_bytes_max: u64,

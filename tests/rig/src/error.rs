@@ -18,6 +18,9 @@ pub(crate) enum RigError {
     /// The file system still took a file after it was shut down, so nothing was cut.
     #[error("the file system was not cut")]
     NotCut,
+    /// The node cannot be had.
+    #[error(transparent)]
+    Node(#[from] tidegate_witness::node::NodeError),
 }
 
 impl RigError {

@@ -11,6 +11,7 @@ mod history;
 mod plan;
 mod protocol;
 mod report;
+mod server;
 mod session;
 mod signals;
 mod site;
@@ -59,6 +60,28 @@ enum What {
         /// How many kills; their writers survive a loss of power and the end of the process in turn
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
+        #[command(flatten)]
+        common: CommonOptions,
+    },
+    /// Kill the whole server, and cut its power, again and again while clients use it over HTTP
+    Server {
+        /// How many kills
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
+        /// How many power cuts
+        #[arg(long, default_value_t = 200)]
+        cuts: u32,
+        /// How many power cuts of servers without syncs, which must lose something
+        #[arg(long, default_value_t = 6)]
+        lossy: u32,
+        /// A small part of it, for every change
+        #[arg(long, conflicts_with_all = ["kills", "cuts", "lossy"])]
+        short: bool,
+        /// The program to crash [default: the one beside this program]
+        #[arg(long, value_name = "FILE")]
+        tidegate: Option<PathBuf>,
+        #[command(flatten)]
+        power: PowerOptions,
         #[command(flatten)]
         common: CommonOptions,
     },
@@ -121,6 +144,9 @@ struct ContentOptions {
 const ALL: [u32; 3] = [100, 10, 30];
 const ALL_SHORT: [u32; 3] = [12, 4, 10];
 
+/// Kills, cuts and cuts without syncs of a short `server`.
+const SERVER_SHORT: [u32; 3] = [6, 6, 2];
+
 const LEVEL: tracing_subscriber::filter::LevelFilter = tracing_subscriber::filter::LevelFilter::WARN;
 
 /// A signal's exit code, as shells have it.
@@ -138,6 +164,10 @@ fn main() -> ExitCode {
             signals::watch().and_then(|()| power_cuts(cuts, durability, expect_loss, &power, &common))
         }
         What::Kills { rounds, common } => signals::watch().and_then(|()| kills(rounds, &common)),
+        What::Server { kills, cuts, lossy, short, tidegate, power, common } => {
+            let counts = if short { SERVER_SHORT } else { [kills, cuts, lossy] };
+            signals::watch().and_then(|()| server(counts, tidegate.as_deref(), &power, &common))
+        }
         What::All { short, power, common } => signals::watch().and_then(|()| all(short, &power, &common)),
     };
     match is_kept {
@@ -221,6 +251,60 @@ fn kills(rounds: u32, common: &CommonOptions) -> Result<bool, RigError> {
     };
     let outcome = run(&title, &campaign, Site::folder(&work)?, &work)?;
     Ok(outcome.findings == 0)
+}
+
+fn server(
+    [kills, cuts, lossy]: [u32; 3],
+    program: Option<&Path>,
+    power: &PowerOptions,
+    common: &CommonOptions,
+) -> Result<bool, RigError> {
+    let program = tidegate_witness::node::program(program)?;
+    let work = work_folder(common);
+    let mut is_kept = true;
+    let campaign = |crashes, is_lossy| server::Campaign {
+        seed: common.seed,
+        crashes,
+        program: program.clone(),
+        is_lossy,
+        evidence: common.evidence.clone(),
+    };
+    if kills > 0 {
+        let outcome = run_server(&format!("{kills} kills of the server"), &campaign(kills, false), Site::folder(&work)?, &work)?;
+        is_kept &= outcome.findings == 0;
+    }
+    if let Some(missing) = site::missing(&work).filter(|_| cuts + lossy > 0) {
+        println!("SKIPPED: power cuts of the server: {missing}");
+        return Ok(is_kept && !power.require);
+    }
+    if cuts > 0 {
+        let site = Site::Disk(CutDisk::new(&work, power.image_mib)?);
+        let outcome = run_server(&format!("{cuts} power cuts of the server"), &campaign(cuts, false), site, &work)?;
+        is_kept &= outcome.findings == 0;
+    }
+    if lossy > 0 {
+        let site = Site::Disk(CutDisk::new(&work, power.image_mib)?);
+        let title = format!("{lossy} power cuts of the server without syncs, which must lose something");
+        let lost = run_server(&title, &campaign(lossy, true), site, &work)?.lost;
+        println!(
+            "{}",
+            if lost > 0 { format!("found as expected: {lost} acknowledged changes lost") } else { "NOTHING WAS LOST".to_owned() }
+        );
+        is_kept &= lost > 0;
+    }
+    println!("\n{}", if is_kept { "every promise held" } else { "A PROMISE WAS NOT KEPT: see above" });
+    Ok(is_kept)
+}
+
+fn run_server(title: &str, campaign: &server::Campaign, site: Site, work: &Path) -> Result<server::Outcome, RigError> {
+    if let Some(evidence) = &campaign.evidence {
+        std::fs::create_dir_all(evidence).map_err(RigError::io(evidence))?;
+    }
+    println!("\n{title}, seed {}", campaign.seed);
+    let began = Instant::now();
+    let outcome = campaign.run(site, work)?;
+    server::print(title, campaign.seed, &outcome, began.elapsed());
+    Ok(outcome)
 }
 
 fn run(title: &str, campaign: &Campaign, site: Site, work: &Path) -> Result<campaign::Outcome, RigError> {

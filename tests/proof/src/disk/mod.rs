@@ -2,7 +2,7 @@
 //!
 //! The real log's thread writes seeded groups of several streams to a model disk behind the store's trait, with the real sidecar beside
 //! it. Every call of a run is a point. At each point everything ends, with every loss that the trait allows, and the real recovery reads
-//! what is left; the log then goes on and everything ends once more, at each of its points. At each point the next call also fails, the
+//! what is left; the log then goes on and everything ends once more, at each of its points, and behind calls that fail. The sidecar, which nobody syncs, lags, is torn, cut or zeroed. At each point the next call also fails, the
 //! disk is full, bits of what lies on it flip, its tail goes, and reading fails. Nothing here waits by the clock: a call that takes long
 //! is one during which more is handed over.
 
@@ -10,7 +10,7 @@ mod check;
 mod session;
 mod store;
 mod trial;
-mod workload;
+pub(crate) mod workload;
 #[cfg(test)]
 mod wrong;
 
@@ -64,6 +64,7 @@ const fn effort(seed: u64) -> Effort {
         flips: if is_large { 4 } else { 20 },
         tails: if is_large { 2 } else { 6 },
         cuts: 1,
+        faults: 1,
     }
 }
 
@@ -101,7 +102,9 @@ fn print(tally: &Tally, options: &Options) {
         ("disks after a crash", tally.losses),
         ("  with a torn write", tally.torn),
         ("  after going on and a second crash", tally.second),
+        ("sidecars worn by a crash", tally.sidecars),
         ("calls that failed", tally.errors),
+        ("  after a first crash", tally.errors_after),
         ("disks that ran full", tally.full),
         ("bits flipped", tally.flips),
         ("  named as damage", tally.flips_named),

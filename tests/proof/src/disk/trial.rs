@@ -1,12 +1,13 @@
 //! One seed: its run, and everything that can happen at each of its points.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidegate_persistence::{Durability, RecordKey, StreamId};
+use tidegate_persistence::{Durability, RecordKey, RecoveredStream, Sidecar, StreamId};
 
 use super::check::{Chains, Found, Ledgers, Recovered};
 use super::session::{Noted, Point, Session, Start, Wrap};
@@ -15,6 +16,9 @@ use super::workload::{Plan, Size};
 
 /// What goes on after a crash.
 const GOING_ON: Size = Size { groups: 4, events_max: 12 };
+
+/// Of the points, one in so many also has calls that fail after its crash.
+const FAULTS_SHARE: usize = 4;
 
 /// How much is tried.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +31,8 @@ pub(crate) struct Effort {
     pub(crate) tails: usize,
     /// Cuts of each torn change.
     pub(crate) cuts: usize,
+    /// Calls that fail after each first crash.
+    pub(crate) faults: usize,
 }
 
 /// What was tried, and what was found.
@@ -40,6 +46,10 @@ pub(crate) struct Tally {
     pub(crate) torn: u64,
     pub(crate) second: u64,
     pub(crate) errors: u64,
+    /// Calls that failed after a first crash.
+    pub(crate) errors_after: u64,
+    /// Sidecars that lagged, were torn, cut or zeroed.
+    pub(crate) sidecars: u64,
     pub(crate) full: u64,
     pub(crate) flips: u64,
     pub(crate) flips_named: u64,
@@ -86,6 +96,8 @@ pub(crate) struct Trial<'a> {
 /// The life of a log and what may be found of it afterwards.
 #[derive(Clone, Copy)]
 struct Life<'a> {
+    wrap: Wrap,
+    folder: &'a Path,
     session: &'a Session,
     plan: &'a Plan,
     chains: &'a Chains,
@@ -144,8 +156,9 @@ impl<'a> Trial<'a> {
                 continue;
             }
             count_loss(loss, tally);
-            let life = Life { session: &self.session, plan: &self.plan, chains: &self.chains };
-            let Some(reopened) = reopen(self.wrap, life, point, loss, &mut self.ledgers, random, found) else { continue };
+            let life =
+                Life { wrap: self.wrap, folder: self.folder, session: &self.session, plan: &self.plan, chains: &self.chains };
+            let Some(reopened) = reopen(life, point, loss, &mut self.ledgers, random, tally, found)? else { continue };
             let is_torn = !matches!(loss, Loss::Kept(_));
             if is_torn || going_on >= self.effort.going_on_max {
                 continue;
@@ -153,10 +166,10 @@ impl<'a> Trial<'a> {
             going_on += 1;
             let held = self.plan.history.prefix(&reopened.counts);
             let plan = self.plan.going_on(random, held, GOING_ON);
-            let session = Session::run(self.wrap, &reopened.start, &plan, None, self.folder)?;
+            let session = Session::run(self.wrap, &reopened.start(), &plan, None, self.folder)?;
             found.extend(session.wrong.iter().map(|what| format!("{loss:?}, gone on: {what}")));
             let chains = Chains::of(&session.changes);
-            let life = Life { session: &session, plan: &plan, chains: &chains };
+            let life = Life { wrap: self.wrap, folder: self.folder, session: &session, plan: &plan, chains: &chains };
             let mut tried = BTreeSet::new();
             let mut ledgers = Ledgers::default();
             for (number, second) in session.points.iter().enumerate() {
@@ -166,11 +179,31 @@ impl<'a> Trial<'a> {
                     }
                     tally.second += 1;
                     let mut found_again = Vec::new();
-                    reopen(self.wrap, life, second, again, &mut ledgers, random, &mut found_again);
+                    reopen(life, second, again, &mut ledgers, random, tally, &mut found_again)?;
                     found.extend(
                         found_again
                             .into_iter()
                             .map(|what| format!("{loss:?}, gone on, crashed again at its point {number}: {what}")),
+                    );
+                }
+            }
+            // The log that went on meets a call that fails, and everything ends once more.
+            let calls = session.points.len() - 1;
+            let faults = if number.is_multiple_of(FAULTS_SHARE) { self.effort.faults.min(calls) } else { 0 };
+            for _ in 0..faults {
+                let kinds = [FaultKind::Nothing, FaultKind::Torn, FaultKind::Whole, FaultKind::Full];
+                let fault = Fault { call: random.random_range(0..calls), kind: kinds[random.random_range(0..kinds.len())] };
+                tally.errors_after += 1;
+                let session = Session::run(self.wrap, &reopened.start(), &plan, Some(fault), self.folder)?;
+                found.extend(session.wrong.iter().map(|what| format!("{loss:?}, gone on, {fault:?}: {what}")));
+                let chains = Chains::of(&session.changes);
+                let life = Life { wrap: self.wrap, folder: self.folder, session: &session, plan: &plan, chains: &chains };
+                let last = session.last();
+                for again in losses(&session.changes, last, 1, self.seed) {
+                    let mut found_again = Vec::new();
+                    reopen(life, last, again, &mut ledgers, random, tally, &mut found_again)?;
+                    found.extend(
+                        found_again.into_iter().map(|what| format!("{loss:?}, gone on, {fault:?}, then {again:?}: {what}")),
                     );
                 }
             }
@@ -190,13 +223,13 @@ impl<'a> Trial<'a> {
             let session = Session::run(self.wrap, &start, &self.plan, Some(Fault { call: number, kind }), self.folder)?;
             found.extend(session.wrong.iter().map(|what| format!("call {number} failed ({kind:?}): {what}")));
             let chains = Chains::of(&session.changes);
-            let life = Life { session: &session, plan: &self.plan, chains: &chains };
+            let life = Life { wrap: self.wrap, folder: self.folder, session: &session, plan: &self.plan, chains: &chains };
             let point = session.last();
             // What an earlier crash leaves was tried at its own point.
             let last = point.changes.saturating_sub(1);
             for loss in losses(&session.changes, point, 1, self.seed).into_iter().filter(|loss| kept(*loss) >= last) {
                 let mut found_after = Vec::new();
-                reopen(self.wrap, life, point, loss, &mut self.ledgers, random, &mut found_after);
+                reopen(life, point, loss, &mut self.ledgers, random, tally, &mut found_after)?;
                 found.extend(found_after.into_iter().map(|what| format!("call {number} failed ({kind:?}), then {loss:?}: {what}")));
             }
         }
@@ -286,27 +319,71 @@ impl<'a> Trial<'a> {
 /// A log that was reopened after a crash.
 struct Reopened {
     counts: BTreeMap<StreamId, usize>,
-    start: Start,
+    changes: Vec<Change>,
+    opening: Opening,
+    tails: Vec<RecoveredStream>,
+    sidecar: Vec<u8>,
+    acknowledged: BTreeMap<StreamId, usize>,
+}
+
+impl Reopened {
+    /// Where it goes on, as often as one likes.
+    fn start(&self) -> Start {
+        Start {
+            disk: Disk::holding(&self.changes, self.opening),
+            held: self.changes.len(),
+            tails: self.tails.clone(),
+            sidecar: self.sidecar.clone(),
+            acknowledged: self.acknowledged.clone(),
+        }
+    }
+}
+
+/// The sidecar that a crash at `point` leaves, and what it says: nobody syncs it, so it may lag as far as it likes, be torn between two of
+/// its contents, be cut, or hold zeros.
+fn worn_sidecar(
+    life: Life<'_>,
+    point: &Point,
+    random: &mut StdRng,
+    tally: &mut Tally,
+    found: &mut Vec<String>,
+) -> io::Result<(Vec<u8>, Noted)> {
+    let contents = &life.session.sidecars[..=point.sidecar];
+    let (current, noted) = &contents[point.sidecar];
+    let older = &contents[random.random_range(0..contents.len())].0;
+    let cut = random.random_range(0..=current.len());
+    let bytes = match random.random_range(0..100) {
+        0..90 => return Ok((current.clone(), noted.clone())),
+        90..94 => older.clone(),
+        94..97 => current[..cut].iter().chain(older.get(cut..).unwrap_or_default()).copied().collect(),
+        97..99 => current[..cut].to_vec(),
+        _ => vec![0; current.len()],
+    };
+    tally.sidecars += 1;
+    let path = life.folder.join("worn");
+    fs::write(&path, &bytes)?;
+    let said = Sidecar::open(&path)?.streams().clone();
+    if !said.is_empty() && contents.iter().all(|(_, noted)| *noted != said) {
+        found.push(format!("a worn sidecar says {said:?}, which was never noted"));
+    }
+    Ok((bytes, said))
 }
 
 /// Reopens what `loss` leaves at `point`, and checks it. A crash alone is never damage.
 fn reopen(
-    wrap: Wrap,
     life: Life<'_>,
     point: &Point,
     loss: Loss,
     ledgers: &mut Ledgers,
     random: &mut StdRng,
+    tally: &mut Tally,
     found: &mut Vec<String>,
-) -> Option<Reopened> {
+) -> io::Result<Option<Reopened>> {
     let (changes, opening) = left(&life.session.changes, loss);
-    let disk = Disk::holding(&changes, opening);
-    let store = wrap(disk.clone());
+    let store = (life.wrap)(Disk::holding(&changes, opening));
     let expected = &life.plan.history;
-    // The sidecar may lag as far as it likes.
-    let sidecar = if random.random_bool(0.8) { point.sidecar } else { random.random_range(0..=point.sidecar) };
-    let (bytes, noted) = &life.session.sidecars[sidecar];
-    let recovered = Recovered::read(&*store, expected, noted, life.chains);
+    let (sidecar, noted) = worn_sidecar(life, point, random, tally, found)?;
+    let recovered = Recovered::read(&*store, expected, &noted, life.chains);
     found.extend(recovered.served_wrong.iter().map(|what| format!("{loss:?}: {what}")));
     let is_served = matches!(loss, Loss::TornServed(..));
     // Below a loss of power, what was only flushed was never promised.
@@ -330,17 +407,13 @@ fn reopen(
             }
         }
     }
-    let counts = recovered.counts()?;
-    if !recovered.served_wrong.is_empty() {
-        return None;
-    }
+    let Some(counts) = recovered.counts().filter(|_| recovered.served_wrong.is_empty()) else { return Ok(None) };
     if let Err(what) = ledgers.compare(&*store, expected, &counts) {
         found.push(format!("{loss:?}: {what}"));
-        return None;
+        return Ok(None);
     }
     let acknowledged = point.acknowledged.iter().map(|(stream, groups)| (*stream, (*groups).min(counts[stream]))).collect();
-    let start = Start { disk, held: changes.len(), tails: recovered.tails(), sidecar: bytes.clone(), acknowledged };
-    Some(Reopened { counts, start })
+    Ok(Some(Reopened { counts, changes, opening, tails: recovered.tails(), sidecar, acknowledged }))
 }
 
 /// Every loss that a crash at `point` may bring: any prefix of what is not safe is kept, and the next change may be torn. The end of the

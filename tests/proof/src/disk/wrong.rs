@@ -16,7 +16,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 /// Little, but several of everything.
-const EFFORT: Effort = Effort { size: Size { groups: 6, events_max: 30 }, going_on_max: 3, flips: 10, tails: 4, cuts: 1 };
+const EFFORT: Effort =
+    Effort { size: Size { groups: 6, events_max: 30 }, going_on_max: 3, flips: 10, tails: 4, cuts: 1, faults: 1 };
 
 /// What is wrong with a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,19 +1,11 @@
 //! Histories of concurrent clients of a real node, and whether any order of their calls explains every answer.
 //!
-//! Owns the plan of the runs and the table. The node is `site`, the clients are `clients`; the two judges are `witness`, which takes the
-//! change feed for the order of all changes, and `model`, which needs no feed and searches for an order.
+//! Owns the plan of the runs and the table. The node, its clients and the first judge are `tidegate-witness`, which takes the change feed
+//! for the order of all changes; the second, `model`, needs no feed and searches for an order.
 
-mod clients;
-mod finding;
 mod model;
-mod record;
-mod rules;
-mod site;
 #[cfg(test)]
 mod tests;
-mod timeline;
-mod wire;
-mod witness;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -26,11 +18,12 @@ use clap::Args;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use clients::{Client, Plan, Recorded, Shared};
-use finding::Finding;
 use model::Verdict;
-use record::{Answer, Call, Change};
-use site::{Site, SiteError};
+use tidegate_witness::clients::{Client, Plan, Recorded, Shared};
+use tidegate_witness::finding::{Fault, Finding};
+use tidegate_witness::node::{self, Node, NodeError};
+use tidegate_witness::record::{Answer, Call, Change};
+use tidegate_witness::witness;
 
 /// Clients of a large history, and of a small one.
 const CLIENTS_LARGE: usize = 12;
@@ -138,13 +131,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
-fn try_all(options: &Options) -> Result<bool, SiteError> {
-    let program = match &options.tidegate {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()
-            .map_err(|source| SiteError::Machine { what: "this program cannot be found", source })?
-            .with_file_name("tidegate"),
-    };
+fn try_all(options: &Options) -> Result<bool, NodeError> {
+    let program = node::program(options.tidegate.as_deref())?;
     let amount = if options.short { SHORT } else { LONG };
     let began = Instant::now();
     let (mut large, mut small) = (Tally::default(), Tally::default());
@@ -211,11 +199,11 @@ fn small_plan() -> Plan {
 
 /// One node, `rounds` of clients on stocks of their own, `kills` in each round at most, and a last kill and start before the feed is
 /// read: what was acknowledged must be there, and what was under way is over.
-fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) -> Result<Tally, SiteError> {
+fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) -> Result<Tally, NodeError> {
     // Every other run keeps little in memory, so that snapshots, the history and space given back take part.
     let small_memory = ["engine.resolved_in_memory_max=10", "snapshots.log_bytes=1048576", "log.segment_bytes_max=1048576"];
     let settings: Vec<String> = small_memory.iter().filter(|_| seed % 2 == 1).map(|setting| (*setting).to_owned()).collect();
-    let site = Site::start(program, plan.clients, &settings)?;
+    let node = Node::start_temporary(program, plan.clients, settings)?;
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut tally = Tally { runs: 1, ..Tally::default() };
     let mut recorded: Vec<(Vec<String>, Vec<Recorded>)> = Vec::new();
@@ -229,24 +217,24 @@ fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) ->
         for sku in &plan.skus {
             let (quantity, limit) = (plan.quantity, plan.per_user_limit);
             let body = serde_json::json!({ "quantity": quantity, "per_user_limit": limit, "hold_seconds_max": 3_600 });
-            site.put_stock(sku, &body.to_string())?;
+            node.put_stock(sku, &body.to_string())?;
         }
         let kills = if rounds > 1 && round % 3 != 0 { 0 } else { kills };
         let all = (plan.clients * plan.wants) as u64;
         let mut moments: Vec<u64> = (0..kills).map(|_| rng.random_range(all / 10..all * 9 / 10)).collect();
         moments.sort_unstable();
-        let (calls, refused) = one_round(&site, rng.random(), &plan, &moments)?;
+        let (calls, refused) = one_round(&node, rng.random(), &plan, &moments)?;
         tally.refused += refused;
         tally.kills += kills;
         recorded.push((plan.skus, calls));
     }
-    site.kill_and_restart()?;
+    node.kill_and_restart()?;
     tally.kills += 1;
     let mut feed: HashMap<String, Vec<Change>> = HashMap::new();
-    for change in site.feed()? {
+    for change in node.feed()? {
         feed.entry(change.sku.clone()).or_default().push(change);
     }
-    let ends = site.ends();
+    let ends = node.ends();
     for (skus, calls) in recorded {
         let mut by_sku: Vec<Vec<Call>> = vec![Vec::new(); skus.len()];
         for Recorded { sku, start, mut call } in calls {
@@ -273,7 +261,7 @@ fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) ->
     }
     for (sku, changes) in feed {
         let piece = changes.iter().take(3).map(Change::line).collect();
-        tally.findings.push((seed, Finding { fault: finding::Fault::Invented, sku, piece }));
+        tally.findings.push((seed, Finding { fault: Fault::Invented, sku, piece }));
     }
     eprintln!(
         "seed {seed}: {} histories, {} calls, {} kills, {} given up, {} findings, {} ms",
@@ -282,20 +270,23 @@ fn one_run(program: &Path, seed: u64, plan: &Plan, rounds: usize, kills: u64) ->
         tally.kills,
         tally.undecided,
         tally.findings.len(),
-        site.now() / 1_000_000
+        node.now() / 1_000_000
     );
     Ok(tally)
 }
 
 /// All clients at once, and the node killed when so many answers as `kills` name are there.
-fn one_round(site: &Site, seed: u64, plan: &Plan, kills: &[u64]) -> Result<(Vec<Recorded>, u64), SiteError> {
+fn one_round(node: &Node, seed: u64, plan: &Plan, kills: &[u64]) -> Result<(Vec<Recorded>, u64), NodeError> {
     let shared: Vec<Mutex<Shared>> = plan.skus.iter().map(|_| Mutex::default()).collect();
     thread::scope(|scope| {
         let (answered, answers) = mpsc::channel();
         let clients: Vec<_> = (0..plan.clients)
             .map(|number| {
-                let client = Client::new(number, seed, site, plan, &shared, answered.clone());
-                scope.spawn(move || client.work())
+                let mut client = Client::new(number, seed, node, plan, &shared, answered.clone());
+                scope.spawn(move || {
+                    client.work();
+                    client.take()
+                })
             })
             .collect();
         drop(answered);
@@ -305,7 +296,7 @@ fn one_round(site: &Site, seed: u64, plan: &Plan, kills: &[u64]) -> Result<(Vec<
             while count < *kill && answers.recv().is_ok() {
                 count += 1;
             }
-            outcome = outcome.and_then(|()| site.kill_and_restart());
+            outcome = outcome.and_then(|()| node.kill_and_restart());
         }
         drop(answers);
         let (mut calls, mut refused) = (Vec::new(), 0);

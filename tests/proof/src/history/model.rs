@@ -10,10 +10,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
-
-use super::finding::{Fault, Finding};
-use super::record::{Answer, Call, Change, Moment, Op, Reservation, Stock, behind};
-use super::rules::{Exit, KeyUse, Life, Step, View, explains, reservation_state, step, stock_state, tag};
+use tidegate_witness::finding::{Fault, Finding};
+use tidegate_witness::record::{Answer, Call, Change, Moment, Op, Reservation, Stock, behind};
+use tidegate_witness::rules::{Exit, KeyUse, Life, Step, View, explains, reservation_state, step, stock_state, tag};
 
 /// Calls of which nobody knows whether they happened, at most: the search tries them in every order, even where it is lost already.
 const OPEN_CALLS_MAX: usize = 3;

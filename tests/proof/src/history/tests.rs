@@ -1,10 +1,11 @@
 //! Histories made up by hand: the good ones pass both judges, and each bad one is caught by its name.
 
-use super::finding::Fault;
+use tidegate_witness::finding::Fault;
+use tidegate_witness::record::{Answer, Call, Change, Op, Patch, Reservation, Stock, actor};
+use tidegate_witness::rules::{Life, stock_state, tag};
+use tidegate_witness::witness;
+
 use super::model::{self, Verdict};
-use super::record::{Answer, Call, Change, Op, Patch, Reservation, Stock, actor};
-use super::rules::{Life, stock_state, tag};
-use super::witness;
 
 const SKU: &str = "s";
 const LAPSED_AT: &str = "2026-01-01T01:00:00.000Z";
@@ -134,7 +135,7 @@ impl Book {
         self.call(client, op, None, Answer::Stock { replayed: false, shown });
     }
 
-    fn patch(&mut self, client: usize, patch: Patch, if_match: Option<String>) {
+    fn patch(&mut self, client: usize, patch: &Patch, if_match: Option<String>) {
         self.revise(client, Op::Patch { patch: patch.clone(), if_match }, |book| patch.lay_over(&mut book.stock));
     }
 
@@ -498,7 +499,7 @@ fn good_life() -> Book {
     let mut book = Book::new(3, 2);
     book.look(2);
     let first = book.reserve(0, "ann", "a");
-    book.patch(1, Patch { per_user_limit: Some(1), ..Patch::default() }, Some(tag(1)));
+    book.patch(1, &Patch { per_user_limit: Some(1), ..Patch::default() }, Some(tag(1)));
     book.reject(1, Op::Patch { patch: Patch::default(), if_match: Some(tag(1)) }, "precondition_failed");
     book.reject(0, wish("ann", "a2"), "limit_reached");
     book.revise(2, Op::Pause, |book| book.life.is_paused = true);
@@ -591,8 +592,8 @@ fn a_list_that_leaves_one_out_or_is_not_newest_first_or_is_stale() {
 #[test]
 fn a_change_on_condition_of_a_tag_that_the_stock_had_no_more() {
     let mut book = Book::new(3, 2);
-    book.patch(0, Patch { per_user_limit: Some(1), ..Patch::default() }, Some(tag(1)));
-    book.patch(1, Patch { per_user_limit: Some(3), ..Patch::default() }, Some(tag(1)));
+    book.patch(0, &Patch { per_user_limit: Some(1), ..Patch::default() }, Some(tag(1)));
+    book.patch(1, &Patch { per_user_limit: Some(3), ..Patch::default() }, Some(tag(1)));
     book.is_bad(Fault::PreconditionIgnored);
     book.has_no_order();
 }
@@ -611,7 +612,7 @@ fn a_condition_that_fails_although_the_stock_had_that_tag_all_the_time() {
 #[test]
 fn an_entity_tag_that_stays_though_the_settings_changed() {
     let mut book = Book::new(3, 2);
-    book.patch(0, Patch { per_user_limit: Some(1), ..Patch::default() }, None);
+    book.patch(0, &Patch { per_user_limit: Some(1), ..Patch::default() }, None);
     let shown = Stock { etag: Some(tag(1)), ..book.stock.clone() };
     book.call(1, Op::ReadStock, None, Answer::Stock { replayed: false, shown });
     book.is_bad(Fault::NeverSo);
@@ -622,7 +623,7 @@ fn an_entity_tag_that_stays_though_the_settings_changed() {
 fn a_limit_that_was_raised_and_still_rejects() {
     let mut book = Book::new(3, 1);
     book.reserve(0, "ann", "a");
-    book.patch(1, Patch { per_user_limit: Some(2), ..Patch::default() }, None);
+    book.patch(1, &Patch { per_user_limit: Some(2), ..Patch::default() }, None);
     book.reject(0, wish("ann", "a2"), "limit_reached");
     book.is_bad(Fault::RejectedWithoutReason);
     book.has_no_order();
@@ -652,7 +653,7 @@ fn a_grant_outside_of_the_window() {
     for (opens_at, closes_at, is_open) in [(3, 4, true), (2, 3, false), (4, 9, false)] {
         let mut book = Book::new(3, 1);
         let window = Patch { per_user_limit: None, opens_at: Some(Some(at(opens_at))), closes_at: Some(Some(at(closes_at))) };
-        book.patch(1, window, None);
+        book.patch(1, &window, None);
         book.reserve(0, "ann", "a");
         assert_eq!(book.faults().contains(&Fault::GrantedWhileShut), !is_open, "{opens_at} to {closes_at}");
         assert_eq!(book.faults().is_empty(), is_open, "{opens_at} to {closes_at}");
@@ -663,7 +664,7 @@ fn a_grant_outside_of_the_window() {
 fn a_rejection_by_a_window_that_was_open_all_the_time() {
     let rejected = |opens_at: usize, code: &str| {
         let mut book = Book::new(3, 1);
-        book.patch(1, Patch { opens_at: Some(Some(at(opens_at))), ..Patch::default() }, None);
+        book.patch(1, &Patch { opens_at: Some(Some(at(opens_at))), ..Patch::default() }, None);
         book.reject(0, wish("ann", "a"), code);
         // By the time of this one it is the third second.
         let held = book.granted(0, "bob", "b");
@@ -679,7 +680,7 @@ fn a_rejection_by_a_window_that_was_open_all_the_time() {
 fn a_stock_that_is_shown_open_before_its_time() {
     let shown = |state: &str| {
         let mut book = Book::new(3, 1);
-        book.patch(1, Patch { opens_at: Some(Some(at(9))), ..Patch::default() }, None);
+        book.patch(1, &Patch { opens_at: Some(Some(at(9))), ..Patch::default() }, None);
         let shown = Stock { state: state.to_owned(), ..book.tagged() };
         book.call(0, Op::ReadStock, None, Answer::Stock { replayed: false, shown });
         // It is the third second when the next call, which begins later, is decided.

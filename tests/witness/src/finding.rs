@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A promise that a history breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// More units were granted than there are.
     SoldTwice,
     /// A change was acknowledged, and is not in the feed as it was shown.
@@ -51,11 +51,13 @@ pub(crate) enum Fault {
 
 /// A fault and what shows it.
 #[derive(Debug, Clone)]
-pub(crate) struct Finding {
-    pub(crate) fault: Fault,
-    pub(crate) sku: String,
+pub struct Finding {
+    /// What is broken.
+    pub fault: Fault,
+    /// The stock.
+    pub sku: String,
     /// The smallest piece of the history that shows it, in lines.
-    pub(crate) piece: Vec<String>,
+    pub piece: Vec<String>,
 }
 
 impl fmt::Display for Finding {

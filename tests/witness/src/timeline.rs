@@ -4,19 +4,19 @@
 
 use std::collections::HashMap;
 
-use super::finding::{Fault, Finding};
-use super::record::{Change, Reservation, Stock};
-use super::rules::{Exit, KeyUse, Life, View, reservation_state, stock_state, tag};
+use crate::finding::{Fault, Finding};
+use crate::record::{Change, Reservation, Stock};
+use crate::rules::{Exit, KeyUse, Life, View, reservation_state, stock_state, tag};
 
 /// What a key was used for, and by which change: 1 for the first.
-pub(crate) type Keys = HashMap<String, (usize, KeyUse)>;
+pub type Keys = HashMap<String, (usize, KeyUse)>;
 
 /// A stock's states, each of which can be looked at.
 #[derive(Debug)]
-pub(crate) struct Timeline {
-    pub(crate) changes: Vec<Change>,
+pub struct Timeline {
+    pub changes: Vec<Change>,
     /// Units that each change moved.
-    pub(crate) units: Vec<u32>,
+    pub units: Vec<u32>,
     stocks: Vec<(Stock, Life)>,
     users: HashMap<String, Vec<(usize, i64)>>,
     reservations: HashMap<String, Vec<(usize, Reservation, Exit)>>,
@@ -29,12 +29,12 @@ const NEVER: &str = "9999";
 
 /// One of its states, to one who knows these keys.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct At<'a> {
-    pub(crate) timeline: &'a Timeline,
-    pub(crate) keys: &'a Keys,
-    pub(crate) state: usize,
+pub struct At<'a> {
+    pub timeline: &'a Timeline,
+    pub keys: &'a Keys,
+    pub state: usize,
     /// The first change that cannot have been made when it was looked at; behind the last for none.
-    pub(crate) until: usize,
+    pub until: usize,
 }
 
 /// The last of `versions` that is no later than `state`.
@@ -95,7 +95,7 @@ struct Builder {
 
 impl Timeline {
     /// Walks through `changes` of one stock in the order of the feed. A change that is wrong is named, and believed all the same.
-    pub(crate) fn new(changes: Vec<Change>) -> (Self, Vec<Finding>) {
+    pub fn new(changes: Vec<Change>) -> (Self, Vec<Finding>) {
         let nothing = Stock {
             allotted: 0,
             available: 0,
@@ -123,7 +123,7 @@ impl Timeline {
     }
 
     /// The last state.
-    pub(crate) fn last(&self) -> usize {
+    pub fn last(&self) -> usize {
         self.changes.len()
     }
 }

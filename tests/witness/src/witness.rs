@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::finding::{Fault, Finding};
-use super::record::{Answer, Call, Change, Moment, Op, behind};
-use super::rules::{KeyUse, Step, View, explains, step};
-use super::timeline::{At, Keys, Timeline};
+use crate::finding::{Fault, Finding};
+use crate::record::{Answer, Call, Change, Moment, Op, behind};
+use crate::rules::{KeyUse, Step, View, explains, step};
+use crate::timeline::{At, Keys, Timeline};
 
 /// Findings of one stock at most: once an order is broken, what follows is broken too.
 const FINDINGS_MAX: usize = 5;
@@ -18,7 +18,7 @@ const FINDINGS_MAX: usize = 5;
 const PIECE_CHANGES_MAX: usize = 4;
 
 /// Checks the calls on one stock against its changes in the order of the feed.
-pub(crate) fn check(sku: &str, calls: &[Call], changes: Vec<Change>) -> Vec<Finding> {
+pub fn check(sku: &str, calls: &[Call], changes: Vec<Change>) -> Vec<Finding> {
     let (timeline, mut findings) = Timeline::new(changes);
     let mut sweep = Sweep::new(sku, calls, &timeline);
     sweep.run();

@@ -11,9 +11,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use super::record::{Answer, Call, Op, Patch, Reservation, Stock};
-use super::site::{Place, Site};
-use super::wire::{Lost, Request, Response, Wire};
+use crate::node::{Node, Place};
+use crate::record::{Answer, Call, Op, Patch, Reservation, Stock};
+use crate::wire::{Lost, Request, Response, Wire};
 
 /// Attempts of one call at most, refusals included.
 const ATTEMPTS_MAX: u32 = 1_000;
@@ -39,27 +39,32 @@ const LOOKS_MAX: usize = 1_000_000;
 
 /// What the clients of a round do.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    pub(crate) clients: usize,
+pub struct Plan {
+    /// How many there are.
+    pub clients: usize,
     /// Wants of each client; one want can take several calls.
-    pub(crate) wants: usize,
-    pub(crate) skus: Vec<String>,
-    pub(crate) users: usize,
-    pub(crate) quantity: i64,
-    pub(crate) per_user_limit: u32,
+    pub wants: usize,
+    /// The stocks.
+    pub skus: Vec<String>,
+    /// How many users they buy for.
+    pub users: usize,
+    /// Units of each stock.
+    pub quantity: i64,
+    /// Most units of a user.
+    pub per_user_limit: u32,
     /// Holds last from 1 s to this.
-    pub(crate) hold_seconds_max: u32,
+    pub hold_seconds_max: u32,
     /// Whether some holds are so short that they lapse meanwhile. Then stocks have windows too.
-    pub(crate) lapses: bool,
+    pub lapses: bool,
     /// Whether some of them ask in batches.
-    pub(crate) batches: bool,
+    pub batches: bool,
     /// Whether the first client archives every stock at its end, when nothing of it is reserved any more.
-    pub(crate) archives: bool,
+    pub archives: bool,
 }
 
 /// What the clients of one stock know of each other.
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
+pub struct Shared {
     pool: VecDeque<String>,
     /// What one of them is about to ask, with its key.
     asked: Option<(Op, String)>,
@@ -69,20 +74,23 @@ pub(crate) struct Shared {
 
 /// A call, with which stock it is about.
 #[derive(Debug)]
-pub(crate) struct Recorded {
-    pub(crate) sku: usize,
-    pub(crate) start: usize,
-    pub(crate) call: Call,
+pub struct Recorded {
+    /// The place of its stock in the plan.
+    pub sku: usize,
+    /// The start of the node that it was sent to.
+    pub start: usize,
+    /// The call.
+    pub call: Call,
 }
 
-/// One client in a round.
-pub(crate) struct Client<'a> {
-    pub(crate) number: usize,
-    pub(crate) site: &'a Site,
-    pub(crate) plan: &'a Plan,
-    pub(crate) shared: &'a [Mutex<Shared>],
+/// One client.
+pub struct Client<'a> {
+    number: usize,
+    node: &'a Node,
+    plan: &'a Plan,
+    shared: &'a [Mutex<Shared>],
     /// Hears of every answer.
-    pub(crate) answered: Sender<()>,
+    answered: Sender<()>,
     rng: SmallRng,
     wire: Option<(usize, Wire)>,
     calls: Vec<Recorded>,
@@ -91,20 +99,25 @@ pub(crate) struct Client<'a> {
     batches: u64,
     /// The stock that it has paused, closed, or given a window.
     shut: Option<usize>,
+    /// Wants that are done.
+    done: usize,
+    /// What it asked or was about to ask when the node was gone.
+    pending: Option<Want>,
 }
 
-/// One command of a batch: the stock that it is about, what, and with which key.
-type Member = (usize, Op, Option<String>);
+/// The stock, what to do with it, and the key.
+type Want = (usize, Op, Option<String>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'a> Client<'a> {
-    pub(crate) fn new(
+    /// Client `number` of those that `seed` makes; `answered` hears of every answer.
+    pub fn new(
         number: usize,
         seed: u64,
-        site: &'a Site,
+        node: &'a Node,
         plan: &'a Plan,
         shared: &'a [Mutex<Shared>],
         answered: Sender<()>,
@@ -112,7 +125,7 @@ impl<'a> Client<'a> {
         let rng = SmallRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
         Self {
             number,
-            site,
+            node,
             plan,
             shared,
             answered,
@@ -123,21 +136,31 @@ impl<'a> Client<'a> {
             refused: 0,
             batches: 0,
             shut: None,
+            done: 0,
+            pending: None,
         }
     }
 
-    /// Does its share; returns its calls in order, and how many were refused.
-    pub(crate) fn work(mut self) -> (Vec<Recorded>, u64) {
-        for _ in 0..self.plan.wants {
-            if !self.want() {
-                break;
-            }
+    /// Does its share, or what of it can be done until there is no node. Called again, it goes on with what it still wants to know.
+    pub fn work(&mut self) {
+        while self.done < self.plan.wants && self.want() {
+            self.done += 1;
         }
-        if self.number == 0 && self.plan.archives {
+        if self.done == self.plan.wants && self.number == 0 && self.plan.archives {
             // There is nothing more to do where there is no node any more.
             let _ = self.end_sales();
         }
-        (self.calls, self.refused)
+    }
+
+    /// Its calls since the last time, in order, and how many were refused.
+    pub fn take(&mut self) -> (Vec<Recorded>, u64) {
+        (std::mem::take(&mut self.calls), std::mem::take(&mut self.refused))
+    }
+
+    /// Makes one call without a key, once, unless there is no node.
+    pub fn ask(&mut self, sku: usize, op: &Op) {
+        // What came of it is written down like that of any other.
+        let _ = self.call(sku, op, None);
     }
 
     /// Closes every stock, archives it once nothing of it is reserved any more, and goes on talking about it.
@@ -164,8 +187,8 @@ impl<'a> Client<'a> {
 
     /// A look that is not part of the history.
     fn look<T: serde::de::DeserializeOwned>(&mut self, path: &str) -> Option<T> {
-        let place = self.site.place()?;
-        let secret = self.site.secret(self.number);
+        let place = self.node.place()?;
+        let secret = self.node.secret(self.number);
         let response = self.wire(place).ask(Request { path, secret, ..Request::default() }).ok()?;
         serde_json::from_slice(&response.body).ok()
     }
@@ -187,29 +210,24 @@ impl<'a> Client<'a> {
 
     /// One want, until it is answered or given up. Returns whether there is still a node.
     fn want(&mut self) -> bool {
-        let sku = self.rng.random_range(0..self.plan.skus.len());
-        // A stock that stays shut would leave nothing to be seen.
-        let sku = if self.chance(50) { self.shut.unwrap_or(sku) } else { sku };
-        match self.rng.random_range(0..100) {
-            0..8 if self.plan.batches => return self.want_batch(sku),
-            8..10 => return self.call_stocks().is_some(),
-            _ => {}
-        }
-        let asked = lock(&self.shared[sku]).asked.clone();
-        let double = asked.filter(|_| self.chance(15));
-        let (op, key) = match double {
-            Some((op, key)) => (op, Some(key)),
-            None => self.choose(sku),
+        let is_asked_again = self.pending.is_some();
+        let (sku, op, key) = if let Some(pending) = self.pending.take() {
+            pending
+        } else {
+            let sku = self.choose_stock();
+            match self.rng.random_range(0..100) {
+                0..8 if self.plan.batches => return self.want_batch(sku),
+                8..10 => return self.call_stocks().is_some(),
+                _ => self.next(sku),
+            }
         };
-        if let (Op::Reserve { .. }, Some(key)) = (&op, &key)
-            && self.chance(20)
-        {
-            lock(&self.shared[sku]).asked = Some((op.clone(), key.clone()));
-        }
-        let persists = self.chance(75);
+        let persists = is_asked_again || self.chance(75);
         for _ in 0..ATTEMPTS_MAX {
             match self.call(sku, &op, key.as_ref()) {
-                None => return false,
+                None => {
+                    self.pending = key.map(|key| (sku, op, Some(key))).filter(|_| persists);
+                    return false;
+                }
                 Some(false) if persists && key.is_some() => {}
                 Some(_) => break,
             }
@@ -228,6 +246,28 @@ impl<'a> Client<'a> {
             return self.call(sku, &other, Some(&key)).is_some();
         }
         true
+    }
+
+    fn choose_stock(&mut self) -> usize {
+        let sku = self.rng.random_range(0..self.plan.skus.len());
+        // A stock that stays shut would leave nothing to be seen.
+        if self.chance(50) { self.shut.unwrap_or(sku) } else { sku }
+    }
+
+    /// What it wants of a stock next, and with which key.
+    fn next(&mut self, sku: usize) -> Want {
+        let asked = lock(&self.shared[sku]).asked.clone();
+        let double = asked.filter(|_| self.chance(15));
+        let (op, key) = match double {
+            Some((op, key)) => (op, Some(key)),
+            None => self.choose(sku),
+        };
+        if let (Op::Reserve { .. }, Some(key)) = (&op, &key)
+            && self.chance(20)
+        {
+            lock(&self.shared[sku]).asked = Some((op.clone(), key.clone()));
+        }
+        (sku, op, key)
     }
 
     fn choose(&mut self, sku: usize) -> (Op, Option<String>) {
@@ -276,8 +316,14 @@ impl<'a> Client<'a> {
             _ => {}
         }
         let is_keyed = match op {
-            Op::ReadStock | Op::ReadReservation { .. } | Op::List { .. } => false,
-            Op::Pause | Op::Reopen | Op::Close | Op::Archive | Op::Patch { .. } => false,
+            Op::ReadStock
+            | Op::ReadReservation { .. }
+            | Op::List { .. }
+            | Op::Pause
+            | Op::Reopen
+            | Op::Close
+            | Op::Archive
+            | Op::Patch { .. } => false,
             // Whole ones are safe to repeat as they are.
             Op::Confirm { quantity: None, .. } | Op::Release { quantity: None, .. } => self.chance(50),
             _ => self.chance(90),
@@ -320,7 +366,7 @@ impl<'a> Client<'a> {
 
     /// Several commands in one request, and the same again when nobody heard. Returns whether there is still a node.
     fn want_batch(&mut self, sku: usize) -> bool {
-        let mut members: Vec<Member> = Vec::new();
+        let mut members: Vec<Want> = Vec::new();
         for _ in 0..self.rng.random_range(2..=BATCH_MAX) {
             let sku = if self.chance(70) { sku } else { self.rng.random_range(0..self.plan.skus.len()) };
             let (op, key) = self.choose_in_batch(sku);
@@ -352,22 +398,22 @@ impl<'a> Client<'a> {
 
     /// Makes one request of several commands, and writes each down as a call. Returns whether all outcomes are known; `None` when there is
     /// no node any more.
-    fn call_batch(&mut self, members: &[Member]) -> Option<bool> {
+    fn call_batch(&mut self, members: &[Want]) -> Option<bool> {
         let commands: Vec<Value> = members
             .iter()
             .map(|(sku, op, key)| in_batch(&self.plan.skus[*sku], op, key.as_deref()).expect("it was chosen for a batch"))
             .collect();
         let in_lines = self.chance(50);
         let (content_type, body) = if in_lines {
-            ("application/x-ndjson", commands.iter().map(|command| format!("{command}\n")).collect())
+            ("application/x-ndjson", commands.iter().flat_map(|command| [command.to_string(), "\n".to_owned()]).collect())
         } else {
             ("application/json", json!({ "commands": commands }).to_string())
         };
         for _ in 0..ATTEMPTS_MAX {
-            let began = self.site.now();
-            let place = self.site.place()?;
+            let began = self.node.now();
+            let place = self.node.place()?;
             let hangs_up = self.rng.random_range(0..200) == 0;
-            let secret = self.site.secret(self.number);
+            let secret = self.node.secret(self.number);
             let request =
                 Request { method: "POST", path: "/v1/batch", secret, content_type, body: &body, hangs_up, ..Request::default() };
             let answers = match self.wire(place).ask(request) {
@@ -381,7 +427,7 @@ impl<'a> Client<'a> {
                 self.refused += members.len() as u64;
                 continue;
             };
-            let ended = self.site.now();
+            let ended = self.node.now();
             self.batches += 1;
             let is_known = answers.iter().all(|answer| *answer != Some(Answer::Unknown));
             for ((sku, op, key), answer) in members.iter().zip(answers) {
@@ -412,10 +458,10 @@ impl<'a> Client<'a> {
         struct Page {
             stocks: Vec<Named>,
         }
-        let began = self.site.now();
-        let place = self.site.place()?;
+        let began = self.node.now();
+        let place = self.node.place()?;
         let Some(page) = self.look::<Page>("/v1/stocks?limit=1000") else { return Some(()) };
-        let ended = self.site.now();
+        let ended = self.node.now();
         for (sku, name) in self.plan.skus.iter().enumerate() {
             let shown = page.stocks.iter().find(|named| named.sku == *name).map(|named| named.stock.clone());
             let answer =
@@ -456,14 +502,14 @@ impl<'a> Client<'a> {
     /// no node any more.
     fn call(&mut self, sku: usize, op: &Op, key: Option<&String>) -> Option<bool> {
         for _ in 0..ATTEMPTS_MAX {
-            let began = self.site.now();
-            let place = self.site.place()?;
+            let began = self.node.now();
+            let place = self.node.place()?;
             let hangs_up = op.kind().is_some() && self.rng.random_range(0..200) == 0;
             let Some(answer) = self.exchange(place, sku, op, key, hangs_up) else {
                 self.refused += 1;
                 continue;
             };
-            let ended = self.site.now();
+            let ended = self.node.now();
             // Nobody listens once all kills are done.
             let _ = self.answered.send(());
             let is_known = answer != Answer::Unknown;
@@ -477,7 +523,7 @@ impl<'a> Client<'a> {
     /// `None` when the node refused the call, so that nothing changed.
     fn exchange(&mut self, place: Place, sku: usize, op: &Op, key: Option<&String>, hangs_up: bool) -> Option<Answer> {
         let (method, path, body) = request_of(&self.plan.skus[sku], op);
-        let secret = self.site.secret(self.number);
+        let secret = self.node.secret(self.number);
         let if_match = if let Op::Patch { if_match, .. } = op { if_match.as_deref() } else { None };
         let idempotency_key = key.map(String::as_str);
         let request =
@@ -598,7 +644,7 @@ fn no(status: u16, code: String) -> Option<Answer> {
 }
 
 /// What an answer says; `None` for a refusal. One that cannot be read is no answer of the contract, and is kept as a rejection that nothing explains.
-fn meaning(response: &Response) -> Option<Answer> {
+pub fn meaning(response: &Response) -> Option<Answer> {
     #[derive(serde::Deserialize)]
     struct Problem {
         code: String,

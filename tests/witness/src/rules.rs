@@ -3,35 +3,43 @@
 //!
 //! One choice of the product's own is pinned here: the entity tag of a stock's n-th settings is n in hexadecimal.
 
-use super::record::{Answer, Op, Reservation, Stock};
+use crate::record::{Answer, Op, Reservation, Stock};
 
 /// How the last held units of a reservation went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Exit {
+pub enum Exit {
+    /// None went, or they were sold.
     None,
+    /// Given back by the caller.
     Released,
+    /// Taken back by the clock.
     Expired,
+    /// Given back after they were sold.
     Returned,
 }
 
 /// What was done to a stock's life by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Life {
-    pub(crate) is_paused: bool,
-    pub(crate) is_closed: bool,
-    pub(crate) is_archived: bool,
+pub struct Life {
+    /// It grants nothing for the time being.
+    pub is_paused: bool,
+    /// Its sale is over.
+    pub is_closed: bool,
+    /// It was put away.
+    pub is_archived: bool,
 }
 
 /// What a key was first used for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct KeyUse {
-    pub(crate) op: Op,
+pub struct KeyUse {
+    /// The call.
+    pub op: Op,
     /// The reservation that its answers show; `None` for the stock.
-    pub(crate) reservation: Option<String>,
+    pub reservation: Option<String>,
 }
 
 /// One state of a stock.
-pub(crate) trait View {
+pub trait View {
     /// Its counts, settings and entity tag; its state is for [`stock_state`].
     fn stock(&self) -> &Stock;
     /// What was done to its life.
@@ -52,10 +60,11 @@ pub(crate) trait View {
 
 /// What a call comes to in a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// It changes something, of so many units.
     Changes(u32),
     /// It changes nothing and shows this reservation, or the stock.
+    #[expect(missing_docs, reason = "the answer's own fields")]
     Shows { reservation: Option<String>, created: bool, replayed: bool },
     /// It changes nothing and shows reservations.
     Lists,
@@ -64,12 +73,12 @@ pub(crate) enum Step {
 }
 
 /// The entity tag of a stock whose settings or life changed so often, its creation included.
-pub(crate) fn tag(revision: u64) -> String {
+pub fn tag(revision: u64) -> String {
     format!("\"{revision:x}\"")
 }
 
 /// What `op` comes to in the state `view` at the moment `now`.
-pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>, now: &str) -> Step {
+pub fn step(view: &impl View, op: &Op, key: Option<&str>, now: &str) -> Step {
     if let Some(used) = key.and_then(|key| view.key(key)) {
         if used.op != *op {
             return Step::Rejects("idempotency_key_reused");
@@ -99,9 +108,8 @@ pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>, now: &str) -> S
         Op::Close => changes(!life.is_closed && !life.is_archived),
         Op::Archive if life.is_archived => stock,
         Op::Archive if !is_over(view, now) || view.stock().reserved > 0 => Step::Rejects("stock_in_use"),
-        Op::Archive => Step::Changes(0),
         Op::Adjust { delta, .. } if view.stock().available + delta < 0 => Step::Rejects("insufficient_stock"),
-        Op::Adjust { .. } => Step::Changes(0),
+        Op::Archive | Op::Adjust { .. } => Step::Changes(0),
         Op::Reserve { user, quantity, .. } => reserve(view, user, *quantity, now),
         Op::ReadReservation { id } => view.reservation(id).map_or(Step::Rejects("unknown_reservation"), |_| shows(id)),
         Op::Confirm { id, quantity } | Op::Release { id, quantity } | Op::Return { id, quantity } => {
@@ -129,7 +137,7 @@ pub(crate) fn step(view: &impl View, op: &Op, key: Option<&str>, now: &str) -> S
 }
 
 /// Whether `answer` is what a call that changes nothing in the state `view` is answered, at some moment of its span.
-pub(crate) fn explains(view: &impl View, op: &Op, key: Option<&str>, answer: &Answer) -> bool {
+pub fn explains(view: &impl View, op: &Op, key: Option<&str>, answer: &Answer) -> bool {
     let (from, to) = view.span();
     let turns = [&view.stock().opens_at, &view.stock().closes_at].into_iter().flatten().map(String::as_str);
     let mut moments = std::iter::once(from).chain(turns.filter(|turn| from < *turn && *turn <= to));
@@ -169,7 +177,7 @@ fn is_list(view: &impl View, op: &Op, shown: &[Reservation], more: bool) -> bool
 }
 
 /// The state of a stock at a moment.
-pub(crate) fn stock_state(stock: &Stock, life: Life, now: &str) -> &'static str {
+pub fn stock_state(stock: &Stock, life: Life, now: &str) -> &'static str {
     let is_past = |moment: &Option<String>| moment.as_ref().is_some_and(|moment| moment.as_str() <= now);
     if life.is_archived {
         "archived"
@@ -187,7 +195,7 @@ pub(crate) fn stock_state(stock: &Stock, life: Life, now: &str) -> &'static str 
 }
 
 /// The state of a reservation by its counts.
-pub(crate) fn reservation_state(reserved: u32, confirmed: u32, exit: Exit) -> &'static str {
+pub fn reservation_state(reserved: u32, confirmed: u32, exit: Exit) -> &'static str {
     match (reserved, confirmed, exit) {
         (1.., ..) => "reserved",
         (0, 1.., _) => "confirmed",

@@ -13,16 +13,23 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// One request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Request<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) secret: &'a str,
-    pub(crate) idempotency_key: Option<&'a str>,
-    pub(crate) if_match: Option<&'a str>,
-    pub(crate) content_type: &'a str,
-    pub(crate) body: &'a str,
+pub struct Request<'a> {
+    /// Its method.
+    pub method: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// The secret of the API key; empty for none.
+    pub secret: &'a str,
+    /// The idempotency key.
+    pub idempotency_key: Option<&'a str>,
+    /// The entity tag that it is conditional on.
+    pub if_match: Option<&'a str>,
+    /// What the body is.
+    pub content_type: &'a str,
+    /// The body, or nothing.
+    pub body: &'a str,
     /// Whether to hang up as soon as it is sent.
-    pub(crate) hangs_up: bool,
+    pub hangs_up: bool,
 }
 
 impl Default for Request<'_> {
@@ -32,18 +39,44 @@ impl Default for Request<'_> {
     }
 }
 
+impl<'a> Request<'a> {
+    /// A read without a key.
+    pub fn get(path: &'a str) -> Self {
+        Self { path, ..Self::default() }
+    }
+
+    /// The same as bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let Request { method, path, content_type, body, .. } = self;
+        let header = |name: &str, value: Option<&str>| value.map(|value| format!("{name}: {value}\r\n")).unwrap_or_default();
+        let secret = Some(format!("Bearer {}", self.secret)).filter(|_| !self.secret.is_empty());
+        let secret = header("authorization", secret.as_deref());
+        let (key, condition) = (header("idempotency-key", self.idempotency_key), header("if-match", self.if_match));
+        let length = body.len();
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: node\r\n{secret}content-type: {content_type}\r\ncontent-length: {length}\r\n\
+             {key}{condition}\r\n{body}"
+        )
+        .into_bytes()
+    }
+}
+
 /// What came back.
 #[derive(Debug)]
-pub(crate) struct Response {
-    pub(crate) status: u16,
-    pub(crate) is_replayed: bool,
-    pub(crate) etag: Option<String>,
-    pub(crate) body: Vec<u8>,
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// Whether it is marked as the repeat of an earlier answer.
+    pub is_replayed: bool,
+    /// The entity tag of what it shows.
+    pub etag: Option<String>,
+    /// The whole body.
+    pub body: Vec<u8>,
 }
 
 /// Why nothing came back.
 #[derive(Debug)]
-pub(crate) enum Lost {
+pub enum Lost {
     /// No connection could be made, so nothing was sent.
     NotSent,
     /// Something was sent, and the answer is not whole.
@@ -52,35 +85,29 @@ pub(crate) enum Lost {
 
 /// A connection that is made when it is needed.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub struct Wire {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl Wire {
-    pub(crate) const fn new(address: SocketAddr) -> Self {
+    /// Makes no connection yet.
+    pub const fn new(address: SocketAddr) -> Self {
         Self { address, stream: None }
     }
 
-    pub(crate) const fn address(&self) -> SocketAddr {
+    /// To where.
+    pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Asks once. After a loss the next request makes a new connection.
-    pub(crate) fn ask(&mut self, request: Request<'_>) -> Result<Response, Lost> {
+    pub fn ask(&mut self, request: Request<'_>) -> Result<Response, Lost> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => BufReader::new(connect(self.address).map_err(|_| Lost::NotSent)?),
         };
-        let key = request.idempotency_key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
-        let condition = request.if_match.map(|tag| format!("if-match: {tag}\r\n")).unwrap_or_default();
-        let Request { method, path, secret, content_type, body, .. } = request;
-        let text = format!(
-            "{method} {path} HTTP/1.1\r\nhost: node\r\nauthorization: Bearer {secret}\r\ncontent-type: {content_type}\r\n\
-             content-length: {}\r\n{key}{condition}\r\n{body}",
-            body.len()
-        );
-        stream.get_mut().write_all(text.as_bytes()).map_err(|_| Lost::Unknown)?;
+        stream.get_mut().write_all(&request.bytes()).map_err(|_| Lost::Unknown)?;
         if request.hangs_up {
             return Err(Lost::Unknown);
         }
