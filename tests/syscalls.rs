@@ -125,7 +125,9 @@ impl Call {
     }
 
     fn is_renaming_to(&self, path: &str) -> bool {
-        self.begins && self.name.starts_with("rename") && self.arguments.contains(&format!("{path}\""))
+        // The new name is the last text in the call.
+        let to = self.arguments.rsplit('"').nth(1);
+        self.begins && self.name.starts_with("rename") && to.is_some_and(|to| to.ends_with(path))
     }
 }
 
