@@ -76,7 +76,7 @@ fn what_was_committed_before_a_failure_is_seen_with_it() {
 }
 
 #[test]
-fn a_commit_before_it_is_durable_is_seen_too_early() {
+fn a_commit_before_it_is_durable_is_found_out() {
     let body = || log_of_two_groups(commit_before_it_is_durable);
     Check { name: "wrong: committed before it is durable", preemptions: 2, body }.fails_with("an early commit");
 }

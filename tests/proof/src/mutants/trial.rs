@@ -67,8 +67,9 @@ pub(super) fn run(program: &Program, test: Option<&str>, mutant: Option<Mutant>,
     let is_hung = waiting.recv_timeout(bound).is_err();
     let took = began.elapsed();
     kill_process_group(id, Signal::KILL)?;
-    let status = child.wait()?;
+    // First whoever waits for its end: taken away, there would be nothing to wait for.
     waiter.join().expect("waiting does not panic")?;
+    let status = child.wait()?;
     let output = String::from_utf8_lossy(&fs::read(written.path())?).into_owned();
     let verdict = match status.success() {
         _ if is_hung => Verdict::Hung,
