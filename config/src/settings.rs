@@ -220,13 +220,13 @@ pub struct SnapshotSettings {
     /// Longest time between two snapshots while the log grows at all, 10 s to 365 days. Default: 3,600 (one hour).
     pub interval_seconds: u64,
     /// Bytes of a snapshot that are written in a second at most, 1 MiB to 64 GiB, so that the log's own writes come first.
-    /// Default: 64 MiB.
+    /// Default: 32 MiB.
     pub bytes_per_second_max: u64,
 }
 
 impl Default for SnapshotSettings {
     fn default() -> Self {
-        Self { log_bytes: 512 * MIB, interval_seconds: 3_600, bytes_per_second_max: 64 * MIB }
+        Self { log_bytes: 512 * MIB, interval_seconds: 3_600, bytes_per_second_max: 32 * MIB }
     }
 }
 

@@ -264,7 +264,7 @@ impl Drop for SnapshotWriter {
 }
 
 /// Bytes of a snapshot that are written in a second at most, by default: what the log has to write meanwhile comes first.
-pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 * 1024 * 1024;
+pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 32 * 1024 * 1024;
 
 /// How many times as long as a write took the writer rests behind it: a snapshot takes a quarter of the disk's time at most.
 const RESTS: u32 = 3;
