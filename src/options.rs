@@ -86,6 +86,7 @@ pub(crate) fn directory_options(settings: &Settings, now: Timestamp) -> Director
 pub(crate) fn http_options(settings: &HttpSettings, feed: &FeedSettings) -> HttpOptions {
     HttpOptions {
         connections_max: to_usize(settings.connections_max),
+        send_buffer_bytes: to_usize(settings.send_buffer_bytes),
         header_bytes_max: to_usize(settings.header_bytes_max),
         body_bytes_max: to_usize(settings.body_bytes_max),
         batch_body_bytes_max: to_usize(settings.batch_body_bytes_max),
@@ -185,6 +186,7 @@ mod tests {
         ];
         let http = [
             "connections_max",
+            "send_buffer_bytes",
             "header_bytes_max",
             "body_bytes_max",
             "batch_body_bytes_max",
@@ -198,7 +200,7 @@ mod tests {
         let keys: Vec<String> =
             engine.iter().map(|name| format!("engine.{name}")).chain(http.iter().map(|name| format!("http.{name}"))).collect();
         for values in [
-            ["64", "1", "1", "1", "1", "0", "1", "1", "1024", "1024", "1024", "1024", "1", "1", "1", "1", "0"],
+            ["64", "1", "1", "1", "1", "0", "1", "1", "4096", "1024", "1024", "1024", "1024", "1", "1", "1", "1", "0"],
             [
                 "1048576",
                 "8192",
@@ -208,6 +210,7 @@ mod tests {
                 "50000000",
                 "1000000",
                 "1000000",
+                "67108864",
                 "1048576",
                 "67108864",
                 "67108864",

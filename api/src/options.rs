@@ -38,6 +38,9 @@ pub struct HttpOptions {
     /// Most connections open at once; at least 1. For a further one, one that waits for its client is closed; while none does, further
     /// ones wait in the operating system's queue. Default 16,384.
     pub connections_max: usize,
+    /// What the operating system may keep for each connection of answers that its client has not taken, in bytes; at least 4,096. It adds as
+    /// much again for its own bookkeeping, and bounds it by what it allows at all. Default 128 KiB.
+    pub send_buffer_bytes: usize,
     /// After how many seconds without a change an event stream says that it is alive; at least 1. Default 15.
     pub feed_heartbeat_seconds: u64,
     /// How many seconds the reader of an event stream may take nothing of what is there for it; at least 1. Then its connection is
@@ -49,6 +52,9 @@ pub struct HttpOptions {
 
 /// The smallest header limit that leaves room for the contract's own fields.
 const HEADER_BYTES_FLOOR: usize = 1_024;
+
+/// Room for a whole answer to a single command.
+const SEND_BUFFER_BYTES_FLOOR: usize = 4_096;
 
 impl Default for HttpOptions {
     fn default() -> Self {
@@ -63,6 +69,7 @@ impl Default for HttpOptions {
             drain_seconds: 1,
             answer_seconds_max: 10,
             connections_max: 16_384,
+            send_buffer_bytes: 128 * 1024,
             feed_heartbeat_seconds: 15,
             feed_stall_seconds_max: 60,
             feed_streams_max: 256,
@@ -118,6 +125,7 @@ impl HttpOptions {
             ("idle_seconds_max", self.idle_seconds_max, 1),
             ("answer_seconds_max", self.answer_seconds_max, 1),
             ("connections_max", self.connections_max as u64, 1),
+            ("send_buffer_bytes", self.send_buffer_bytes as u64, SEND_BUFFER_BYTES_FLOOR as u64),
             ("feed_heartbeat_seconds", self.feed_heartbeat_seconds, 1),
             ("feed_stall_seconds_max", self.feed_stall_seconds_max, 1),
             ("feed_streams_max", self.feed_streams_max as u64, 1),

@@ -14,6 +14,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -56,6 +57,7 @@ const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
 /// When the listener cannot be used at all.
 pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "serving");
+    bound_send_buffers(&listener, door.options().send_buffer_bytes)?;
     let router = routes::router(Arc::clone(&door));
     let http = http_machine(&door);
     let mut connections = Connections::new(door.options().connections_max);
@@ -120,6 +122,11 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
     Ok(())
 }
 
+/// Bounds what the operating system keeps of answers that a client does not take. Connections have it from their listener.
+fn bound_send_buffers(listener: &TcpListener, bytes: usize) -> io::Result<()> {
+    SockRef::from(listener).set_send_buffer_size(bytes)
+}
+
 fn http_machine(door: &Door) -> http1::Builder {
     let header_bytes_max = door.options().header_bytes_max;
     let mut http = http1::Builder::new();
@@ -147,8 +154,25 @@ async fn watch_files(door: Arc<Door>) {
 
 async fn welcome(stream: TcpStream, exchange: Arc<Exchange>, http: http1::Builder, door: Arc<Door>, router: Router) {
     let _open = door.metrics().open_connection();
-    if send_at_once(&stream) {
-        drive(stream, exchange, http, Arc::clone(&door), router).await;
+    if send_at_once(&stream) && speaks(&stream, &exchange, &door).await {
+        // On the heap, so that a connection that says nothing has no room for it.
+        Box::pin(drive(stream, exchange, http, Arc::clone(&door), router)).await;
+    }
+}
+
+/// Waits for a first byte, so that a connection that says nothing costs no HTTP machine with its buffers. `false` when it is to be closed.
+async fn speaks(stream: &TcpStream, exchange: &Exchange, door: &Door) -> bool {
+    // Listens before it looks, so that a stop that begins in between is heard. Whoever comes after that gets its one answer.
+    let mut stop_notice = pin!(door.stop_notice());
+    stop_notice.as_mut().enable();
+    let is_late = door.is_stopping();
+    tokio::select! {
+        biased;
+        // An error is met again by who reads.
+        _ = stream.readable() => true,
+        () = exchange.leave_notice() => false,
+        () = &mut stop_notice, if !is_late => false,
+        () = sleep(Phase::Idle.limit(door.options())) => false,
     }
 }
 
@@ -281,5 +305,23 @@ where
     });
     if let Err(error) = run.await {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_connection_has_the_send_buffer_of_its_listener() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        bound_send_buffers(&listener, 20_000).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        // Linux adds as much again for its bookkeeping.
+        assert_eq!(SockRef::from(&accepted.unwrap().0).send_buffer_size().unwrap(), 40_000);
+        assert!(client.is_ok());
     }
 }

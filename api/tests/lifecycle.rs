@@ -28,6 +28,7 @@ const QUICK: HttpOptions = HttpOptions {
     drain_seconds: 0,
     answer_seconds_max: 1,
     connections_max: 1_000,
+    send_buffer_bytes: 128 * 1024,
     feed_heartbeat_seconds: 600,
     feed_stall_seconds_max: 600,
     feed_streams_max: 1_000,

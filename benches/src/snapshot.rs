@@ -55,7 +55,8 @@ pub struct SnapshotParameters {
 }
 
 impl SnapshotParameters {
-    /// For figures: ten million holds, half the rate of 1,024 in flight, five seconds without a snapshot, five rounds.
+    /// For figures: ten million holds, half the rate of 1,024 in flight, five seconds without a snapshot, three rounds: there is
+    /// room for so many callers.
     pub fn full(program: PathBuf, directory: Option<PathBuf>) -> Self {
         Self {
             directory,
@@ -69,7 +70,7 @@ impl SnapshotParameters {
             share: 0.5,
             quiet: Duration::from_secs(5),
             bytes_per_second: SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
-            rounds: 5,
+            rounds: 3,
         }
     }
 

@@ -86,6 +86,10 @@ pub struct HttpSettings {
     /// body or not taken an answer for two; while there is none, further ones wait in the operating system's queue. Each needs an open
     /// file. Default: 16,384.
     pub connections_max: u64,
+    /// What the operating system may keep for each connection of answers that its client has not taken, 4 KiB to 64 MiB; it adds as much
+    /// again for its own bookkeeping, and bounds it by `net.core.wmem_max`. A client that reads nothing costs no more, and one far away gets
+    /// so much in a round trip. Default: 128 KiB.
+    pub send_buffer_bytes: u64,
     /// Longest header of a request with its first line, 1 KiB to 1 MiB, in bytes. Default: 16 KiB.
     pub header_bytes_max: u64,
     /// Longest body of a request, 1 KiB to 64 MiB, in bytes. Default: 1 MiB.
@@ -117,6 +121,7 @@ impl Default for HttpSettings {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8_700)),
             connections_max: 16_384,
+            send_buffer_bytes: 128 * KIB,
             header_bytes_max: 16 * KIB,
             body_bytes_max: MIB,
             batch_body_bytes_max: 8 * MIB,
@@ -366,6 +371,7 @@ impl Settings {
             ("node", "worker_threads", Sight::Open, Slot::Count(&mut node.worker_threads, 1..=1_024)),
             ("http", "listen", Sight::Open, Slot::Address(&mut http.listen)),
             ("http", "connections_max", Sight::Open, Slot::Number(&mut http.connections_max, 1..=1_000_000)),
+            ("http", "send_buffer_bytes", Sight::Open, Slot::Number(&mut http.send_buffer_bytes, 4 * KIB..=64 * MIB)),
             ("http", "header_bytes_max", Sight::Open, Slot::Number(&mut http.header_bytes_max, KIB..=MIB)),
             ("http", "body_bytes_max", Sight::Open, Slot::Number(&mut http.body_bytes_max, KIB..=64 * MIB)),
             ("http", "batch_body_bytes_max", Sight::Open, Slot::Number(&mut http.batch_body_bytes_max, KIB..=64 * MIB)),

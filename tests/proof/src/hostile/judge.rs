@@ -18,13 +18,9 @@ pub(crate) const MEMORY_BYTES_NOISE: f64 = 16.0 * 1_048_576.0;
 /// What may be left of the growth: a share of what there was, or so many bytes.
 pub(crate) const MEMORY_LEFT: Bound = Bound { factor: 1.05, difference: 50.0 * 1_048_576.0 };
 
-/// What the allocator may keep of each connection's memory behind a round, in bytes: it uses it again, so the last round leaves nothing.
-pub(crate) const KEPT_BYTES_MAX: f64 = 16_384.0;
-
 /// Whether memory is back, of which there were so many bytes before and are so many after.
-pub(crate) fn is_back((before, after): (u64, u64), connections: usize, is_last: bool) -> bool {
-    let kept = if is_last { 0.0 } else { KEPT_BYTES_MAX * number(connections as u64) };
-    MEMORY_LEFT.holds(number(before), number(after) - kept)
+pub(crate) fn is_back((before, after): (u64, u64)) -> bool {
+    MEMORY_LEFT.holds(number(before), number(after))
 }
 
 /// What was seen in one round.
@@ -78,13 +74,13 @@ impl Row {
     }
 }
 
-/// The promises that are broken, in words with their figures.
-pub(crate) fn broken(rounds: &[Round], terms: Terms) -> Vec<String> {
+/// The promises of a healthy client's latencies that are broken, in words with their figures.
+pub(crate) fn slow(rounds: &[Round], terms: Terms) -> Vec<String> {
     let row = Row::of(rounds, terms);
-    let mut broken = Vec::new();
+    let mut slow = Vec::new();
     let mut hold = |holds: bool, what: String| {
         if !holds {
-            broken.push(what);
+            slow.push(what);
         }
     };
     let (base, found) = row.kept_ms;
@@ -92,13 +88,27 @@ pub(crate) fn broken(rounds: &[Round], terms: Terms) -> Vec<String> {
     let (base, found) = row.new_ms;
     let is_in_time = if terms.is_crowded { found <= NEWCOMER_MS_MAX } else { LATENCY.holds(base, found) };
     hold(is_in_time, format!("the p99 of new connections is {found:.2} ms where it was {base:.2} ms"));
+    slow
+}
+
+/// The promises that are broken, in words with their figures.
+pub(crate) fn broken(rounds: &[Round], terms: Terms) -> Vec<String> {
+    let row = Row::of(rounds, terms);
+    let mut broken = slow(rounds, terms);
+    let mut hold = |holds: bool, what: String| {
+        if !holds {
+            broken.push(what);
+        }
+    };
     hold(row.failed == 0, format!("{} requests of the healthy client failed", row.failed));
     let bytes = row.connection_bytes - MEMORY_BYTES_NOISE / number(terms.connections as u64);
     hold(bytes <= CONNECTION_BYTES_MAX, format!("memory grew by {:.0} bytes for each connection", row.connection_bytes));
-    for (place, round) in rounds.iter().enumerate() {
+    for round in rounds {
         let (before, _, after) = round.memory;
-        let is_back = is_back((before, after), terms.connections, place + 1 == rounds.len());
-        hold(is_back, format!("{after} bytes of memory are held where it were {before}, {:.0} ms after the end", round.back_ms));
+        hold(
+            is_back((before, after)),
+            format!("{after} bytes of memory are held where it were {before}, {:.0} ms after the end", round.back_ms),
+        );
         let (before, after) = round.files;
         hold(after <= before, format!("{after} files are open where it were {before}, {:.0} ms after the end", round.back_ms));
     }

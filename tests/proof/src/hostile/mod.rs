@@ -31,7 +31,11 @@ use crate::paced::{Pace, Paced, Sample};
 use tidegate_witness::node::{self, Node, NodeError};
 
 /// The healthy client: many connections of which each asks seldom, so that on a busy machine none owes more and more.
-const PACE: Pace = Pace { kept: 20, new: 10, per_second: 10 };
+const PACE: Pace = Pace { kept: 20, new: 10, per_second: 20 };
+
+/// How often the rounds of a kind are made, all together: whose latencies are over their bounds is given as many rounds again, and the
+/// medians of all of them count.
+const PASSES_MAX: usize = 3;
 
 /// Longest wait for memory and files to come back.
 const BACK_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -119,7 +123,8 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
     outcomes.extend(on_one_node(&program, crowded, &few, amount.rounds_crowded, lengths, options.seed)?);
 
     println!(
-        "hostile connections beside a healthy client of {} requests/s, {} rounds of each kind ({} where places are few), seed {}: {} s",
+        "hostile connections beside a healthy client of {} requests/s, {} rounds of each kind ({} where places are few) and as many again, up to \
+         twice, where a latency is over its bound, seed {}: {} s",
         (PACE.kept + PACE.new) * PACE.per_second,
         amount.rounds,
         amount.rounds_crowded,
@@ -142,12 +147,11 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
     }
     println!(
         "held against: p99 at most twice or {} ms more; newcomers where all places are taken {} s; 64 KiB a connection, and {} MiB that are \
-         nobody's; memory back within {} s to 5 % or 50 MiB, but for {} KiB a connection that the allocator may keep for the next round; files to what they were",
+         nobody's; memory back within {} s to 5 % or 50 MiB; files to what they were",
         judge::LATENCY.difference,
         judge::NEWCOMER_MS_MAX / 1e3,
         judge::MEMORY_BYTES_NOISE / 1_048_576.0,
         BACK_WAIT_MAX.as_secs(),
-        judge::KEPT_BYTES_MAX / 1_024.0,
     );
     for what in &all_broken {
         println!("broken: {what}");
@@ -164,6 +168,10 @@ impl Outcome {
 
     fn broken(&self) -> Vec<String> {
         [judge::broken(&self.rounds, self.terms()), self.wrong.clone()].concat()
+    }
+
+    fn is_slow(&self) -> bool {
+        !judge::slow(&self.rounds, self.terms()).is_empty()
     }
 
     fn line(&self, broken: usize) -> String {
@@ -193,6 +201,21 @@ struct Seen {
     back: Duration,
 }
 
+impl Seen {
+    fn round(&self, samples: &[Sample]) -> Round {
+        let (kept_without, new_without, failed_without) = cut(samples, self.without);
+        let (kept_beside, new_beside, failed_beside) = cut(samples, self.beside);
+        Round {
+            kept_ms: (kept_without, kept_beside),
+            new_ms: (new_without, new_beside),
+            failed: failed_without + failed_beside,
+            memory: self.memory,
+            files: self.files,
+            back_ms: self.back.as_secs_f64() * 1e3,
+        }
+    }
+}
+
 fn on_one_node(
     program: &Path,
     kinds: Vec<Kind>,
@@ -216,32 +239,30 @@ fn on_one_node(
     for sku in [HEALTHY, LEFT, TORN] {
         node.put_stock(sku, &format!(r#"{{"quantity":{UNITS}}}"#))?;
     }
-    let healthy = Paced::start(address, HEALTHY, PACE);
-    wait(lengths.0);
-    let mut looks = Vec::new();
     let mut outcomes: Vec<Outcome> =
         kinds.into_iter().map(|kind| Outcome { kind, rounds: Vec::new(), done: Done::default(), wrong: Vec::new() }).collect();
+    let mut wanted: Vec<usize> = (0..outcomes.len()).collect();
     let mut source = 0;
-    for round in 1..=rounds {
-        for (kind, outcome) in outcomes.iter_mut().enumerate() {
-            source = source % 250 + 1;
-            eprintln!("round {round} of {rounds}: {}", outcome.kind.name);
-            let of_machine = (Source(source), seed + u64::from(source));
-            looks.push(one_round(&node, address, kind, outcome, of_machine, lengths, round == rounds)?);
+    for _ in 0..PASSES_MAX {
+        let healthy = Paced::start(address, HEALTHY, PACE);
+        wait(lengths.0);
+        let mut looks = Vec::new();
+        for round in 1..=rounds {
+            for &kind in &wanted {
+                source = source % 250 + 1;
+                eprintln!("round {round} of {rounds}: {}", outcomes[kind].kind.name);
+                let of_machine = (Source(source), seed + u64::from(source));
+                looks.push(one_round(&node, address, kind, &mut outcomes[kind], of_machine, lengths)?);
+            }
         }
-    }
-    let samples = healthy.stop();
-    for Seen { kind, without, beside, memory, files, back } in looks {
-        let (kept_without, new_without, failed_without) = cut(&samples, without);
-        let (kept_beside, new_beside, failed_beside) = cut(&samples, beside);
-        outcomes[kind].rounds.push(Round {
-            kept_ms: (kept_without, kept_beside),
-            new_ms: (new_without, new_beside),
-            failed: failed_without + failed_beside,
-            memory,
-            files,
-            back_ms: back.as_secs_f64() * 1e3,
-        });
+        let samples = healthy.stop();
+        for seen in looks {
+            outcomes[seen.kind].rounds.push(seen.round(&samples));
+        }
+        wanted.retain(|kind| outcomes[*kind].is_slow());
+        if wanted.is_empty() {
+            break;
+        }
     }
     for outcome in &mut outcomes {
         let what = hold_commands(&node, outcome)?;
@@ -268,7 +289,6 @@ fn one_round(
     outcome: &mut Outcome,
     (source, seed): (Source, u64),
     lengths: (Duration, Duration),
-    is_last: bool,
 ) -> Result<Seen, NodeError> {
     let failed = |source| NodeError::Machine { what: "hostile connections cannot be made", source };
     let pid = node.process()?;
@@ -296,9 +316,7 @@ fn one_round(
     let (done, wrong) = result.map_err(failed)?;
     let over = Instant::now();
     let mut after = (resident_bytes(pid)?, open_files(pid)?);
-    while over.elapsed() < BACK_WAIT_MAX
-        && !(judge::is_back((before.0, after.0), kind.connections(), is_last) && after.1 <= before.1)
-    {
+    while over.elapsed() < BACK_WAIT_MAX && !(judge::is_back((before.0, after.0)) && after.1 <= before.1) {
         wait(LOOK_EVERY);
         after = (resident_bytes(pid)?, open_files(pid)?);
     }

@@ -107,7 +107,15 @@ fn attempt(options: &Options) -> Result<usize, MutantsError> {
     let mut missed = Vec::new();
     for &mutant in mutants {
         let began = Instant::now();
-        let caught = if options.short { levels.try_known(mutant)? } else { levels.try_all(mutant)? };
+        let caught = match if options.short { levels.try_known(mutant) } else { levels.try_all(mutant) } {
+            // What is wrong with one test says nothing of the others.
+            Err(error @ (MutantsError::FailsAlone { .. } | MutantsError::Unknown { .. })) => {
+                println!("{mutant:<28}{error}");
+                missed.push(mutant.to_string());
+                continue;
+            }
+            caught => caught?,
+        };
         let (level, test) = caught.as_ref().map_or(("NOT CAUGHT", ""), |caught| (caught.level.name(), caught.test.as_str()));
         println!("{mutant:<28}{:<74}{level:<18}{test:<92}{:>7.1}", mutant.breaks(), began.elapsed().as_secs_f64());
         io::stdout().flush()?;
