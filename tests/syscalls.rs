@@ -132,7 +132,7 @@ impl Call {
 }
 
 #[test]
-fn no_answer_to_a_change_leaves_before_the_log_is_synced() {
+fn no_answer_to_a_change_leaves_and_nothing_is_called_durable_before_the_log_is_synced() {
     let Some(node) = traced(&[]) else { return };
     let mut changes = 1;
     assert_eq!(node.server.put("/v1/stocks/tea", r#"{"quantity":100}"#).status, 201);
@@ -144,9 +144,14 @@ fn no_answer_to_a_change_leaves_before_the_log_is_synced() {
         changes += 2;
     }
     let calls = node.stop();
-    let (mut answers, mut is_synced) = (0, false);
+    let (mut answers, mut notes, mut is_synced) = (0, 0, false);
     for call in &calls {
         is_synced |= call.is_log_sync();
+        // At the stop there is nothing new to sync.
+        if call.is_write_to("/durable") && answers < changes {
+            notes += 1;
+            assert!(is_synced, "note {notes} of what is durable was made before the log was synced");
+        }
         if call.is_answer() {
             answers += 1;
             // The next call was sent only after this answer, so each has a sync of its own.
@@ -155,6 +160,7 @@ fn no_answer_to_a_change_leaves_before_the_log_is_synced() {
         }
     }
     assert_eq!(answers, changes);
+    assert!(notes >= changes, "{notes} notes of what is durable");
 }
 
 #[test]

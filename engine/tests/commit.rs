@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
 
 use support::{
     InstantLog, PATIENCE, RULES, START, answer, bench, confirm, create, held, instant, is_ready, keyed, read, reservation, reserve,
@@ -37,6 +38,8 @@ async fn a_rejection_waits_for_the_head_that_it_observed() {
     let grant = bench.engine.try_submit(reserve("lamp", "ann")).unwrap();
     bench.log.wait_proposed(2);
     let mut sold_out = bench.engine.try_submit(reserve("lamp", "bob")).unwrap();
+    // Once it has left the ring, it is decided before the mailbox has its turn.
+    while bench.engine.inspect().await[0].ring_waiting > 0 {}
 
     bench.progress.commit(GroupSequence(1));
     answer(create).await.unwrap();
@@ -154,6 +157,23 @@ async fn stopping_answers_what_was_admitted_and_refuses_what_comes_after() {
     }
     assert_eq!(bench.engine.try_submit(reserve("lamp", "late")).unwrap_err(), Refusal::Stopping);
     bench.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_the_commit_of_what_was_admitted() {
+    let bench = held(EngineOptions::default());
+    let mut create = bench.engine.try_submit(create("lamp", 1, 600)).unwrap();
+    bench.log.wait_proposed(1);
+    let mut stop = std::pin::pin!(bench.engine.stop());
+    assert!(stop.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    // It is in the mailbox by now, and the shard has turns between these.
+    for _ in 0..100 {
+        assert_eq!(bench.engine.inspect().await.len(), 1, "the shard ended before what it had admitted was committed");
+        assert!(!is_ready(&mut create));
+    }
+    bench.progress.commit(GroupSequence(1));
+    answer(create).await.unwrap();
+    stop.await;
 }
 
 #[tokio::test]

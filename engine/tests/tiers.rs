@@ -155,18 +155,20 @@ async fn nothing_goes_to_the_history_before_what_was_done_to_it_is_committed() {
 async fn a_batch_keeps_its_order_where_a_command_waits_for_the_history() {
     let folder = TempDir::new().unwrap();
     let bench = tiered(EngineOptions::default(), history(&folder));
-    call(&bench, create("lamp", 1, 600)).await.unwrap();
-    let id = sold_and_gone(&bench, "ann", 1).await;
+    call(&bench, create("lamp", 2, 600)).await.unwrap();
+    let id = sold_and_gone(&bench, "ann", 2).await;
     // Each takes what the one before gave back; more commands than go through the ring together.
     let mut batch = vec![reserve("lamp", "early"), give_back(id, None), reserve("lamp", "bob")];
-    batch.extend((0..200).map(|number| reserve("lamp", &format!("late{number}"))));
+    batch.extend((0..200).map(|number| reserve_units("lamp", &format!("greedy{number}"), 2)));
+    batch.push(reserve("lamp", "last"));
     let outcomes = tokio::time::timeout(PATIENCE, bench.engine.submit_batch(batch).outcomes()).await.unwrap();
-    let sold_out = Err(Failure::Rejection(Rejection::SoldOut { available: 0, asked: 1 }));
-    assert_eq!(outcomes[0], sold_out);
+    let sold_out = |available, asked| Err(Failure::Rejection(Rejection::SoldOut { available, asked }));
+    assert_eq!(outcomes[0], sold_out(0, 1));
     assert_eq!(reservation(outcomes[1].clone()).state, ReservationState::Returned);
     assert_eq!(reservation(outcomes[2].clone()).user.as_str(), "bob");
-    assert_eq!(outcomes[3..].iter().filter(|outcome| **outcome == sold_out).count(), 200);
-    assert_eq!(stock(&bench), (1, 0, 1, 0));
+    assert_eq!(outcomes[3..203].iter().filter(|outcome| **outcome == sold_out(1, 2)).count(), 200);
+    assert_eq!(reservation(outcomes[203].clone()).user.as_str(), "last");
+    assert_eq!(stock(&bench), (2, 0, 2, 0));
     bench.engine.stop().await;
 }
 

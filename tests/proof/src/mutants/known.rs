@@ -12,6 +12,8 @@ const DISK: Known = Known { level: Level::Disk, target: "disk", test: None };
 
 /// The random tests of the rules.
 const MODEL: &str = "random_commands_fare_as_in_a_naive_ledger";
+/// Of what the kernel is asked for.
+const BEFORE_THE_SYNC: &str = "no_answer_to_a_change_leaves_and_nothing_is_called_durable_before_the_log_is_synced";
 const INVERSES: &str = "undoing_the_newest_events_gives_the_ledger_that_was_before_them";
 
 /// A test that is known to catch a defect.
@@ -104,14 +106,12 @@ impl Known {
             Mutant::HeldWorkOvertakes => engine("tiers", "a_batch_keeps_its_order_where_a_command_waits_for_the_history"),
             Mutant::SnapshotBeforeHistory => system("syscalls", "a_snapshot_has_its_name_only_after_all_that_it_stands_on_lasts"),
             Mutant::LapseMisnumbered => rules("model", MODEL),
-            Mutant::SkipSync => log("wal", "the_sidecar_follows_syncs_and_nothing_less"),
-            Mutant::SyncWithoutFdatasync => system("syscalls", "no_answer_to_a_change_leaves_before_the_log_is_synced"),
+            Mutant::SkipSync | Mutant::SidecarBeforeSync | Mutant::SyncWithoutFdatasync => system("syscalls", BEFORE_THE_SYNC),
             Mutant::WriteThroughOff => {
                 log("write_through", "the_log_writes_through_from_its_first_byte_unless_a_loss_of_power_may_undo_it")
             }
-            Mutant::SidecarBeforeSync => DISK,
             Mutant::FailedSyncRetried => DISK,
-            Mutant::ValuesBecomeBlobs => log("segments", "a_log_goes_on_in_new_segments_and_comes_back_whole"),
+            Mutant::ValuesBecomeBlobs => log("wal", "a_large_group_is_split_and_comes_back_whole"),
             Mutant::HoleInLog => log("segments", "a_log_goes_on_in_new_segments_and_comes_back_whole"),
             Mutant::ChainNotContinued => log("segments", "a_log_goes_on_in_new_segments_and_comes_back_whole"),
             Mutant::ChainUnchecked => log("recovery", "a_broken_chain_is_damage_at_the_first_entry_that_does_not_continue"),
@@ -143,10 +143,10 @@ impl Known {
                 engine("feed", "a_cursor_before_what_is_retained_has_expired_and_one_that_missed_nothing_has_not")
             }
             Mutant::CopyBeforeCommit => engine("copies", "a_copy_counts_only_once_its_last_group_is_committed"),
-            Mutant::AdmittedLostAtStop => engine("commit", "stopping_answers_what_was_admitted_and_refuses_what_comes_after"),
+            Mutant::AdmittedLostAtStop => engine("commit", "a_stop_waits_for_the_commit_of_what_was_admitted"),
             Mutant::WakeLost => engine("loop", "a_parked_shard_wakes_for_every_command"),
             Mutant::DiskLowIgnored => engine("commit", "a_low_disk_refuses_commands_and_still_answers_reads"),
-            Mutant::RoleSkipped => door("keys", "every_call_takes_exactly_the_roles_that_it_needs"),
+            Mutant::RoleSkipped => door("keys", "every_other_call_takes_exactly_the_roles_that_it_needs"),
             Mutant::ExpiredKeyOpens => door("keys", "a_key_opens_until_the_moment_of_its_end"),
             Mutant::IfMatchIgnored => door("stock_life", "a_patch_with_if_match_is_done_only_to_the_version_that_it_names"),
             Mutant::LineSwallowed => door("batch", "unreadable_lines_disturb_no_other"),
