@@ -166,10 +166,11 @@ async fn speaks(stream: &TcpStream, exchange: &Exchange, door: &Door) -> bool {
     let mut stop_notice = pin!(door.stop_notice());
     stop_notice.as_mut().enable();
     let is_late = door.is_stopping();
+    let mut first = [0];
     tokio::select! {
         biased;
-        // An error is met again by who reads.
-        _ = stream.readable() => true,
+        // A look, because readiness alone may be claimed of what has nothing.
+        peeked = stream.peek(&mut first) => peeked.is_ok_and(|bytes| bytes > 0),
         () = exchange.leave_notice() => false,
         () = &mut stop_notice, if !is_late => false,
         () = sleep(Phase::Idle.limit(door.options())) => false,
