@@ -90,7 +90,9 @@ fn run(cli: &Cli) -> Result<(), BenchError> {
         programs = Programs::find();
     }
     let skipped: Vec<String> = programs.missing().iter().map(ToString::to_string).collect();
-    skipped.iter().for_each(|line| eprintln!("{line}"));
+    for line in &skipped {
+        eprintln!("{line}");
+    }
     let versions = programs.versions();
 
     let parameters = parameters(cli, places, programs);

@@ -86,7 +86,10 @@ impl Shop for Postgres {
         let units = i64::try_from(units).map_err(BenchError::wrong)?;
         let insert = match self.way {
             Way::HotRow => "INSERT INTO stock VALUES ($1, $2)",
-            Way::RowPerUnit => "INSERT INTO unit SELECT $1, (number * 2147483648) / $2 FROM generate_series(0, $2 - 1) AS number",
+            Way::RowPerUnit => {
+                "INSERT INTO unit SELECT $1, number * 2147483648 / $2::bigint \
+                 FROM generate_series(0::bigint, $2::bigint - 1) AS number"
+            }
         };
         self.runtime
             .block_on(async {
@@ -148,6 +151,7 @@ async fn connect(configuration: &Config) -> Result<Client, BenchError> {
     Ok(client)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "map_err hands errors over")]
 fn said(error: tokio_postgres::Error) -> BenchError {
     let detail = error.as_db_error().map(|error| format!(": {}", error.message())).unwrap_or_default();
     BenchError::Wrong(format!("PostgreSQL: {error}{detail}"))

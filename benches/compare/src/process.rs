@@ -120,7 +120,7 @@ fn wait_until(mut is_so: impl FnMut() -> bool) {
 fn signal(id: u32, signal: Signal) {
     // A process that is gone already needs no signal.
     if let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) {
-        drop(kill_process(pid, signal));
+        let _gone = kill_process(pid, signal);
     }
 }
 

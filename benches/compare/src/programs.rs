@@ -94,8 +94,8 @@ impl Programs {
 
     /// Those that are not there.
     pub fn missing(&self) -> Vec<Missing> {
-        let peers = [
-            (self.redis.is_some(), "Redis", &["redis-server"][..]),
+        let peers: [(bool, &'static str, &'static [&'static str]); 3] = [
+            (self.redis.is_some(), "Redis", &["redis-server"]),
             (
                 self.redis.is_some() && self.nginx.is_some(),
                 "Nginx + Lua + Redis",
