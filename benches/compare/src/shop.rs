@@ -1,6 +1,8 @@
 //! A side under measurement as all of them look: it opens a product, sells it to a crowd, and shows its books. And the judge, who
 //! compares what buyers were told with the books: a side that oversells, forgets or invents gives no figure.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tidegate_benches::error::{BenchError, expect_equal};
 use tidegate_benches::figure::{Percentiles, mean, per_second};
@@ -93,8 +95,8 @@ fn prove(shop: &mut dyn Shop, crowd: &Crowd) -> Result<(), BenchError> {
     let crowd = Crowd {
         connections: crowd.connections.min(PROOF_CONNECTIONS),
         pace: None,
-        warm_up: std::time::Duration::ZERO,
-        measured: std::time::Duration::from_mins(1),
+        warm_up: Duration::ZERO,
+        measured: Duration::from_mins(1),
         buyers_max: buyers,
         ..*crowd
     };
@@ -136,7 +138,97 @@ fn check(units: u64, told: Outcomes, books: &Books) -> Result<(), BenchError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use tidegate_benches::figure::Latencies;
+
     use super::*;
+
+    /// What a shop of the tests does wrong.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Defect {
+        None,
+        /// Sells one unit more than it has.
+        Oversells,
+        /// Lets everybody come twice.
+        ForgetsUsers,
+        /// Sells, and does not write the last order down.
+        LosesAnOrder,
+        /// Says that it is sold out with a unit left.
+        KeepsAUnit,
+    }
+
+    #[derive(Default)]
+    struct Shelf {
+        available: u64,
+        users: BTreeSet<u64>,
+        orders: u64,
+    }
+
+    struct TestShop {
+        defect: Defect,
+        shelves: BTreeMap<String, Shelf>,
+    }
+
+    impl Shop for TestShop {
+        fn open(&mut self, sku: &str, units: u64) -> Result<(), BenchError> {
+            self.shelves.insert(sku.to_owned(), Shelf { available: units, ..Shelf::default() });
+            Ok(())
+        }
+
+        fn sell(&mut self, sku: &str, crowd: &Crowd) -> Result<Seen, BenchError> {
+            let shelf = self.shelves.get_mut(sku).unwrap();
+            let mut outcomes = Outcomes::default();
+            let mut more = u64::from(self.defect == Defect::Oversells);
+            let kept = u64::from(self.defect == Defect::KeepsAUnit);
+            for user in 1..=crowd.buyers_max {
+                if shelf.users.contains(&user) && self.defect != Defect::ForgetsUsers {
+                    outcomes.duplicates += 1;
+                } else if shelf.available > kept || more > 0 {
+                    more -= u64::from(shelf.available == 0);
+                    shelf.available = shelf.available.saturating_sub(1);
+                    shelf.users.insert(user);
+                    shelf.orders += 1;
+                    outcomes.granted += 1;
+                } else {
+                    outcomes.sold_out += 1;
+                }
+            }
+            let (answers, measured) = (outcomes.total(), Duration::from_secs(1));
+            let latencies = Latencies::default();
+            Ok(Seen { outcomes, answers, measured, latencies, generator_cpu: Duration::ZERO, elapsed: measured })
+        }
+
+        fn books(&mut self, sku: &str) -> Result<Books, BenchError> {
+            let shelf = &self.shelves[sku];
+            let orders = shelf.orders - u64::from(self.defect == Defect::LosesAnOrder);
+            Ok(Books { available: shelf.available, sold: vec![("users", shelf.users.len() as u64), ("orders", orders)] })
+        }
+
+        fn processes(&self) -> Vec<u32> {
+            Vec::new()
+        }
+    }
+
+    fn measured(defect: Defect) -> Result<RunFigure, BenchError> {
+        let (warm_up, measured) = (Duration::ZERO, Duration::from_secs(1));
+        let crowd = Crowd { connections: 1, commands: 1, pace: None, warm_up, measured, buyers_max: 500 };
+        measure(&mut TestShop { defect, shelves: BTreeMap::new() }, &crowd, 300)
+    }
+
+    #[test]
+    fn an_honest_shop_gives_a_figure() {
+        let figure = measured(Defect::None).unwrap();
+        assert_eq!((figure.buyers, figure.granted), (500, 300));
+        assert!((figure.rate - 500.0).abs() < 1e-9, "{figure:?}");
+    }
+
+    #[test]
+    fn a_shop_that_breaks_a_rule_gives_none() {
+        for defect in [Defect::Oversells, Defect::ForgetsUsers, Defect::LosesAnOrder, Defect::KeepsAUnit] {
+            assert!(measured(defect).is_err(), "{defect:?}");
+        }
+    }
 
     #[test]
     fn only_books_that_agree_with_the_buyers_pass() {
