@@ -83,7 +83,7 @@ impl Programs {
     pub fn find() -> Self {
         let nginx = program("nginx").filter(|_| {
             let modules = MODULE_NAMES.iter().all(|name| Path::new(MODULES).join(name).is_file());
-            modules && LUA_LIBRARIES.iter().all(|library| Path::new(library).is_file())
+            modules && LUA_LIBRARIES.iter().all(|library| Path::new(library).is_file()) && has_json()
         });
         Self {
             redis: program("redis-server"),
@@ -151,6 +151,12 @@ fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(FOLDERS.map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+/// Whether Lua can read JSON: its library lies in the folder of the machine's architecture.
+fn has_json() -> bool {
+    let architectures = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    architectures.map(|entry| entry.path().join("lua/5.1/cjson.so")).any(|library| library.is_file())
 }
 
 /// The newest version that is there, if somebody may run it.

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Shelf {
+    struct Goods {
         available: u64,
         users: BTreeSet<u64>,
         orders: u64,
@@ -167,28 +167,28 @@ mod tests {
 
     struct TestShop {
         defect: Defect,
-        shelves: BTreeMap<String, Shelf>,
+        products: BTreeMap<String, Goods>,
     }
 
     impl Shop for TestShop {
         fn open(&mut self, sku: &str, units: u64) -> Result<(), BenchError> {
-            self.shelves.insert(sku.to_owned(), Shelf { available: units, ..Shelf::default() });
+            self.products.insert(sku.to_owned(), Goods { available: units, ..Goods::default() });
             Ok(())
         }
 
         fn sell(&mut self, sku: &str, crowd: &Crowd) -> Result<Seen, BenchError> {
-            let shelf = self.shelves.get_mut(sku).unwrap();
+            let goods = self.products.get_mut(sku).unwrap();
             let mut outcomes = Outcomes::default();
             let mut more = u64::from(self.defect == Defect::Oversells);
             let kept = u64::from(self.defect == Defect::KeepsAUnit);
             for user in 1..=crowd.buyers_max {
-                if shelf.users.contains(&user) && self.defect != Defect::ForgetsUsers {
+                if goods.users.contains(&user) && self.defect != Defect::ForgetsUsers {
                     outcomes.duplicates += 1;
-                } else if shelf.available > kept || more > 0 {
-                    more -= u64::from(shelf.available == 0);
-                    shelf.available = shelf.available.saturating_sub(1);
-                    shelf.users.insert(user);
-                    shelf.orders += 1;
+                } else if goods.available > kept || more > 0 {
+                    more -= u64::from(goods.available == 0);
+                    goods.available = goods.available.saturating_sub(1);
+                    goods.users.insert(user);
+                    goods.orders += 1;
                     outcomes.granted += 1;
                 } else {
                     outcomes.sold_out += 1;
@@ -200,9 +200,9 @@ mod tests {
         }
 
         fn books(&mut self, sku: &str) -> Result<Books, BenchError> {
-            let shelf = &self.shelves[sku];
-            let orders = shelf.orders - u64::from(self.defect == Defect::LosesAnOrder);
-            Ok(Books { available: shelf.available, sold: vec![("users", shelf.users.len() as u64), ("orders", orders)] })
+            let goods = &self.products[sku];
+            let orders = goods.orders - u64::from(self.defect == Defect::LosesAnOrder);
+            Ok(Books { available: goods.available, sold: vec![("users", goods.users.len() as u64), ("orders", orders)] })
         }
 
         fn processes(&self) -> Vec<u32> {
@@ -213,7 +213,7 @@ mod tests {
     fn measured(defect: Defect) -> Result<RunFigure, BenchError> {
         let (warm_up, measured) = (Duration::ZERO, Duration::from_secs(1));
         let crowd = Crowd { connections: 1, commands: 1, pace: None, warm_up, measured, buyers_max: 500 };
-        measure(&mut TestShop { defect, shelves: BTreeMap::new() }, &crowd, 300)
+        measure(&mut TestShop { defect, products: BTreeMap::new() }, &crowd, 300)
     }
 
     #[test]
