@@ -150,14 +150,16 @@ fn measure(parameters: &GroupsParameters, events: u64) -> Result<[Figure; 3], Be
 }
 
 /// A plain file: overwritten from front to back if it has a length, growing if not.
-struct Plain {
+#[derive(Debug)]
+pub struct Plain {
     file: File,
     length: u64,
     offset: u64,
 }
 
 impl Plain {
-    fn create(path: &Path, length: u64) -> Result<Self, BenchError> {
+    /// Makes the file, of `length` bytes that are written and synced; a write must not be longer, unless that is 0.
+    pub fn create(path: &Path, length: u64) -> Result<Self, BenchError> {
         let create = || {
             let file = File::create(path)?;
             file.write_all_at(&vec![0x5a; usize::try_from(length).unwrap_or(0)], 0)?;
@@ -167,7 +169,8 @@ impl Plain {
         Ok(Self { file: create().map_err(BenchError::io("a plain file"))?, length, offset: 0 })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<Duration, BenchError> {
+    /// Writes `bytes` behind the ones before and syncs them: how long that took. They survive a loss of power at return.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<Duration, BenchError> {
         let count = bytes.len() as u64;
         if self.length > 0 && self.offset + count > self.length {
             self.offset = 0;

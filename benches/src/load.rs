@@ -48,6 +48,11 @@ impl RequestTemplate {
         Self { bytes: [head, body].concat().into_bytes(), digits: start..start + USER_DIGITS }
     }
 
+    /// The request as it stands: for user 0 until a load sends it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn set_user(&mut self, mut user: u64) {
         for digit in self.bytes[self.digits.clone()].iter_mut().rev() {
             *digit = b'0' + u8::try_from(user % 10).unwrap_or(0);

@@ -82,7 +82,7 @@ fn details(more: &[Detail]) -> String {
 }
 
 /// Three significant digits for small numbers, whole ones with separators for large.
-fn amount(value: f64) -> String {
+pub fn amount(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         size if size < 10.0 => format!("{value:.2}"),
@@ -101,7 +101,8 @@ fn amount(value: f64) -> String {
     }
 }
 
-fn duration(microseconds: f64) -> String {
+/// A time with the unit that suits it.
+pub fn duration(microseconds: f64) -> String {
     match microseconds {
         short if short < 1.0 => format!("{:.0} ns", short * 1e3),
         short if short < 1_000.0 => format!("{} us", amount(short)),
