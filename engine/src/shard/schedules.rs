@@ -252,7 +252,7 @@ fn ask(beside: Beside, log: Log) {
 }
 
 /// Two callers at once, each of whom must get his own answer: with a preemption anywhere where the log commits at once, and with none where
-/// it has a thread of its own, which changes places with the others only where one of them waits. Both at once would take half an hour.
+/// it has a thread of its own, which changes places with the others only where one of them waits. Both together are too many schedules.
 const OWN_ANSWER: Check = Check {
     name: "each of two callers gets the own answer",
     preemptions: 1,
