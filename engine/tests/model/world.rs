@@ -423,7 +423,9 @@ impl<'a> World<'a> {
             assert_eq!(stock_state_name(found.state), row.state, "state of {}", stock.sku);
             named.push(Named { at: found.as_of, sku: stock.sku, changes: self.changes[stock.sku].len() as u64, is_exact: true });
         }
-        named.into_iter().for_each(|named| self.keep(named));
+        for named in named {
+            self.keep(named);
+        }
         self.seen.count("views");
     }
 
