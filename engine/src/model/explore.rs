@@ -21,7 +21,7 @@ const STEPS_MAX: usize = 20_000;
 const STACK_BYTES: usize = 1 << 20;
 
 /// Longest that one exploration may take, where nobody asked for another number of preemptions.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_mins(15);
 
 /// loom's own variable for the number of preemptions.
 const PREEMPTIONS: &str = "LOOM_MAX_PREEMPTIONS";
@@ -181,10 +181,12 @@ impl Check {
         let (failure, sites) = reported.recv().expect("a model ends with a report");
         let mut text = format!("{REPORT}{}\n", schedules.load(Ordering::Relaxed));
         for site in sites {
-            text.push_str(&format!("{site}\n"));
+            text += &site.to_string();
+            text += "\n";
         }
         if let Some(failure) = &failure {
-            text.push_str(&format!("{FAILURE}{failure}"));
+            text += FAILURE;
+            text += failure;
         }
         let told = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
         process::exit(match (told, failure) {
