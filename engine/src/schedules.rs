@@ -46,7 +46,7 @@ const BEYOND_THE_CHECKS: &[(&str, &str)] = &[
 
 #[test]
 fn every_ordering_is_needed() {
-    let weakened = Check::weaken_each(CHECKS);
+    let Some(weakened) = Check::weaken_each(CHECKS) else { return };
     let mut text = String::new();
     for Weakened { site, caught } in &weakened {
         let source = source_line(site.file, site.line);

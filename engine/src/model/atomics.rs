@@ -3,8 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
+use std::str::FromStr;
 use std::sync::atomic::Ordering;
 
 use loom::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
@@ -15,6 +17,29 @@ pub(crate) struct Site {
     pub(crate) file: &'static str,
     pub(crate) line: u32,
     pub(crate) column: u32,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// A text that names no site.
+#[derive(Debug)]
+pub(crate) struct NoSite;
+
+impl FromStr for Site {
+    type Err = NoSite;
+
+    fn from_str(text: &str) -> Result<Self, NoSite> {
+        let mut parts = text.rsplitn(3, ':');
+        let mut number = || parts.next().and_then(|part| part.parse().ok()).ok_or(NoSite);
+        let (column, line) = (number()?, number()?);
+        let file = parts.next().ok_or(NoSite)?;
+        // A process reads a few of them and ends.
+        Ok(Self { file: file.to_owned().leak(), line, column })
+    }
 }
 
 thread_local! {
