@@ -115,7 +115,7 @@ impl BackupError {
     /// Whether what was asked for is wrong, and not what came of it.
     pub(crate) const fn is_usage(&self) -> bool {
         match self {
-            Self::Target(error) => !matches!(error, TargetError::Address { .. }),
+            Self::Target(error) => error.is_usage(),
             Self::Place { .. } => true,
             _ => false,
         }
