@@ -34,7 +34,7 @@ const FILES_BESIDE_CONNECTIONS: u64 = 128;
 /// How often the door hears how far the recovery is.
 const RECOVERY_REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the log and the service manager hear of the recovery, while it makes progress, and how much time the next step of it may take.
+/// How often the log and the service manager hear of the recovery, while it makes progress, and how much time its next step may take.
 const RECOVERY_NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 const RECOVERY_STEP_MAX: Duration = Duration::from_mins(5);
 

@@ -54,8 +54,8 @@ fn a_node_says_how_far_it_is_and_serves_once_everything_is_read() {
     server.terminate().expect(0, &["events=200001", "groups=21"]);
 }
 
-/// A start that stands still for as long as the test wants: the newest snapshot of one shard is a pipe, which can be read only once somebody
-/// writes to it.
+/// A start that stands still for as long as the test wants: the newest snapshot of one shard is a pipe, which can be read only once
+/// somebody writes to it.
 #[test]
 fn a_start_says_what_it_has_read_and_what_there_is_to_be_read() {
     let folder = TempDir::new().expect("a temporary folder can be made");

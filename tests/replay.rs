@@ -557,10 +557,10 @@ fn a_file_that_is_no_export_is_refused_with_what_is_missing() {
 fn key_of(home: &TempDir) -> (PathBuf, String) {
     let made = support::run(&["key", "new", "--name", "shop", "--role", "operator", "--role", "frontend"]).expect(0, &[]).stdout;
     let (key, entry) = made.split_once("\n\n").unwrap();
-    let [key_file, keys_file] = ["key.txt", "keys.toml"].map(|name| home.path().join(name));
+    let [key_file, hashes] = ["key.txt", "keys.toml"].map(|name| home.path().join(name));
     std::fs::write(&key_file, key).unwrap();
-    std::fs::write(&keys_file, entry).unwrap();
-    (key_file, format!("auth.keys_file={}", keys_file.to_str().unwrap()))
+    std::fs::write(&hashes, entry).unwrap();
+    (key_file, format!("auth.keys_file={}", hashes.to_str().unwrap()))
 }
 
 /// As [`replay`], by whoever has a key in the environment.

@@ -264,6 +264,18 @@ async fn behind_a_request_whose_end_is_not_certain_nothing_is_a_request() {
 }
 
 #[tokio::test]
+async fn a_length_of_a_chunk_that_never_ends_has_a_bodys_time() {
+    let (node, _machine) = node_within(HttpOptions { body_seconds_max: 1, ..PATIENT }).await;
+    let mut client = node.client().await;
+    client.send(reserve_with("transfer-encoding: chunked\r\n", &"0".repeat(8 * 1024))).await;
+    let reply = client.reply().await;
+    reply.expect_problem(400, "invalid_request", "body");
+    assert_eq!(reply.header("connection"), Some("close"));
+    client.closed().await;
+    assert_eq!(counts(&node).await, [1_000, 0, 0]);
+}
+
+#[tokio::test]
 async fn chunks_count_where_a_length_stands_beside_them_and_the_connection_closes_behind_the_answer() {
     let (node, _machine) = node_within(PATIENT).await;
     // By the length, the body would end elsewhere, and its rest be a request.

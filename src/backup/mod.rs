@@ -104,7 +104,7 @@ pub(crate) enum BackupError {
         /// The copy.
         path: PathBuf,
         /// What was found.
-        source: VerifyError,
+        source: Box<VerifyError>,
     },
     /// A signal asked to end.
     #[error("interrupted: there is no backup")]
@@ -199,7 +199,7 @@ async fn check(
     };
     checked.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic())).map_err(|source| {
         partial.keep();
-        BackupError::Check { path: partial.path.clone(), source }
+        BackupError::Check { path: partial.path.clone(), source: Box::new(source) }
     })
 }
 

@@ -151,7 +151,7 @@ fn run(node: &Node, commands: &[Value]) -> Vec<Value> {
 /// The same in lines of JSON, answered in lines.
 #[track_caller]
 fn run_lines(node: &Node, commands: &[Value]) -> Vec<Value> {
-    let lines: String = commands.iter().map(|command| format!("{command}\n")).collect();
+    let lines = commands.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let answer = node.call("POST", "/v1/batch", &[("content-type", "application/x-ndjson")], &lines).response;
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/x-ndjson")), "{answer:?}");
     answer.body.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
