@@ -217,7 +217,7 @@ fn is_usage(error: &(dyn Error + 'static)) -> bool {
         || matches!(error.downcast_ref(), Some(DemoError::Plan(_)))
         || error.downcast_ref().is_some_and(LoadError::is_usage)
         || error.downcast_ref().is_some_and(BackupError::is_usage)
-        || matches!(error.downcast_ref(), Some(ReplayError::Target { .. }))
+        || error.downcast_ref().is_some_and(ReplayError::is_usage)
 }
 
 fn serve(arguments: &NodeArguments) -> Result<ExitCode, Box<dyn Error>> {
@@ -228,6 +228,10 @@ fn serve(arguments: &NodeArguments) -> Result<ExitCode, Box<dyn Error>> {
     let lines = LogLines::start(io::stderr(), waiting_max)?;
     logging::start_serving(&settings.output, &lines, telemetry.as_ref())?;
     let result = serve::run(settings, telemetry, &lines);
+    if let Err(error) = &result {
+        // Whoever collects the log reads its lines, and not what a command says to a terminal.
+        tracing::error!(error = with_sources(error), "the node has ended");
+    }
     lines.flush_at_end();
     result?;
     Ok(ExitCode::SUCCESS)
@@ -267,7 +271,7 @@ fn run_verify(arguments: &VerifyArguments) -> Result<ExitCode, Box<dyn Error>> {
     logging::start(&settings.output)?;
     let result = verify(&arguments.directory, &settings);
     if arguments.json {
-        writeln!(io::stdout(), "{}", serde_json::to_string(&verdict(&result))?)?;
+        writeln!(io::stdout(), "{}", serde_json::to_string(&verdict(&result, &arguments.directory))?)?;
     } else if let Ok(report) = &result {
         writeln!(io::stdout(), "{report}")?;
     }
@@ -327,16 +331,29 @@ struct Verdict<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     what: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    place: Option<Place>,
+    place: Option<Found>,
 }
 
-fn verdict(result: &Result<Report, VerifyError>) -> Verdict<'_> {
+/// Where something is wrong.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    /// In the log.
+    Entry(Place),
+    /// Elsewhere: the file or folder.
+    Path(String),
+}
+
+fn verdict<'a>(result: &'a Result<Report, VerifyError>, directory: &Path) -> Verdict<'a> {
     match result {
         Ok(report) => Verdict { good: true, report: Some(report), what: None, place: None },
         Err(VerifyError::Finding { place, what }) => {
-            Verdict { good: false, report: None, what: Some(what.clone()), place: Some(*place) }
+            Verdict { good: false, report: None, what: Some(what.clone()), place: Some(Found::Entry(*place)) }
         }
-        Err(error) => Verdict { good: false, report: None, what: Some(with_sources(error)), place: None },
+        Err(error) => {
+            let place = error.path(directory).map(|path| Found::Path(path.display().to_string()));
+            Verdict { good: false, report: None, what: Some(with_sources(error)), place }
+        }
     }
 }
 

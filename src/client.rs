@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -19,8 +19,9 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+
+use crate::target::Target;
 
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -236,8 +237,9 @@ pub(crate) struct Client {
 }
 
 struct Inner {
-    address: SocketAddr,
+    target: Target,
     host: HeaderValue,
+    authorization: Option<HeaderValue>,
     options: ClientOptions,
     slots: Semaphore,
     /// Connections without a call, the one used last on top.
@@ -252,11 +254,22 @@ type Connection = SendRequest<Full<Bytes>>;
 struct Unsent(Option<Request<Full<Bytes>>>);
 
 impl Client {
-    /// A client of the node at `address`. Connects when the first call is made.
+    /// A client of the node at `address`, which wants no key. Connects when the first call is made.
     pub(crate) fn new(address: SocketAddr, options: ClientOptions) -> Self {
-        let host = HeaderValue::from_str(&address.to_string()).expect("a socket address is a header value");
+        Self::of(Target::plain(address), options)
+    }
+
+    /// A client of `target`, with its key. Connects when the first call is made.
+    pub(crate) fn of(target: Target, options: ClientOptions) -> Self {
+        let host = HeaderValue::from_str(&target.name).expect("the authority of a URL is a header value");
+        let authorization = target.key.as_ref().map(|key| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {key}")).expect("a key is visible ASCII characters");
+            value.set_sensitive(true);
+            value
+        });
         let slots = Semaphore::new(options.connections_max);
-        Self { inner: Arc::new(Inner { address, host, options, slots, idle: Mutex::default(), unavailable: Mutex::default() }) }
+        let (idle, unavailable) = <_>::default();
+        Self { inner: Arc::new(Inner { target, host, authorization, options, slots, idle, unavailable }) }
     }
 
     /// `PUT /v1/stocks/{sku}`: opens a stock, or finds it there already with the same settings.
@@ -335,6 +348,9 @@ impl Client {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
+        if let Some(authorization) = &self.inner.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -401,8 +417,7 @@ impl Inner {
     }
 
     async fn connect(&self) -> Option<Connection> {
-        let stream = TcpStream::connect(self.address).await.ok()?;
-        stream.set_nodelay(true).ok()?;
+        let stream = self.target.connect().await.ok()?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.ok()?;
         // The task ends with its connection; that the node went away is told by the calls that were under way.
         drop(tokio::spawn(connection));

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tidegate_persistence::disk::free_bytes;
 
-use crate::recovery::StartProgress;
+use crate::recovery::{Reading, StartProgress};
 
 /// What is told of a data directory. Clones share it.
 #[derive(Debug, Clone)]
@@ -50,15 +50,26 @@ impl DirectoryMetrics {
 impl Collector for DirectoryMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let told = &*self.0;
-        let read = told.progress.log().map_or((0, 0, 0), |log| (log.groups(), log.events(), log.bytes()));
+        let read = told.progress.reading();
+        let read = |part: fn(&Reading) -> u64| read.as_ref().map_or(0, part);
         let mut count = |name: &str, help: &str, unit: Option<&Unit>, count: u64| {
             let counter = ConstCounter::new(count);
             counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
         };
-        count("recovery_reservations", "Reservations loaded from snapshots by the recovery.", None, told.progress.loaded())?;
-        count("recovery_groups", "Groups of the log read by the recovery.", None, read.0)?;
-        count("recovery_events", "Events in the groups read by the recovery.", None, read.1)?;
-        count("recovery_read", "Bytes of the log read by the recovery.", Some(&Unit::Bytes), read.2)?;
+        let bytes = Some(&Unit::Bytes);
+        count("recovery_reservations", "Reservations loaded from snapshots by the recovery.", None, read(|of| of.reservations))?;
+        count("recovery_snapshots_read", "Bytes of snapshots read by the recovery.", bytes, read(|of| of.snapshot_bytes))?;
+        count("recovery_groups", "Groups of the log read by the recovery.", None, read(|of| of.groups))?;
+        count("recovery_events", "Events in the groups read by the recovery.", None, read(|of| of.events))?;
+        count("recovery_read", "Bytes of the log read by the recovery.", bytes, read(|of| of.bytes))?;
+
+        let mut due = |name: &str, help: &str, unit: Option<&Unit>, due: u64| {
+            let gauge = ConstGauge::new(i64::try_from(due).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
+        };
+        let help = "Bytes of the snapshots that the recovery begins with.";
+        due("recovery_snapshots_due", help, bytes, read(|of| of.snapshot_bytes_due))?;
+        due("recovery_groups_due", "Groups of the log that the recovery has to read.", None, read(|of| of.groups_due))?;
 
         let elapsed = ConstGauge::new(told.took.get().copied().unwrap_or_else(|| told.began.elapsed()).as_secs_f64());
         let help = "How long the recovery took, or has taken so far.";

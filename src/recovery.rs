@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use tidegate_engine::{CodecError, snapshot_items};
 use tidegate_persistence::{
-    DataDirectory, Identity, LogPosition, RecoveredStream, RecoveryError, RecoveryProgress, SnapshotError, SnapshotExpectation,
-    SnapshotReader, StreamId, set_aside, snapshots,
+    DataDirectory, GroupSequence, Identity, LogPosition, RecoveredStream, RecoveryError, RecoveryProgress, SnapshotError,
+    SnapshotExpectation, SnapshotInfo, SnapshotReader, StreamId, set_aside, snapshots,
 };
 use tidegate_stock::{Ledger, LoadError, Loader, Rules, SnapshotItem};
 
@@ -19,19 +19,47 @@ use crate::parallel;
 pub(crate) struct StartProgress {
     /// Reservations loaded from snapshots.
     loaded: AtomicU64,
+    /// Bytes of snapshots read, and what there is of them.
+    snapshot_bytes: AtomicU64,
+    snapshot_bytes_due: AtomicU64,
+    /// Groups of the log behind the snapshots.
+    groups_due: AtomicU64,
     /// What was read of the log, once that has begun.
     log: OnceLock<Arc<RecoveryProgress>>,
 }
 
-impl StartProgress {
-    /// Reservations loaded from snapshots so far.
-    pub(crate) fn loaded(&self) -> u64 {
-        self.loaded.load(Ordering::Relaxed)
-    }
+/// What was read at one moment, and what there is to be read. What is due grows when a snapshot turns out to be of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// Reservations loaded from snapshots.
+    pub(crate) reservations: u64,
+    /// Bytes of snapshots read.
+    pub(crate) snapshot_bytes: u64,
+    /// Bytes of the snapshots that the start begins with.
+    pub(crate) snapshot_bytes_due: u64,
+    /// Groups of the log read.
+    pub(crate) groups: u64,
+    /// Groups of the log behind those snapshots. One that was never finished counts, and is not read.
+    pub(crate) groups_due: u64,
+    /// Events in the groups read.
+    pub(crate) events: u64,
+    /// Bytes of the log read.
+    pub(crate) bytes: u64,
+}
 
-    /// What was read of the log so far; `None` while the directory is being opened.
-    pub(crate) fn log(&self) -> Option<&RecoveryProgress> {
-        self.log.get().map(Arc::as_ref)
+impl StartProgress {
+    /// What was read so far; `None` while the directory is being opened.
+    pub(crate) fn reading(&self) -> Option<Reading> {
+        let log = self.log.get()?;
+        Some(Reading {
+            reservations: self.loaded.load(Ordering::Relaxed),
+            snapshot_bytes: self.snapshot_bytes.load(Ordering::Relaxed),
+            snapshot_bytes_due: self.snapshot_bytes_due.load(Ordering::Relaxed),
+            groups: log.groups(),
+            groups_due: self.groups_due.load(Ordering::Relaxed),
+            events: log.events(),
+            bytes: log.bytes(),
+        })
     }
 
     /// The log of this is being read.
@@ -39,18 +67,21 @@ impl StartProgress {
         // A node starts once.
         let _ = self.log.set(log);
     }
+
+    fn expect(&self, snapshot_bytes: u64, groups: u64) {
+        self.snapshot_bytes_due.fetch_add(snapshot_bytes, Ordering::Relaxed);
+        self.groups_due.fetch_add(groups, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Display for StartProgress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(log) = self.log() else { return formatter.write_str("the data directory is being opened") };
+        let Some(reading) = self.reading() else { return formatter.write_str("the data directory is being opened") };
+        let Reading { reservations, snapshot_bytes, snapshot_bytes_due, groups, groups_due, events, bytes } = reading;
         write!(
             formatter,
-            "{} reservations loaded from snapshots, {} groups with {} events read, {} bytes",
-            self.loaded(),
-            log.groups(),
-            log.events(),
-            log.bytes()
+            "{reservations} reservations loaded from {snapshot_bytes} of {snapshot_bytes_due} bytes of snapshots, \
+             {groups} of {groups_due} groups of the log read, with {events} events and {bytes} bytes"
         )
     }
 }
@@ -102,8 +133,16 @@ pub(crate) fn recover(
     seed: u64,
     progress: &StartProgress,
 ) -> Result<Vec<RecoveredShard>, RecoverError> {
-    let streams: Vec<StreamId> = (0..directory.identity().shards).map(StreamId::log).collect();
-    let shards = parallel::map(&streams, |stream| recover_shard(directory, *stream, rules, seed, progress));
+    let mut streams = Vec::new();
+    for stream in (0..directory.identity().shards).map(StreamId::log) {
+        streams.push(ToRecover::look(directory, stream)?);
+    }
+    // All of them before the first is read: what is due is known from the beginning on.
+    for stream in &streams {
+        let newest = stream.snapshots.first();
+        progress.expect(newest.map_or(0, |newest| newest.bytes), stream.groups_behind(newest));
+    }
+    let shards = parallel::map(&streams, |stream| recover_shard(directory, stream, rules, seed, progress));
     let shards: Vec<RecoveredShard> = shards.into_iter().collect::<Result<_, _>>()?;
     for passed_over in shards.iter().flat_map(|shard| &shard.passed_over) {
         let aside = set_aside(passed_over).map_err(RecoverError::NotAside)?;
@@ -112,15 +151,38 @@ pub(crate) fn recover(
     Ok(shards)
 }
 
+/// What the disk has of a shard, before any of it is read.
+struct ToRecover {
+    stream: StreamId,
+    /// Newest first.
+    snapshots: Vec<SnapshotInfo>,
+    /// The last group in the log, finished or not; 0 when there is none.
+    last: GroupSequence,
+}
+
+impl ToRecover {
+    fn look(directory: &DataDirectory, stream: StreamId) -> Result<Self, RecoverError> {
+        let lasts = directory.segments().into_iter().filter_map(|segment| segment.last.get(&stream).map(|(_, last)| *last));
+        let last = lasts.max().unwrap_or(GroupSequence(0));
+        Ok(Self { stream, snapshots: snapshots(directory.path(), stream).map_err(RecoverError::Unlisted)?, last })
+    }
+
+    /// Groups to be read when `snapshot` is begun with, or none is.
+    fn groups_behind(&self, snapshot: Option<&SnapshotInfo>) -> u64 {
+        self.last.0.saturating_sub(snapshot.map_or(0, |snapshot| snapshot.group_sequence.0))
+    }
+}
+
 fn recover_shard(
     directory: &DataDirectory,
-    stream: StreamId,
+    shard: &ToRecover,
     rules: Rules,
     seed: u64,
     progress: &StartProgress,
 ) -> Result<RecoveredShard, RecoverError> {
+    let stream = shard.stream;
     let mut passed_over = Vec::new();
-    let loaded = newest_snapshot(directory, stream, rules, seed, &progress.loaded, &mut passed_over)?;
+    let loaded = newest_snapshot(directory, shard, rules, seed, progress, &mut passed_over);
     let (start, mut ledger) = loaded.map_or_else(|| (None, Ledger::new(rules, seed)), |(start, ledger)| (Some(start), ledger));
     let from_snapshot = ledger.reservation_count();
     let tail = directory.replay_from(stream, start.as_ref(), |group| {
@@ -145,14 +207,15 @@ fn recover_shard(
 /// and where it is not there any more the replay names that as damage. Those that are passed over are put into `passed_over`.
 fn newest_snapshot(
     directory: &DataDirectory,
-    stream: StreamId,
+    shard: &ToRecover,
     rules: Rules,
     seed: u64,
-    loaded: &AtomicU64,
+    progress: &StartProgress,
     passed_over: &mut Vec<PathBuf>,
-) -> Result<Option<(LogPosition, Ledger)>, RecoverError> {
-    for snapshot in snapshots(directory.path(), stream).map_err(RecoverError::Unlisted)? {
-        match load(&snapshot.path, directory.identity(), stream, rules, seed, loaded) {
+) -> Option<(LogPosition, Ledger)> {
+    let stream = shard.stream;
+    for (place, snapshot) in shard.snapshots.iter().enumerate() {
+        match load(&snapshot.path, directory.identity(), stream, rules, seed, progress) {
             Ok((position, ledger)) => {
                 tracing::info!(
                     %stream,
@@ -161,30 +224,33 @@ fn newest_snapshot(
                     reservations = ledger.reservation_count(),
                     "loaded a snapshot"
                 );
-                return Ok(Some((position, ledger)));
+                return Some((position, ledger));
             }
             Err(error) => {
                 tracing::error!(%error, %stream, "a snapshot is of no use; an older one or the log's beginning is tried");
-                passed_over.push(snapshot.path);
+                passed_over.push(snapshot.path.clone());
+                let next = shard.snapshots.get(place + 1);
+                let more = shard.groups_behind(next) - shard.groups_behind(Some(snapshot));
+                progress.expect(next.map_or(0, |next| next.bytes), more);
             }
         }
     }
-    Ok(None)
+    None
 }
 
-/// The ledger of one snapshot, and where in the log it stands. Counts its reservations in `loaded`.
+/// The ledger of one snapshot, and where in the log it stands. Counts what was read of it in `progress`.
 pub(crate) fn load(
     path: &Path,
     identity: &Identity,
     stream: StreamId,
     rules: Rules,
     seed: u64,
-    loaded: &AtomicU64,
+    progress: &StartProgress,
 ) -> Result<(LogPosition, Ledger), SnapshotLoadError> {
     let mut maker = Loader::new(rules, seed);
-    let position = read_items(path, identity, stream, |item| {
+    let position = read_snapshot(path, identity, stream, &progress.snapshot_bytes, |item| {
         if matches!(item, SnapshotItem::Reservation(_)) {
-            loaded.fetch_add(1, Ordering::Relaxed);
+            progress.loaded.fetch_add(1, Ordering::Relaxed);
         }
         Ok(maker.add(item)?)
     })?;
@@ -196,14 +262,32 @@ pub(crate) fn read_items(
     path: &Path,
     identity: &Identity,
     stream: StreamId,
+    visit: impl FnMut(SnapshotItem) -> Result<(), SnapshotLoadError>,
+) -> Result<LogPosition, SnapshotLoadError> {
+    read_snapshot(path, identity, stream, &AtomicU64::new(0), visit)
+}
+
+/// As [`read_items`], and adds to `bytes` as it goes what was read.
+fn read_snapshot(
+    path: &Path,
+    identity: &Identity,
+    stream: StreamId,
+    bytes: &AtomicU64,
     mut visit: impl FnMut(SnapshotItem) -> Result<(), SnapshotLoadError>,
 ) -> Result<LogPosition, SnapshotLoadError> {
     let mut reader = SnapshotReader::open(path, &SnapshotExpectation::new(identity, stream))?;
     let position = reader.header().position;
+    let mut counted = 0;
+    let mut count = |reader: &SnapshotReader| {
+        bytes.fetch_add(reader.bytes_read() - counted, Ordering::Relaxed);
+        counted = reader.bytes_read();
+    };
     while let Some(block) = reader.block()? {
         for item in snapshot_items(block) {
             visit(item?)?;
         }
+        count(&reader);
     }
+    count(&reader);
     Ok(position)
 }

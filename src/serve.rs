@@ -34,7 +34,7 @@ const FILES_BESIDE_CONNECTIONS: u64 = 128;
 /// How often the door hears how far the recovery is.
 const RECOVERY_REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the service manager hears of the recovery, while it makes progress, and how much time the next step of it may take.
+/// How often the log and the service manager hear of the recovery, while it makes progress, and how much time its next step may take.
 const RECOVERY_NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 const RECOVERY_STEP_MAX: Duration = Duration::from_mins(5);
 
@@ -181,7 +181,7 @@ async fn serve(
     end.and(closed)
 }
 
-/// Has the door say how far the recovery is, for as long as this is polled.
+/// Has the door, the log and the service manager say how far the recovery is, for as long as this is polled.
 async fn report_recovery(door: &Door, recovery: &StartProgress, manager: &ServiceManager) -> Infallible {
     let mut every = interval(RECOVERY_REPORT_INTERVAL);
     let mut told: Option<(Instant, String)> = None;
@@ -192,6 +192,18 @@ async fn report_recovery(door: &Door, recovery: &StartProgress, manager: &Servic
         let is_due = told.as_ref().is_none_or(|(at, said)| at.elapsed() >= RECOVERY_NOTICE_INTERVAL && *said != progress);
         if is_due {
             manager.starting(&progress, RECOVERY_STEP_MAX);
+            if let Some(reading) = recovery.reading() {
+                tracing::info!(
+                    snapshot_bytes = reading.snapshot_bytes,
+                    snapshot_bytes_due = reading.snapshot_bytes_due,
+                    reservations = reading.reservations,
+                    groups = reading.groups,
+                    groups_due = reading.groups_due,
+                    events = reading.events,
+                    bytes = reading.bytes,
+                    "recovering"
+                );
+            }
             told = Some((Instant::now(), progress.clone()));
         }
         door.report_recovery(progress);

@@ -96,6 +96,13 @@ struct Place {
     name: String,
 }
 
+impl TargetError {
+    /// Whether what was asked for is wrong, and not what came of it.
+    pub(crate) const fn is_usage(&self) -> bool {
+        !matches!(self, Self::Address { .. })
+    }
+}
+
 impl Target {
     /// Reads the URL, the key and the trusted certificates, and looks the name up. Blocks while it does.
     pub(crate) fn find(url: &str, key_file: Option<&Path>, ca_file: Option<&Path>) -> Result<Self, TargetError> {
@@ -114,6 +121,11 @@ impl Target {
         // Where a name has both kinds, its IPv4 ones are tried first.
         addresses.sort_by_key(SocketAddr::is_ipv6);
         Ok(Self { url: url.to_owned(), addresses, tls, name: place.name, key })
+    }
+
+    /// A node at `address` that wants neither TLS nor a key, whatever the environment says.
+    pub(crate) fn plain(address: SocketAddr) -> Self {
+        Self { url: format!("http://{address}"), addresses: vec![address], tls: None, name: address.to_string(), key: None }
     }
 
     /// A new connection. What is dropped half-way is closed.

@@ -10,22 +10,21 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use serde::Serialize;
 use tidegate_config::Settings;
 use tidegate_engine::{ArchiveError, Clock, Router, Sealing, ShardNumber, SystemClock, decode_image, decode_record, partition_of};
 use tidegate_persistence::{
-    DataDirectory, Entry, GroupSequence, History, LogIndex, LogPosition, OpenError, PayloadError, RecoveredGroup, RecoveredStream,
-    RecoveryError, SnapshotError, StreamId, snapshots,
+    DataDirectory, Entry, GroupSequence, History, IDENTITY_FILE, LogIndex, LogPosition, OpenError, PayloadError, RecoveredGroup,
+    RecoveredStream, RecoveryError, SnapshotError, StreamId, snapshots,
 };
 use tidegate_stock::{AuditSummary, AuditedStock, Auditor, Event, Ledger, Loader, StockView};
 
 use crate::node::HISTORY_FOLDER;
 use crate::options::{directory_options, history_options, rules};
 use crate::parallel;
-use crate::recovery::{SnapshotLoadError, load, read_items};
+use crate::recovery::{SnapshotLoadError, StartProgress, load, read_items};
 
 /// What a good directory holds.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -96,14 +95,34 @@ pub(crate) enum VerifyError {
     #[error("the log cannot be read")]
     Unreadable(#[source] RecoveryError),
     /// A snapshot is of no use.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotLoadError),
+    #[error("snapshot {} is of no use", path.display())]
+    Snapshot {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: SnapshotLoadError,
+    },
+    /// A snapshot says otherwise than the log.
+    #[error("{what} ({place})")]
+    Contradiction {
+        /// Its file.
+        path: PathBuf,
+        /// Up to where the log was read.
+        place: Place,
+        /// What each of them says.
+        what: String,
+    },
     /// The snapshots could not be listed.
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
     /// The history cannot be read.
-    #[error(transparent)]
-    History(#[from] ArchiveError),
+    #[error("the history in {} cannot be read", path.display())]
+    History {
+        /// The history's directory.
+        path: PathBuf,
+        /// Why.
+        source: ArchiveError,
+    },
     /// The log is damaged, or holds what must never happen.
     #[error("{what} ({place})")]
     Finding {
@@ -112,6 +131,30 @@ pub(crate) enum VerifyError {
         /// What.
         what: String,
     },
+}
+
+impl VerifyError {
+    /// The file or folder that this is about; `None` where it is an entry of the log. `directory` is what was verified.
+    pub(crate) fn path(&self, directory: &Path) -> Option<PathBuf> {
+        let path = match self {
+            Self::Finding { .. } => return None,
+            Self::Open(OpenError::IdentityMismatch { .. } | OpenError::Format { .. }) => directory.join(IDENTITY_FILE),
+            Self::Open(
+                OpenError::Damaged { place: path, .. }
+                | OpenError::InUse { path }
+                | OpenError::NotFound { path }
+                | OpenError::Io { path, .. },
+            )
+            | Self::Snapshot { path, .. }
+            | Self::Contradiction { path, .. }
+            | Self::Snapshots(
+                SnapshotError::Damaged { path, .. } | SnapshotError::Mismatch { path, .. } | SnapshotError::Io { path, .. },
+            )
+            | Self::History { path, .. } => path.clone(),
+            Self::Unreadable(_) => directory.join("log"),
+        };
+        Some(path)
+    }
 }
 
 impl fmt::Display for Place {
@@ -237,7 +280,7 @@ struct Reader {
     auditor: Auditor,
     ledger: Ledger,
     /// The first finding; nothing behind it is looked at by the books.
-    finding: Option<(Place, String)>,
+    finding: Option<VerifyError>,
     /// Snapshots whose place is still to come, oldest first.
     claims: VecDeque<SnapshotClaim>,
 }
@@ -248,6 +291,12 @@ struct SnapshotClaim {
     position: LogPosition,
     stocks: Vec<StockView>,
     open_holds: u64,
+}
+
+impl SnapshotClaim {
+    fn is_of_no_group(&self) -> String {
+        format!("{} is of group {}, which the log does not hold", self.path.display(), self.position.sequence)
+    }
 }
 
 fn read_stream(
@@ -261,7 +310,8 @@ fn read_stream(
     let mut claims = Vec::new();
     // Oldest first, as the log comes past them.
     for snapshot in snapshots(directory.path(), stream)?.into_iter().rev() {
-        let (position, ledger) = load(&snapshot.path, identity, stream, rules, seed, &AtomicU64::new(0))?;
+        let loaded = load(&snapshot.path, identity, stream, rules, seed, &StartProgress::default());
+        let (position, ledger) = loaded.map_err(|source| VerifyError::Snapshot { path: snapshot.path.clone(), source })?;
         let (stocks, open_holds) = (ledger.stocks().collect(), ledger.open_holds());
         claims.push(SnapshotClaim { path: snapshot.path, position, stocks, open_holds });
     }
@@ -284,29 +334,30 @@ fn read_stream(
         let mut loader = Loader::new(rules, seed);
         let auditor = &mut reader.auditor;
         let mut finding = None;
-        read_items(&first.path, identity, stream, |item| {
+        let of_no_use = |source| VerifyError::Snapshot { path: first.path.clone(), source };
+        let read = read_items(&first.path, identity, stream, |item| {
             finding = finding.take().or_else(|| auditor.load(&item).err());
             Ok(loader.add(item)?)
-        })?;
+        });
+        read.map_err(of_no_use)?;
         if let Some(finding) = finding {
-            let place = reader.place(&first.position);
-            return Err(VerifyError::Finding { place, what: format!("{}: {finding}", first.path.display()) });
+            let (path, place) = (first.path.clone(), reader.place(&first.position));
+            return Err(VerifyError::Contradiction { what: format!("{}: {finding}", path.display()), path, place });
         }
-        reader.ledger = loader.finish().map_err(SnapshotLoadError::from)?;
+        reader.ledger = loader.finish().map_err(|error| of_no_use(error.into()))?;
         start = Some(first.position);
     }
     let looked_at = claims.len() as u64;
     reader.claims = claims.into_iter().filter(|claim| start.is_none_or(|start| claim.position.index > start.index)).collect();
     let end = directory.replay_from(stream, start.as_ref(), |group| reader.group(group));
     // A finding of the books is from before the place at which reading stopped.
-    if let Some((place, what)) = reader.finding {
-        return Err(VerifyError::Finding { place, what });
+    if let Some(finding) = reader.finding {
+        return Err(finding);
     }
     let tail = end.map_err(damage)?;
     let end = Place { stream: stream.0, index: tail.last_index.0, part: None, group: Some(tail.last_sequence.0), event: None };
     if let Some(claim) = reader.claims.front() {
-        let what = format!("{} is of group {}, which the log does not hold", claim.path.display(), claim.position.sequence);
-        return Err(VerifyError::Finding { place: end, what });
+        return Err(VerifyError::Contradiction { path: claim.path.clone(), place: end, what: claim.is_of_no_group() });
     }
     let summary = reader.auditor.finish();
     match compare(&summary, &reader.ledger) {
@@ -330,8 +381,9 @@ fn count_history(path: &Path, settings: &Settings) -> Result<u64, VerifyError> {
     if !path.exists() {
         return Ok(0);
     }
-    let history = History::open(path, &history_options(settings)).map_err(ArchiveError::from)?;
-    let (mut count, mut unreadable) = (0, None);
+    let unreadable = |source| VerifyError::History { path: path.to_owned(), source };
+    let history = History::open(path, &history_options(settings)).map_err(|error| unreadable(error.into()))?;
+    let (mut count, mut no_record) = (0, None);
     history
         .for_each(&mut |_, record| match decode_record(record.value) {
             Ok(_) => {
@@ -339,12 +391,12 @@ fn count_history(path: &Path, settings: &Settings) -> Result<u64, VerifyError> {
                 ControlFlow::Continue(())
             }
             Err(error) => {
-                unreadable = Some(error);
+                no_record = Some(error);
                 ControlFlow::Break(())
             }
         })
-        .map_err(ArchiveError::from)?;
-    unreadable.map_or(Ok(count), |error| Err(ArchiveError::from(error).into()))
+        .map_err(|error| unreadable(error.into()))?;
+    no_record.map_or(Ok(count), |error| Err(unreadable(error.into())))
 }
 
 impl Reader {
@@ -369,18 +421,24 @@ impl Reader {
         })?;
         let place =
             Place { stream: group.stream.0, index: group.index.0, part: None, group: Some(group.sequence.0), event: Some(event) };
-        let what = what.or_else(|| self.claim(group.sequence));
-        self.finding = what.map(|what| (place, what));
+        self.finding = match what {
+            Some(what) => Some(VerifyError::Finding { place, what }),
+            None => self.claim(group.sequence).map(|(path, what)| VerifyError::Contradiction { path, place, what }),
+        };
         self.ledger.tidy(group.time, usize::try_from(2 * event).unwrap_or(usize::MAX));
         Ok(())
     }
 
-    /// What a snapshot of this group says otherwise than the log, if there is one and it does.
-    fn claim(&mut self, group: GroupSequence) -> Option<String> {
+    /// What a snapshot of this group says otherwise than the log, and its file, if there is one and it does.
+    fn claim(&mut self, group: GroupSequence) -> Option<(PathBuf, String)> {
         let claim = self.claims.pop_front_if(|claim| claim.position.sequence <= group)?;
+        self.contradiction(&claim, group).map(|what| (claim.path, what))
+    }
+
+    fn contradiction(&self, claim: &SnapshotClaim, group: GroupSequence) -> Option<String> {
         let path = claim.path.display();
         if claim.position.sequence < group {
-            return Some(format!("{path} is of group {}, which the log does not hold", claim.position.sequence));
+            return Some(claim.is_of_no_group());
         }
         if claim.open_holds != self.ledger.open_holds() {
             return Some(format!("{path} has {} open reservations, the log {}", claim.open_holds, self.ledger.open_holds()));

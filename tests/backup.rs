@@ -446,6 +446,35 @@ fn a_signal_ends_the_check_of_a_copy_and_leaves_nothing() {
 }
 
 #[test]
+fn ids_that_were_granted_after_a_copy_are_told_by_their_sequence_before_they_name_somebody_elses() {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    let copy = folder.path().join("copy");
+    let server = Server::start(&folder.path().join("data"));
+    open(&server, "book", 100);
+    let before = reserve(server.address, "book", "ann").body;
+    let told: Value = serde_json::from_str(&backup(&server, &copy, &["--json"]).expect(0, &[]).stdout).expect("it is JSON");
+    let after = reserve(server.address, "book", "bob").body;
+    server.terminate().expect(0, &[]);
+
+    // What the copy holds of the sku is the number that tells them apart, in the report of the backup and of whoever looks at it later.
+    let verdict: Value = serde_json::from_str(&run(&["verify", "--json", text(&copy)]).expect(0, &[]).stdout).expect("it is JSON");
+    for report in [&told["verified"], &verdict["report"]] {
+        let grants = report["stocks"][0]["grants"].as_u64().expect("a count");
+        let is_in_the_copy = |reservation: &Value| reservation["sequence"].as_u64().expect("a place") <= grants;
+        assert_eq!((is_in_the_copy(&before), is_in_the_copy(&after)), (true, false), "{report}");
+    }
+    let server = Server::start(&copy);
+    let path = |reservation: &Value| format!("/v1/reservations/{}", reservation["id"].as_str().expect("it has an id"));
+    assert_eq!(get(&server, &path(&before))["user"], "ann");
+    let lost = ask(server.address, "GET", &path(&after), &[], &Value::Null);
+    assert_eq!((lost.status, &lost.body["code"]), (404, &"unknown_reservation".into()), "{lost:?}");
+    // This is why those who hold such an id must drop it before anything is sold.
+    assert_eq!(reserve(server.address, "book", "cyd").status, 201);
+    assert_eq!(get(&server, &path(&after))["user"], "cyd");
+    server.terminate().expect(0, &[]);
+}
+
+#[test]
 fn a_copy_is_fetched_over_tls_from_a_node_that_is_trusted() {
     let folder = TempDir::new().expect("a temporary folder can be made");
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate can be made");

@@ -426,3 +426,23 @@ fn config_only_checks_where_that_is_asked_for() {
     let process = program(&["config", "--check"]).env("TIDEGATE_LOG_DURABLE", "yes").spawn().unwrap();
     finish(process).expect(2, &["TIDEGATE_LOG_DURABLE"]);
 }
+
+#[test]
+fn what_ends_a_node_is_a_line_of_its_log_too() {
+    let folder = TempDir::new().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let damaged = folder.path().join("damaged");
+    fs::create_dir(&damaged).unwrap();
+    fs::write(damaged.join("identity.json"), "{").unwrap();
+    let empty = folder.path().join("empty");
+    for (data, listen, reason) in [(&empty, address.as_str(), "cannot listen on"), (&damaged, "127.0.0.1:0", "EOF while parsing")] {
+        let arguments = ["serve", "--data-dir", text(data), "--listen", listen, "--log-format", "json"];
+        let said = run(&arguments).expect(1, &[]).stderr;
+        let lines = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let errors: Vec<_> = lines.filter(|line| line["level"] == "ERROR").collect();
+        let [error] = &errors[..] else { panic!("one line says why: {said}") };
+        assert_eq!(error["message"], "the node has ended");
+        assert!(error["error"].as_str().is_some_and(|error| error.contains(reason)), "{error}");
+    }
+}

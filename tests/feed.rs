@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 mod support;
 
-use support::log::{BOOK_PARTITION, created, reserved, write};
-use support::{Server, WAIT_MAX, run};
+use support::log::{BOOK_PARTITION, created, reserved, reserved_until, write, write_since};
+use support::{Server, WAIT_MAX, request_with, run};
 
 /// Products: of two shards, two have the partitions 304 and 152, and two 688 and 806; worked out apart from the program.
 const SKUS: [&str; 4] = ["book", "hat", "belt", "vase"];
@@ -238,4 +238,66 @@ fn a_group_without_events_is_stepped_over() {
     assert_eq!(kinds(&all(&server, Some(&end), 100).0), ["reserved"]);
     server.terminate().expect(0, &[]);
     run(&["verify", folder.path().to_str().expect("temporary paths are UTF-8")]).expect(0, &[]);
+}
+
+/// A moment in 2001, in milliseconds.
+const LONG_AGO_MS: u64 = 1_000_000_000_000;
+
+/// Grants of that day: more of the log than one of its segments takes.
+const OLD_GRANTS: u64 = 8_000;
+
+#[test]
+fn changes_leave_the_feed_when_their_time_is_over_though_there_is_room_for_them() {
+    let (folder, copies) = (TempDir::new().expect("a temporary folder"), TempDir::new().expect("a temporary folder"));
+    let over = tidegate_stock::Timestamp::from_unix_ms(LONG_AGO_MS + 600_000);
+    let long = "u".repeat(120);
+    let mut groups = vec![vec![(0, created(BOOK_PARTITION, OLD_GRANTS))]];
+    for group in 0..OLD_GRANTS / 1_000 {
+        let sequences = group * 1_000 + 1..=(group + 1) * 1_000;
+        groups.push(sequences.map(|sequence| (1, reserved_until(sequence, &format!("{long}{sequence}"), 1, over))).collect());
+    }
+    write_since(LONG_AGO_MS, Some(1024 * 1024), folder.path(), 1, 0, &groups);
+    let server =
+        Server::start_with(folder.path(), &["--set", "feed.retention_seconds=60", "--set", "log.segment_bytes_max=1048576"]);
+    server.wait_ready();
+    let (events, old) = page(&server, None, 1);
+    assert_eq!((text(&events[0], "kind").as_str(), &text(&events[0], "at")[..4]), ("stock_created", "2001"));
+    let behind = |cursor: &str| server.get(&format!("/v1/events?limit=1&after={cursor}"));
+    assert_eq!(behind(&old).status, 200, "nothing has been given back yet");
+
+    // Its place goes once two snapshots stand behind it. The log is far smaller than what may be kept of it.
+    let target = format!("http://{}", server.address);
+    let (began, mut made) = (Instant::now(), 0);
+    let expired = loop {
+        let answer = behind(&old);
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(began.elapsed() < WAIT_MAX, "a change of 2001 is still in the feed");
+        made += 1;
+        assert_eq!(server.post("/v1/stocks/book/adjustments", r#"{"delta":1,"reason":"found"}"#).status, 200);
+        let copy = copies.path().join(made.to_string());
+        run(&["backup", copy.to_str().expect("temporary paths are UTF-8"), "--target", &target]).expect(0, &[]);
+    };
+    assert_eq!((expired.status, text(&expired.json(), "code").as_str()), (410, "cursor_expired"), "{expired:?}");
+    let fields = [("accept", "text/event-stream"), ("last-event-id", old.as_str())];
+    let stream = request_with(server.address, "GET", "/v1/events", &fields, "").expect("the node answers");
+    assert_eq!((stream.status, text(&stream.json(), "code").as_str()), (410, "cursor_expired"), "{stream:?}");
+    // The feed begins later now, and goes on.
+    let (events, next) = page(&server, None, 1);
+    assert!(number(&events[0], "sku_sequence") > 1, "{events:?}");
+    assert_eq!(behind(&next).status, 200);
+    let newest = text(&server.get("/v1/stocks/book").json(), "as_of");
+    assert_eq!(server.post("/v1/stocks/book/adjustments", r#"{"delta":1,"reason":"found"}"#).status, 200);
+    let (events, _) = page(&server, Some(&newest), 10);
+    assert_eq!(events.iter().map(|event| text(event, "kind")).collect::<Vec<_>>(), ["stock_adjusted"]);
+    assert_eq!(number_of_old_units(&server), OLD_GRANTS);
+    server.terminate().expect(0, &["gave space of the log back"]);
+}
+
+/// Units of the book that were there in 2001 and have come back since.
+fn number_of_old_units(server: &Server) -> u64 {
+    let stock = server.get("/v1/stocks/book").json();
+    let adjusted = number(&stock, "allotted") - OLD_GRANTS.cast_signed();
+    (number(&stock, "available") - adjusted).cast_unsigned()
 }

@@ -332,6 +332,15 @@ fn a_cancellation_returns_the_newest_units_of_its_customer_first_and_adjusts_by_
     assert_eq!(reservation(&server, "A", 3, "9", 5, "1"), (0, 5));
     assert_eq!(stock(&server, "A"), [31, 18, 0, 13]);
     assert_eq!(report["answers"]["returns_repeated"], 2);
+
+    // Consumers of the feed can tell what a cancellation brought from elsewhere from what was counted again.
+    let events = server.get("/v1/events?limit=1000").json();
+    let adjustments = events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == "stock_adjusted");
+    let mut told: Vec<_> = adjustments
+        .map(|event| (event["sku"].as_str().unwrap(), event["delta"].as_i64().unwrap(), event["reason"].as_str().unwrap()))
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, [("A", 1), ("A", 2), ("A", 3), ("Z", 2)].map(|(sku, units)| (sku, units, "cancellation")));
 }
 
 #[test]
@@ -535,7 +544,74 @@ fn a_file_that_is_no_export_is_refused_with_what_is_missing() {
     }
     replay(&home.path().join("nowhere.csv"), &[]).expect(1, &["nowhere.csv"]);
     std::fs::write(&file, format!("{HEADER}7,A,x,5,2010-12-01 08:26:00,1,1,UK\n")).unwrap();
-    for target in ["127.0.0.1:80", "https://127.0.0.1:80", "http://127.0.0.1", "http://127.0.0.1:x"] {
-        replay(&file, &["--target", target]).expect(2, &["is no http://HOST:PORT", target]);
+    for target in ["127.0.0.1:80", "ftp://127.0.0.1:80", "http://127.0.0.1/v1", "http://127.0.0.1:x"] {
+        replay(&file, &["--target", target]).expect(2, &["is no http:// or https:// HOST[:PORT]", target]);
     }
+    // A key and certificates are another node's business.
+    replay(&file, &["--key-file", "key.txt"]).expect(2, &["--target"]);
+    let nowhere = home.path().join("nowhere.txt");
+    replay(&file, &["--target", "http://127.0.0.1:80", "--key-file", nowhere.to_str().unwrap()]).expect(2, &["--key-file"]);
+}
+
+/// A key with the roles that a replay needs, in a file; and what names the file in which a node finds its hash.
+fn key_of(home: &TempDir) -> (PathBuf, String) {
+    let made = support::run(&["key", "new", "--name", "shop", "--role", "operator", "--role", "frontend"]).expect(0, &[]).stdout;
+    let (key, entry) = made.split_once("\n\n").unwrap();
+    let [key_file, hashes] = ["key.txt", "keys.toml"].map(|name| home.path().join(name));
+    std::fs::write(&key_file, key).unwrap();
+    std::fs::write(&hashes, entry).unwrap();
+    (key_file, format!("auth.keys_file={}", hashes.to_str().unwrap()))
+}
+
+/// As [`replay`], by whoever has a key in the environment.
+fn replay_by_variable(file: &Path, more: &[&str], key: &str) -> Finished {
+    let mut command = support::program(&[&["replay", file.to_str().unwrap(), "--json"], more].concat());
+    support::finish(command.env("TIDEGATE_KEY", key).spawn().unwrap())
+}
+
+const TWO_ROWS: [&str; 2] = ["7,A,x,2,2010-12-01,1,1.0,UK", "C8,A,x,-1,2010-12-01,1,1.0,UK"];
+
+#[test]
+fn a_node_that_wants_a_key_is_replayed_through_with_one() {
+    let home = TempDir::new().unwrap();
+    let (key_file, keys) = key_of(&home);
+    let server = Server::start_with(&home.path().join("data"), &["--set", &keys]);
+    server.wait_ready();
+    let url = format!("http://{}", server.address);
+    let file = file_of(&home, &TWO_ROWS);
+    replay(&file, &["--target", &url]).expect(1, &["the replay failed"]);
+    let first = report(&file, &["--target", &url, "--key-file", key_file.to_str().unwrap()], 0);
+    assert_eq!((&first["ok"], &first["answers"]["grants_repeated"]), (&true.into(), &0.into()));
+    let key = std::fs::read_to_string(&key_file).unwrap();
+    let again: Value = serde_json::from_str(&replay_by_variable(&file, &["--target", &url], &key).expect(0, &[]).stdout).unwrap();
+    assert_eq!((&again["ok"], &again["answers"]["grants_repeated"]), (&true.into(), &1.into()));
+    replay_by_variable(&file, &["--target", &url], &key[1..]).expect(1, &["the replay failed"]);
+    // What is said to a node of its own is no key, whatever the environment holds.
+    replay_by_variable(&file, &[], &key).expect(0, &[]);
+    server.terminate().expect(0, &[]);
+}
+
+#[test]
+fn a_node_with_tls_is_replayed_through_when_it_is_trusted() {
+    let home = TempDir::new().unwrap();
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [certificate, key, untrusted] = ["certificate.pem", "key.pem", "other.pem"].map(|name| home.path().join(name));
+    std::fs::write(&certificate, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    std::fs::write(&untrusted, other.cert.pem()).unwrap();
+    let (key_file, keys) = key_of(&home);
+    let settings = [("tls.certificate_file", &certificate), ("tls.private_key_file", &key)];
+    let settings = settings.map(|(name, file)| format!("{name}={}", file.to_str().unwrap()));
+    let server = Server::start_with(&home.path().join("data"), &["--set", &settings[0], "--set", &settings[1], "--set", &keys]);
+    let url = format!("https://localhost:{}", server.address.port());
+    let file = file_of(&home, &TWO_ROWS);
+    let with = |authorities: &Path| {
+        let [key_file, authorities] = [&key_file, authorities].map(|file: &Path| file.to_str().unwrap());
+        replay(&file, &["--target", &url, "--key-file", key_file, "--ca-file", authorities])
+    };
+    with(&untrusted).expect(1, &[&url, "cannot be connected to", "certificate"]);
+    let report: Value = serde_json::from_str(&with(&certificate).expect(0, &[]).stdout).unwrap();
+    assert_eq!(stocks_of(&report), BTreeMap::from([("A", [2, 1, 0, 1])]));
+    server.terminate().expect(0, &[]);
 }

@@ -27,9 +27,11 @@ struct Seen {
     farewells: u64,
 }
 
+#[derive(Debug)]
 struct Answer {
     status: u16,
     closes: bool,
+    body: String,
 }
 
 /// Reads one whole answer of a connection that may go on.
@@ -51,7 +53,7 @@ fn answer(connection: &mut BufReader<TcpStream>) -> Answer {
     }
     let mut body = vec![0; length.expect("a length")];
     connection.read_exact(&mut body).expect("a whole answer");
-    Answer { status, closes }
+    Answer { status, closes, body: String::from_utf8(body).expect("the node answers in UTF-8") }
 }
 
 /// Reserves without end, and comes back whenever it is sent away, until nobody is there any more. Every connection that is made is
@@ -144,4 +146,98 @@ fn a_log_that_nobody_reads_stops_neither_a_sale_nor_a_stop() {
     let mut text = String::new();
     log.read_to_string(&mut text).expect("the pipe can be read");
     assert!(text.contains("ready") && text.contains("answered"), "{text}");
+}
+
+/// Sends a request on a connection that goes on, and reads its answer.
+#[track_caller]
+fn ask(connection: &mut BufReader<TcpStream>, method: &str, path: &str, body: &str) -> Answer {
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+    connection.get_mut().write_all((head + body).as_bytes()).expect("whoever is connected can send a request");
+    answer(connection)
+}
+
+/// The next line of an event stream that begins with `prefix`.
+#[track_caller]
+fn line(stream: &mut BufReader<TcpStream>, prefix: &str) -> String {
+    let mut line = String::new();
+    while !line.starts_with(prefix) {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).expect("the node goes on within its time"), 0, "the stream has ended");
+    }
+    line.trim_end().to_owned()
+}
+
+/// Opens an event stream behind everything so far, and has it deliver one change, so that it stands.
+fn open_stream(server: &Server) -> BufReader<TcpStream> {
+    let mut stream = BufReader::new(connect(server.address).expect("the node takes connections"));
+    let request = "GET /v1/events HTTP/1.1\r\nhost: node\r\naccept: text/event-stream\r\n\r\n";
+    stream.get_mut().write_all(request.as_bytes()).expect("the node takes a request");
+    assert_eq!(line(&mut stream, "HTTP/1.1 "), "HTTP/1.1 200 OK");
+    assert_eq!(line(&mut stream, "event: "), "event: stock_created");
+    stream
+}
+
+/// Asks until the node says that it is stopping: it may hear of the signal later than whoever sent it.
+fn hear_of_stop(probe: &mut BufReader<TcpStream>) -> Answer {
+    loop {
+        let answer = ask(probe, "GET", "/readyz", "");
+        if answer.status != 200 {
+            return answer;
+        }
+        assert!(!answer.closes, "an answer that closes its connection says why: {answer:?}");
+    }
+}
+
+#[test]
+fn while_it_drains_a_node_tells_probes_that_it_stops_and_answers_everybody_else_as_ever() {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    // Longer than this test waits for anything: the drain ends when all have closed. Of a stream that is noticed by its next sign of life.
+    let server = Server::start_with(folder.path(), &["--set", "http.drain_seconds=3600", "--set", "feed.heartbeat_seconds=1"]);
+    server.wait_ready();
+    assert_eq!(server.put("/v1/stocks/lamp", r#"{"quantity":10}"#).status, 201);
+    let mut connections = [(); 3].map(|()| BufReader::new(connect(server.address).expect("the node takes connections")));
+    for connection in &mut connections {
+        let answer = ask(connection, "GET", "/readyz", "");
+        assert_eq!((answer.status, answer.closes), (200, false), "{answer:?}");
+    }
+    let [mut probe, mut buyer, mut reader] = connections;
+    let mut stream = open_stream(&server);
+
+    server.signal(Signal::TERM);
+    let told = hear_of_stop(&mut probe);
+    assert!(told.status == 503 && told.closes && told.body.contains(r#""code":"stopping""#), "{told:?}");
+
+    let commands = r#"{"commands":[{"op":"reserve","sku":"lamp","user":"ann"},{"op":"reserve","sku":"lamp","user":"bob"}]}"#;
+    let sold = ask(&mut buyer, "POST", "/v1/batch", commands);
+    assert!(sold.status == 200 && sold.closes && sold.body.matches(r#""status":201"#).count() == 2, "{sold:?}");
+    // A stream goes on meanwhile.
+    for user in ["ann", "bob"] {
+        assert_eq!(line(&mut stream, "event: "), "event: reserved");
+        assert!(line(&mut stream, "data: ").contains(&format!(r#""user":"{user}""#)));
+    }
+    let read = ask(&mut reader, "GET", "/v1/stocks/lamp", "");
+    assert!(read.status == 200 && read.closes && read.body.contains(r#""reserved":2"#), "{read:?}");
+    // Each of them was told that its connection closes, and it does.
+    for mut closed in [probe, buyer, reader] {
+        assert_eq!(closed.read(&mut [0]).expect("no reset"), 0);
+    }
+    drop(stream);
+    server.finish().expect(0, &["stopped"]);
+}
+
+#[test]
+fn a_stream_ends_in_good_order_when_the_drain_is_over() {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    let server = Server::start_with(folder.path(), &["--set", "http.drain_seconds=1"]);
+    server.wait_ready();
+    assert_eq!(server.put("/v1/stocks/lamp", r#"{"quantity":10}"#).status, 201);
+    let mut stream = open_stream(&server);
+    server.signal(Signal::TERM);
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("no reset");
+    // The last chunk: nothing is missing.
+    assert!(rest.ends_with("\r\n0\r\n\r\n"), "{rest:?}");
+    server.finish().expect(0, &["stopped"]);
 }

@@ -1,13 +1,18 @@
 //! `tidegate verify` on logs that a node would never write: each breaks one promise, and is named with its place.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use tempfile::TempDir;
-use tidegate_persistence::{DataDirectory, DirectoryOptions};
+use tidegate_persistence::{DataDirectory, DirectoryOptions, History, HistoryKey, HistoryOptions, HistoryRecord};
 use tidegate_stock::{Event, Fingerprint, GrantSequence, Idempotency, Quantity, ReservationId};
 
 mod support;
 
 use support::log::{BOOK_PARTITION, at, created, reserved, stock, write};
-use support::run;
+use support::{Server, run};
 
 fn confirmed(sequence: u64) -> Event {
     let reservation = ReservationId { stock: stock(BOOK_PARTITION), sequence: GrantSequence(sequence) };
@@ -129,4 +134,109 @@ fn how_long_a_key_was_remembered_decides_whether_it_was_used_twice() {
     let shorter = DirectoryOptions { idempotency_seconds: Some(60), ..DirectoryOptions::new(at(0)) };
     drop(DataDirectory::open(folder.path(), &shorter).unwrap());
     run(&["verify", path]).expect(0, &[]);
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+/// A directory whose book of `units` has one grant, and which is of the cluster that `identity` is of, if there is one.
+fn with_grant(units: u64, more_groups: usize, identity: Option<&Path>) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    if let Some(identity) = identity {
+        fs::copy(identity.join("identity.json"), folder.path().join("identity.json")).unwrap();
+    }
+    let mut groups = vec![vec![(0, created(BOOK_PARTITION, units))], vec![(1, reserved(1, "a", 1, 1))]];
+    groups.resize(groups.len() + more_groups, vec![]);
+    write(folder.path(), 1, 0, &groups);
+    folder
+}
+
+/// Has a node make a snapshot in `folder`, and says where it is.
+fn snapshot(folder: &Path) -> PathBuf {
+    let (server, copies) = (Server::start(folder), TempDir::new().unwrap());
+    let target = format!("http://{}", server.address);
+    run(&["backup", text(&copies.path().join("copy")), "--target", &target]).expect(0, &[]);
+    server.terminate().expect(0, &[]);
+    let found: Vec<_> = fs::read_dir(folder.join("snapshots")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.into_iter().next().unwrap()
+}
+
+/// Verifies `folder`, in which something beside the log is wrong: it is told with `said`, and its place is `place`.
+#[track_caller]
+fn expect_beside_the_log(folder: &Path, place: &Path, said: &[&str]) {
+    run(&["verify", text(folder)]).expect(1, &[said, &[text(place)]].concat());
+    let finished = run(&["verify", "--json", text(folder)]).expect(1, said);
+    let verdict: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!((&verdict["good"], &verdict["place"]), (&false.into(), &text(place).into()), "{verdict}");
+    let what = verdict["what"].as_str().unwrap();
+    assert!(said.iter().all(|part| what.contains(part)), "{what}");
+}
+
+#[test]
+fn a_damaged_snapshot_is_found_by_its_path() {
+    let folder = with_grant(2, 0, None);
+    let snapshot = snapshot(folder.path());
+    run(&["verify", text(folder.path())]).expect(0, &[]);
+    let whole = fs::read(&snapshot).unwrap();
+    for (place, said) in [(0, "does not begin as a snapshot does"), (whole.len() - 1, "checksum of its footer")] {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1;
+        fs::write(&snapshot, bytes).unwrap();
+        expect_beside_the_log(folder.path(), &snapshot, &["is damaged at byte", said]);
+    }
+    fs::write(&snapshot, &whole[..whole.len() / 2]).unwrap();
+    expect_beside_the_log(folder.path(), &snapshot, &["is damaged at byte", "the file ends within"]);
+}
+
+#[test]
+fn a_snapshot_that_contradicts_the_log_is_found_by_its_path() {
+    // Whatever group the node makes its snapshot at, this log reaches it.
+    let folder = with_grant(2, 10, None);
+    let other = with_grant(3, 0, Some(folder.path()));
+    let made = snapshot(other.path());
+    let place = folder.path().join("snapshots").join(made.file_name().unwrap());
+    fs::create_dir(folder.path().join("snapshots")).unwrap();
+    fs::copy(&made, &place).unwrap();
+    expect_beside_the_log(folder.path(), &place, &["says", "allotted: 3", "the log", "allotted: 2", "stream 0, entry"]);
+    // One of a group that never was.
+    let shorter = with_grant(3, 0, Some(folder.path()));
+    let place = shorter.path().join("snapshots/00000-00000000000000000099.snapshot");
+    fs::create_dir(shorter.path().join("snapshots")).unwrap();
+    let long = with_grant(3, 97, Some(folder.path()));
+    let made = snapshot(long.path());
+    fs::copy(&made, &place).unwrap();
+    expect_beside_the_log(shorter.path(), &place, &["which the log does not hold", "stream 0, entry 2"]);
+}
+
+#[test]
+fn a_damaged_history_is_found_by_its_path() {
+    let folder = with_grant(2, 0, None);
+    let place = folder.path().join("history");
+    let options = HistoryOptions { range_seconds: 86_400, ..HistoryOptions::default() };
+    let history = History::open(&place, &options).unwrap();
+    let key = HistoryKey { stock: stock(BOOK_PARTITION), sequence: GrantSequence(1) };
+    history.put(&[HistoryRecord { key, user: "a", resolved_at: at(1), value: b"no reservation" }]).unwrap();
+    history.persist().unwrap();
+    drop(history);
+    expect_beside_the_log(folder.path(), &place, &["the history in", "cannot be read"]);
+    // What says how much of it is durable is gone.
+    let files: Vec<_> = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    fs::remove_file(&files[0]).unwrap();
+    expect_beside_the_log(folder.path(), &place, &["the history in", "it is missing beside a store"]);
+}
+
+#[test]
+fn a_damaged_identity_is_found_by_its_path() {
+    let folder = with_grant(2, 0, None);
+    let place = folder.path().join("identity.json");
+    let whole = fs::read_to_string(&place).unwrap();
+    fs::write(&place, whole.replace("\"node_id\": 1", "\"node_id\": 2")).unwrap();
+    expect_beside_the_log(folder.path(), &place, &["is damaged", "checksum is"]);
+    fs::write(&place, &whole[..whole.len() / 2]).unwrap();
+    expect_beside_the_log(folder.path(), &place, &["is damaged", "EOF while parsing"]);
+    fs::write(&place, &whole).unwrap();
+    run(&["verify", text(folder.path())]).expect(0, &[]);
 }

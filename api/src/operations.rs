@@ -186,8 +186,8 @@ impl Operation {
                 Self::step("closeStock", "Close a stock", "Ends the sale. Confirm, release, return and expiry still work.")
             }
             (Route::Archive, &Method::POST) => {
-                let description = "Closes the stock for ever; only when it is closed and nothing of it is reserved. Its users' counts and its \
-                    keys leave memory; it stays readable.";
+                let description = "Closes the stock for ever; only when it is closed and nothing of it is reserved. Its users' counts leave \
+                    memory; it stays readable. Its keys are remembered for their time, so that a repeat is still answered as such.";
                 Self::step("archiveStock", "Archive a stock", description).may_be(&[Code::StockInUse])
             }
             (Route::Reservations, &Method::POST) => {

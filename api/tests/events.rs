@@ -229,6 +229,21 @@ async fn a_page_shows_every_change_with_what_it_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_a_hundred_changes_unless_another_number_is_asked_for() {
+    let (node, _machine) = node().await;
+    assert_eq!(node.put("/v1/stocks/shoe", r#"{"quantity":1000}"#).await.status, 201);
+    for _ in 0..149 {
+        assert_eq!(node.post("/v1/stocks/shoe/adjustments", r#"{"delta":1,"reason":"found"}"#).await.status, 200);
+    }
+    let first = node.get("/v1/events").await.json();
+    let places: Vec<u64> =
+        first["events"].as_array().unwrap().iter().map(|event| event["sku_sequence"].as_u64().unwrap()).collect();
+    assert!(places.iter().copied().eq(1..=100), "{places:?}");
+    let next = first["next_cursor"].as_str().unwrap();
+    assert_eq!(kinds(&node, &format!("/v1/events?after={next}")).await.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_follow_each_other_by_their_cursors_and_by_a_stocks_position() {
     let (node, _machine) = node().await;
     four_changes(&node).await;

@@ -217,6 +217,107 @@ async fn what_is_no_request_is_an_invalid_request_and_closes_the_connection() {
     assert!(text.lines().any(|given| given == line), "{text}");
 }
 
+/// A request that reserves, but for its body and what says how long that is.
+fn reserve_with(fields: &str, body: &str) -> String {
+    format!("POST {RESERVE} HTTP/1.1\r\nhost: test\r\n{fields}\r\n{body}")
+}
+
+/// What one would like to be taken for a request of its own.
+fn smuggled() -> String {
+    request("POST", RESERVE, &[], r#"{"user":"smuggled"}"#)
+}
+
+#[tokio::test]
+async fn behind_a_request_whose_end_is_not_certain_nothing_is_a_request() {
+    let (node, _machine) = node_within(PATIENT).await;
+    let unreadable = "not that of an HTTP/1.1 request";
+    let chunks = |body: &str| reserve_with("transfer-encoding: chunked\r\n", body);
+    let long = "x".repeat(64 * 1024);
+    let body = r#"{"user":"u"}"#;
+    let mut bystander = node.client().await;
+    for (bytes, about) in [
+        (reserve_with("content-length: 12\r\ncontent-length: 13\r\n", body), unreadable),
+        (reserve_with("content-length: 12, 13\r\n", body), unreadable),
+        (reserve_with("content-length: +12\r\n", body), unreadable),
+        (reserve_with("content-length : 12\r\n", body), unreadable),
+        (reserve_with("content-length: 1\r\n 2\r\n", body), unreadable),
+        (reserve_with("transfer-encoding: gzip\r\n", body), unreadable),
+        (reserve_with("transfer-encoding: chunked, identity\r\n", body), unreadable),
+        (chunks("").replace("HTTP/1.1", "HTTP/1.0"), unreadable),
+        (chunks(&format!("zz\r\n{body}\r\n0\r\n\r\n")), "broke off"),
+        (chunks(&format!("-c\r\n{body}\r\n0\r\n\r\n")), "broke off"),
+        (chunks(&format!("10000000000000000c\r\n{body}\r\n0\r\n\r\n")), "broke off"),
+        (chunks(&format!("c;{long}")), "broke off"),
+        // Lines that end with LF alone are lines of a header, and no lines of chunks.
+        (chunks(&format!("c\n{body}\n0\n\n")), "broke off"),
+        (chunks(&format!("a\r\n{body}\r\n0\r\n\r\n")), "broke off"),
+    ] {
+        let mut client = node.client().await;
+        client.send(bytes.clone() + &smuggled()).await;
+        let reply = client.reply().await;
+        reply.expect_problem(400, "invalid_request", about);
+        assert_eq!(reply.header("connection"), Some("close"), "{bytes:?}");
+        client.closed().await;
+        // Nobody else notices.
+        assert_eq!(bystander.ask("GET", "/livez", &[], "").await.status, 200);
+    }
+    assert_eq!(counts(&node).await, [1_000, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_length_of_a_chunk_that_never_ends_has_a_bodys_time() {
+    let (node, _machine) = node_within(HttpOptions { body_seconds_max: 1, ..PATIENT }).await;
+    let mut client = node.client().await;
+    client.send(reserve_with("transfer-encoding: chunked\r\n", &"0".repeat(8 * 1024))).await;
+    let reply = client.reply().await;
+    reply.expect_problem(400, "invalid_request", "body");
+    assert_eq!(reply.header("connection"), Some("close"));
+    client.closed().await;
+    assert_eq!(counts(&node).await, [1_000, 0, 0]);
+}
+
+#[tokio::test]
+async fn chunks_count_where_a_length_stands_beside_them_and_the_connection_closes_behind_the_answer() {
+    let (node, _machine) = node_within(PATIENT).await;
+    // By the length, the body would end elsewhere, and its rest be a request.
+    let chunked = "c\r\n{\"user\":\"u\"}\r\n0\r\n\r\n";
+    let forms = ["content-length: 4\r\ntransfer-encoding: chunked\r\n", "transfer-encoding: chunked\r\ncontent-length: 400\r\n"];
+    for (fields, reserved) in forms.into_iter().zip(1..) {
+        let mut client = node.client().await;
+        client.send(reserve_with(fields, chunked) + &smuggled()).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.header("connection")), (201, Some("close")), "{fields:?}: {reply:?}");
+        client.closed().await;
+        assert_eq!(counts(&node).await, [1_000 - reserved, reserved, 0]);
+    }
+    let listed = node.get("/v1/stocks/s/reservations?user=smuggled").await.json();
+    assert_eq!(listed["reservations"], serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn lines_that_end_with_lf_alone_are_a_header() {
+    let (node, _machine) = node_within(PATIENT).await;
+    let mut client = node.client().await;
+    client.send(reserve_with("content-length: 12\r\n", "").replace("\r\n", "\n") + r#"{"user":"u"}"#).await;
+    assert_eq!(client.reply().await.status, 201);
+    assert_eq!(client.ask("GET", "/livez", &[], "").await.status, 200);
+    assert_eq!(counts(&node).await, [999, 1, 0]);
+}
+
+#[tokio::test]
+async fn the_path_of_an_absolute_target_counts_and_nobody_is_connected_elsewhere() {
+    let (node, _machine) = node_within(PATIENT).await;
+    let mut client = node.client().await;
+    client.send(request("POST", &format!("http://elsewhere.example{RESERVE}"), &[], r#"{"user":"u"}"#)).await;
+    assert_eq!(client.reply().await.status, 201);
+    client.send(request("GET", "http://elsewhere.example/nowhere", &[], "")).await;
+    client.reply().await.expect_problem(404, "not_found", "nothing is at this path");
+    client.send("CONNECT elsewhere.example:443 HTTP/1.1\r\nhost: elsewhere.example:443\r\n\r\n").await;
+    client.reply().await.expect_problem(404, "not_found", "");
+    assert_eq!(client.ask("GET", "/livez", &[], "").await.status, 200);
+    assert_eq!(counts(&node).await, [999, 1, 0]);
+}
+
 #[tokio::test]
 async fn a_target_that_is_too_long_is_an_invalid_request() {
     let (node, _machine) = node_within(HttpOptions { header_bytes_max: 256 * 1024, ..PATIENT }).await;

@@ -532,9 +532,9 @@ impl Engine {
 
     fn send(&self, shard: ShardNumber, work: Work) -> Result<(), Refusal> {
         let inner = &*self.inner;
-        inner.rings[usize::from(shard.0)].try_send(work).map_err(|RingFull(_)| {
+        inner.rings[usize::from(shard.0)].try_send(work).map_err(|RingFull(work)| {
             let refusal = Refusal::RingFull { slots: inner.ring_slots };
-            inner.metrics.count_refusal(refusal);
+            inner.metrics.count_refusals(refusal, work.commands());
             refusal
         })
     }

@@ -162,7 +162,13 @@ impl EngineMetrics {
         self.log_bytes.get()
     }
 
+    /// A command was not admitted.
     pub(crate) fn count_refusal(&self, refusal: Refusal) {
+        self.count_refusals(refusal, 1);
+    }
+
+    /// So many commands were not admitted together.
+    pub(crate) fn count_refusals(&self, refusal: Refusal, commands: usize) {
         let reason = match refusal {
             Refusal::RingFull { .. } => "ring_full",
             Refusal::DiskLow => "disk_low",
@@ -173,7 +179,7 @@ impl EngineMetrics {
             Refusal::HistoryFailed => "history_failed",
             Refusal::Stopping => "stopping",
         };
-        self.refusals.get_or_create(&RefusalLabels { reason }).inc();
+        self.refusals.get_or_create(&RefusalLabels { reason }).inc_by(commands as u64);
     }
 
     pub(crate) fn observe_history_write(&self, records: usize, elapsed: Duration) {

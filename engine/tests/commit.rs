@@ -134,6 +134,37 @@ async fn a_full_ring_refuses_at_once_and_loses_nothing_that_was_admitted() {
 }
 
 #[tokio::test]
+async fn a_batch_that_finds_the_ring_full_counts_each_of_its_commands_as_refused() {
+    const COMMANDS: u64 = 150;
+    let options = EngineOptions {
+        ring_slots: 64,
+        batch_commands_max: 1,
+        group_events_max: 1,
+        groups_in_flight_max: 1,
+        ..EngineOptions::default()
+    };
+    let bench = held(options);
+    let mut admitted = vec![bench.engine.try_submit(create("lamp", 10_000, 600)).unwrap()];
+    bench.log.wait_proposed(1);
+    while let Ok(pending) = bench.engine.try_submit(reserve("lamp", &format!("u{}", admitted.len()))) {
+        admitted.push(pending);
+    }
+    assert_eq!(bench.refused("ring_full"), 1);
+    let pending = bench.engine.submit_batch((0..COMMANDS).map(|user| reserve("lamp", &format!("v{user}"))));
+    let counted = bench.refused("ring_full") - 1;
+    // The shard may have taken one or two pieces of work since the ring was full, but not the batch's third.
+    assert!((COMMANDS - 128..=COMMANDS).contains(&counted), "{counted} of a batch were refused");
+    for sequence in 1..=admitted.len() as u64 + COMMANDS - counted {
+        bench.log.wait_proposed(usize::try_from(sequence).unwrap());
+        bench.progress.commit(GroupSequence(sequence));
+    }
+    let outcomes = pending.outcomes().await;
+    let refused = outcomes.iter().filter(|outcome| **outcome == Err(Failure::Refusal(Refusal::RingFull { slots: 64 })));
+    assert_eq!((outcomes.len() as u64, refused.count() as u64), (COMMANDS, counted));
+    bench.engine.stop().await;
+}
+
+#[tokio::test]
 async fn a_failed_log_makes_outcomes_unknown_and_refuses_what_follows() {
     let bench = held(EngineOptions::default());
     let pending = bench.engine.try_submit(create("lamp", 5, 600)).unwrap();

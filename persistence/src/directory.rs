@@ -78,7 +78,22 @@ pub enum OpenError {
         /// What is wrong.
         what: String,
     },
-    /// It belongs to something else, or to a newer version.
+    /// It was written by a program that knows another format.
+    #[error(
+        "data directory has format {found}, and this program knows format {known} alone: {}",
+        if found > known {
+            "the directory is newer than the program; start the version that wrote it, or a later one"
+        } else {
+            "the program is newer than the directory; start the version that wrote it"
+        }
+    )]
+    Format {
+        /// What the directory says.
+        found: u32,
+        /// The only one that this code reads and writes.
+        known: u32,
+    },
+    /// It belongs to something else.
     #[error("data directory has {field} {found} where {expected} was expected")]
     IdentityMismatch {
         /// The field of the identity.
@@ -148,7 +163,7 @@ impl DataDirectory {
             Some(identity) => identity,
             None if log.exists() => {
                 return Err(OpenError::Damaged {
-                    place: path.join(identity::FILE_NAME),
+                    place: path.join(identity::IDENTITY_FILE),
                     what: "it is missing beside a log".to_owned(),
                 });
             }

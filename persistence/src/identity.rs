@@ -22,7 +22,8 @@ pub const PARTITION_HASH: &str = "siphash-2-4-zero-key";
 /// Number of partitions.
 pub const PARTITIONS: u16 = 1_024;
 
-pub(crate) const FILE_NAME: &str = "identity.json";
+/// The file's name in the directory.
+pub const IDENTITY_FILE: &str = "identity.json";
 
 /// 256 random bits, made with the directory. Never shown: its debug form hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -110,13 +111,13 @@ impl Identity {
 
     /// Writes it to `directory`. Durable at return.
     pub(crate) fn write(&self, directory: &Path) -> Result<(), OpenError> {
-        let written = disk::write_file(directory, FILE_NAME, &self.encode());
-        written.map_err(|source| OpenError::io(&directory.join(FILE_NAME), source))
+        let written = disk::write_file(directory, IDENTITY_FILE, &self.encode());
+        written.map_err(|source| OpenError::io(&directory.join(IDENTITY_FILE), source))
     }
 
     /// Reads the identity of `directory`; `None` when it has none.
     pub(crate) fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
-        let path = directory.join(FILE_NAME);
+        let path = directory.join(IDENTITY_FILE);
         match std::fs::read(&path) {
             Ok(text) => Self::decode(&path, &text).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -135,7 +136,9 @@ impl Identity {
     pub(crate) fn decode(place: &Path, text: &[u8]) -> Result<Self, OpenError> {
         let damaged = |what: String| OpenError::Damaged { place: place.to_owned(), what };
         let version: Version = serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
-        expect("format_version", &version.format_version, &DIRECTORY_FORMAT)?;
+        if version.format_version != DIRECTORY_FORMAT {
+            return Err(OpenError::Format { found: version.format_version, known: DIRECTORY_FORMAT });
+        }
         let fields: Fields = serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
         let checksum = fields.checksum();
         if fields.checksum != checksum {

@@ -36,7 +36,7 @@ pub use archive::{ARCHIVE_PIECE_BYTES_MAX, ArchiveError, ArchiveReader, ArchiveT
 pub use directory::{DataDirectory, DirectoryOptions, OpenError};
 pub use group::{Actor, ActorName, Entry, Group, GroupBuilder, PayloadError, decode_entries};
 pub use history::{History, HistoryError, HistoryKey, HistoryOptions, HistoryRange, HistoryRecord, asking_history};
-pub use identity::{Identity, IdentityExpectation, PARTITION_HASH, PARTITIONS, Secret};
+pub use identity::{IDENTITY_FILE, Identity, IdentityExpectation, PARTITION_HASH, PARTITIONS, Secret};
 pub use memory::MemoryStore;
 pub use reader::{LogReader, LogSize, ReadError};
 pub use record::{

@@ -428,6 +428,11 @@ impl SnapshotReader {
         Ok(Some(&self.block))
     }
 
+    /// Bytes of the file that were read and found to be whole so far: its length once the end was reached.
+    pub const fn bytes_read(&self) -> u64 {
+        self.offset
+    }
+
     /// Number of records, as the writer counted them; known once the end was reached.
     pub const fn records(&self) -> Option<u64> {
         self.records
@@ -451,7 +456,10 @@ impl SnapshotReader {
         }
         let end = self.offset + FOOTER_BYTES as u64;
         match self.file.read(&mut [0]) {
-            Ok(0) => Ok(records),
+            Ok(0) => {
+                self.offset = end;
+                Ok(records)
+            }
             Ok(_) => Err(SnapshotError::Damaged { path: self.path.clone(), offset: end, what: "bytes follow its end".to_owned() }),
             Err(source) => Err(SnapshotError::io(&self.path, source)),
         }

@@ -88,7 +88,7 @@ impl Log {
         damage(folder.path());
         let directory = match open(folder.path()) {
             Ok(directory) => directory,
-            Err(OpenError::Damaged { .. } | OpenError::IdentityMismatch { .. }) => {
+            Err(OpenError::Damaged { .. } | OpenError::IdentityMismatch { .. } | OpenError::Format { .. }) => {
                 outcomes.found_by_open += 1;
                 return;
             }

@@ -114,8 +114,18 @@ fn edit_identity(path: &Path, field: &str, value: serde_json::Value, reseal: boo
 #[test]
 fn a_directory_of_another_version_hash_or_partition_count_is_refused() {
     let cases = [
-        ("format_version", 2.into(), "data directory has format_version 2 where 1 was expected"),
-        ("format_version", 0.into(), "data directory has format_version 0 where 1 was expected"),
+        (
+            "format_version",
+            2.into(),
+            "data directory has format 2, and this program knows format 1 alone: the directory is newer than the program; start the \
+             version that wrote it, or a later one",
+        ),
+        (
+            "format_version",
+            0.into(),
+            "data directory has format 0, and this program knows format 1 alone: the program is newer than the directory; start the \
+             version that wrote it",
+        ),
         ("partition_hash", "crc32".into(), "data directory has partition_hash crc32 where siphash-2-4-zero-key was expected"),
         ("partition_count", 512.into(), "data directory has partition_count 512 where 1024 was expected"),
     ];
@@ -132,8 +142,7 @@ fn a_directory_of_another_version_hash_or_partition_count_is_refused() {
 fn a_newer_version_is_refused_by_its_version_whatever_else_its_identity_holds() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("identity.json"), r#"{"format_version": 7, "sealed_by": ["x"]}"#).unwrap();
-    let message = "data directory has format_version 7 where 1 was expected";
-    assert_eq!(open(folder.path()).unwrap_err().to_string(), message);
+    assert!(matches!(open(folder.path()).unwrap_err(), OpenError::Format { found: 7, known: 1 }));
     assert!(!folder.path().join("log").exists());
 }
 

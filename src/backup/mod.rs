@@ -104,7 +104,7 @@ pub(crate) enum BackupError {
         /// The copy.
         path: PathBuf,
         /// What was found.
-        source: VerifyError,
+        source: Box<VerifyError>,
     },
     /// A signal asked to end.
     #[error("interrupted: there is no backup")]
@@ -115,7 +115,7 @@ impl BackupError {
     /// Whether what was asked for is wrong, and not what came of it.
     pub(crate) const fn is_usage(&self) -> bool {
         match self {
-            Self::Target(error) => !matches!(error, TargetError::Address { .. }),
+            Self::Target(error) => error.is_usage(),
             Self::Place { .. } => true,
             _ => false,
         }
@@ -199,7 +199,7 @@ async fn check(
     };
     checked.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic())).map_err(|source| {
         partial.keep();
-        BackupError::Check { path: partial.path.clone(), source }
+        BackupError::Check { path: partial.path.clone(), source: Box::new(source) }
     })
 }
 

@@ -119,7 +119,7 @@ impl LoadError {
     pub(crate) const fn is_usage(&self) -> bool {
         match self {
             Self::Plan(_) => true,
-            Self::Target(error) => !matches!(error, TargetError::Address { .. }),
+            Self::Target(error) => error.is_usage(),
             Self::Stock(_) | Self::System { .. } | Self::Descriptors { .. } | Self::Interrupted(_) => false,
         }
     }

@@ -159,8 +159,13 @@ pub(super) const PAGES: &[Page] = &[
                that it acknowledged before the command was given is in the copy. To restore: make sure that the original will not run \
                again, put the copy where the data directory should be, and start `tidegate serve` on it with the settings of the original. \
                It sells on from where the copy ends: what was acknowledged after that is not known to it, so tell the callers, and let \
-               consumers of the change feed begin again where it says that their cursor is ahead. Never run the copy beside the \
-               original: they have one identity, would sell the same units twice, and give different reservations the same ids.",
+               consumers of the change feed begin again where it says that their cursor is ahead. Above all, ids of reservations that \
+               were granted after the copy name nothing at first, and then somebody else's: numbers of grants go on where the copy \
+               ends, and an id is made of them. Have every frontend drop those ids before the restored node takes commands, or it \
+               may confirm or release what another buyer holds. Which they are is told by the grants of each sku in the report of the \
+               copy (of this command, or of `tidegate verify` on the copy): a reservation whose `sequence` is greater was granted \
+               later. Never run the copy beside the original: they have one identity, would sell the same units twice, and give \
+               different reservations the same ids.",
         examples: &[
             ("A node on this machine", "tidegate backup /backup/2027-01-15"),
             (
@@ -244,6 +249,10 @@ pub(super) const PAGES: &[Page] = &[
                 "Through the same node once more, into stocks of other names",
                 "tidegate replay invoices.csv --target http://127.0.0.1:8700 --prefix second:",
             ),
+            (
+                "Through one elsewhere, over TLS, with a key of the roles operator and frontend",
+                "tidegate replay invoices.csv --target https://stock.example --key-file key.txt",
+            ),
             ("Keep the data and look at it", "tidegate replay invoices.csv --data-dir ./replayed"),
             (
                 "An export with headers of its own",
@@ -260,11 +269,15 @@ pub(super) const PAGES: &[Page] = &[
             (
                 "1",
                 "A line or a stock did not get what the file says, which names the product; the file cannot be read, or does not tell \
-                 how to read it; or the node failed.",
+                 how to read it; or the node failed, or could not be reached.",
             ),
-            USAGE,
+            ("2", "The command line, the key or the certificates are wrong. Nothing was done."),
         ],
-        environment: &[OWN_NODE_VARIABLES, TEMPORARY_FOLDER],
+        environment: &[
+            ("TIDEGATE_KEY", "The API key to send to the --target, where no --key-file names one."),
+            OWN_NODE_VARIABLES,
+            TEMPORARY_FOLDER,
+        ],
         files: &[("FILE", "The shop's export, at most 512 MiB. It is only read."), ("DIR/", "The data of a node of its own.")],
         shows_settings: false,
     },

@@ -16,7 +16,6 @@ mod report;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -32,6 +31,7 @@ use self::invoices::{Plan, Product};
 use self::report::{FileFigures, Report, Verified};
 use crate::child::{self, Node, NodeError};
 use crate::client::{Client, ClientOptions, Patience};
+use crate::target::{Target, TargetError};
 
 /// Products that are sold at the same time, unless `--concurrency` says otherwise.
 const CONCURRENCY_DEFAULT: u16 = 64;
@@ -51,9 +51,15 @@ pub(crate) struct ReplayOptions {
     /// What stands before every product's code in the name of its stock, so that a file can go through one node more than once
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = prefix)]
     prefix: String,
-    /// A running node, as http://HOST:PORT [default: a node of its own, started for this and stopped after it]
+    /// A running node: http:// or https:// and HOST[:PORT] [default: a node of its own, started for this and stopped after it]
     #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
     target: Option<String>,
+    /// The file that holds the target's API key, which needs the roles operator and frontend [default: the variable `TIDEGATE_KEY`, or no key]
+    #[arg(long, value_name = "FILE", requires = "target")]
+    key_file: Option<PathBuf>,
+    /// The certificates to trust, in PEM, instead of this machine's own
+    #[arg(long, value_name = "FILE", requires = "target")]
+    ca_file: Option<PathBuf>,
     /// Where the node of its own keeps its data, which stays there [default: a temporary directory, removed when all went well]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -87,13 +93,16 @@ pub(crate) enum ReplayError {
         /// What is wrong.
         source: FileError,
     },
-    /// The target is no address.
-    #[error("the target {target:?} is no http://HOST:PORT: {reason}")]
-    Target {
-        /// What was given.
-        target: String,
-        /// What is wrong with it.
-        reason: String,
+    /// The target is none.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The target is not there, or cannot be trusted.
+    #[error("{url} cannot be connected to")]
+    Unreachable {
+        /// The target.
+        url: String,
+        /// The cause.
+        source: io::Error,
     },
     /// The node of its own failed; its log's end follows.
     #[error("{source}\nits data is in {}; the end of its log:\n{log}", data_dir.display())]
@@ -140,6 +149,13 @@ pub(crate) enum ReplayError {
     },
 }
 
+impl ReplayError {
+    /// Whether what was asked for is wrong, and not what came of it.
+    pub(crate) const fn is_usage(&self) -> bool {
+        matches!(self, Self::Target(error) if error.is_usage())
+    }
+}
+
 /// Replays the file and prints the report on the standard output. Succeeds only when every sale line was granted and confirmed, every
 /// cancellation returned or adjusted what the file says, every stock holds what a reading of the file alone says it must, and (for a
 /// node of its own) the node stopped cleanly and `tidegate verify` reads the same from its log. Safe to repeat on the same node for as
@@ -160,7 +176,7 @@ async fn replay(options: &ReplayOptions) -> Result<(), ReplayError> {
     let Understood { plan, file, expected } = read(options)?;
     let mut home = None;
     let (driven, verified) = if let Some(target) = &options.target {
-        (drive_plan(plan.products, resolve(target).await?, options).await, None)
+        (drive_plan(plan.products, find(target, options).await?, options).await, None)
     } else {
         let home = home.insert(Home::create(options.data_dir.as_deref())?);
         let (driven, verified) = drive_own_node(plan.products, home, options).await?;
@@ -217,20 +233,21 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// The first address of `http://HOST:PORT`; its IPv4 one where a name has both kinds.
-async fn resolve(target: &str) -> Result<SocketAddr, ReplayError> {
-    let failed = |reason: String| ReplayError::Target { target: target.to_owned(), reason };
-    let authority = target.strip_prefix("http://").ok_or_else(|| failed("it does not begin with http://".to_owned()))?;
-    let authority = authority.strip_suffix('/').unwrap_or(authority).to_owned();
-    let lookup = tokio::task::spawn_blocking(move || authority.to_socket_addrs().map(Iterator::collect::<Vec<_>>));
-    let mut addresses = lookup.await.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    addresses.first().copied().ok_or_else(|| failed("it has no address".to_owned()))
+/// The running node, once connected to: a certificate that is not trusted would otherwise look like a node that is not there yet.
+async fn find(url: &str, options: &ReplayOptions) -> Result<Target, ReplayError> {
+    let (url, key_file, ca_file) = (url.to_owned(), options.key_file.clone(), options.ca_file.clone());
+    // Looking a name up may take long.
+    let found = tokio::task::spawn_blocking(move || Target::find(&url, key_file.as_deref(), ca_file.as_deref())).await;
+    let target = found.map_err(|error| ReplayError::Io { what: "the target cannot be looked up", source: error.into() })??;
+    match target.connect().await {
+        Ok(_) => Ok(target),
+        Err(source) => Err(ReplayError::Unreachable { url: target.url, source }),
+    }
 }
 
-async fn drive_plan(products: Vec<Product>, address: SocketAddr, options: &ReplayOptions) -> drive::Driven {
+async fn drive_plan(products: Vec<Product>, target: Target, options: &ReplayOptions) -> drive::Driven {
     let lanes = usize::from(options.concurrency);
-    let client = Client::new(address, ClientOptions { connections_max: lanes, ..ClientOptions::default() });
+    let client = Client::of(target, ClientOptions { connections_max: lanes, ..ClientOptions::default() });
     let style = ProgressStyle::with_template("{msg:20} {wide_bar} {pos}/{len} {elapsed}").expect("the template is well-formed");
     // Draws on the standard error, and only where that is a terminal.
     let bar = ProgressBar::no_length().with_style(style);
@@ -246,11 +263,11 @@ async fn drive_own_node(
     let mut node = home.start(&program).await.map_err(|source| home.failure(source))?;
     let probe = Client::new(node.address(), ClientOptions::default());
     node.wait_ready(&probe).await.map_err(|source| home.failure(source))?;
-    let address = node.address();
+    let target = Target::plain(node.address());
     let mut driven = tokio::select! {
         // Nobody would bring it back: without this the lanes would ask a dead node until their patience ends.
         error = end_of(&mut node) => return Err(home.failure(error)),
-        driven = drive_plan(products, address, options) => driven,
+        driven = drive_plan(products, target, options) => driven,
     };
     let status = node.terminate().await.map_err(|source| home.failure(source))?;
     if !status.success() {

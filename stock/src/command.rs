@@ -89,7 +89,7 @@ pub enum LifeStep {
     Reopen,
     /// The sale is over; confirm, release, return and expiry still work.
     Close,
-    /// For ever closed: users' counts and keys leave memory.
+    /// For ever closed: users' counts leave memory. Keys are remembered for their time.
     Archive,
 }
 

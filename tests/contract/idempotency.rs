@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::node::{Answer, Node, Phase, number, reservation_counts, stock_counts, text, through_restarts};
+use super::node::{Answer, Node, Phase, number, reservation_counts, stock_counts, text, through_restarts, wait_until};
 
 /// A keyed call: the name of its reservation, or none for one on the stock; the last part of its path, its key, its body, its status.
 type Keyed = (&'static str, &'static str, &'static str, &'static str, u16);
@@ -44,6 +44,13 @@ const WHOLE: [Keyed; 5] = [
     ("refunded", "confirm", "w-confirm-first", "", 200),
     ("refunded", "return", "w-return", "", 200),
     ("sold-later", "extend", "w-extend", r#"{"hold_seconds":700}"#, 200),
+];
+
+/// Calls that are rejected for their values, their code, and others under the same key that are not.
+const SPOILT: [(&str, &str, &str, &str); 3] = [
+    ("confirm", r#"{"quantity":9}"#, "invalid_quantity", r#"{"quantity":1}"#),
+    ("release", r#"{"quantity":9}"#, "invalid_quantity", r#"{"quantity":1}"#),
+    ("extend", r#"{"hold_seconds":3601}"#, "out_of_range", r#"{"hold_seconds":900}"#),
 ];
 
 /// Of a stock that is archived in the end.
@@ -106,6 +113,10 @@ fn build(node: &mut Node) -> World {
     node.call("PUT", "/v1/stocks/none-left", &[], r#"{"quantity":0}"#).done(201);
     for phase in Phase::ALL.map(Phase::name) {
         node.reserve(&format!("early-{phase}"), "keyed", "", r#"{"user":"gus"}"#);
+        node.reserve(&format!("spoilt-{phase}"), "keyed", "", r#"{"user":"hal","quantity":5}"#);
+        for (verb, spoilt, code, _) in SPOILT {
+            node.act(&format!("spoilt-{phase}"), verb, &format!("spoilt-{verb}-{phase}"), spoilt).refused(code);
+        }
         for (answer, code, _) in ask_early(node, phase) {
             answer.refused(code);
         }
@@ -137,6 +148,15 @@ fn run(node: &Node, commands: &[Value]) -> Vec<Value> {
     answer["results"].as_array().expect("results are a list").clone()
 }
 
+/// The same in lines of JSON, answered in lines.
+#[track_caller]
+fn run_lines(node: &Node, commands: &[Value]) -> Vec<Value> {
+    let lines = commands.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let answer = node.call("POST", "/v1/batch", &[("content-type", "application/x-ndjson")], &lines).response;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/x-ndjson")), "{answer:?}");
+    answer.body.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+}
+
 /// Calls that are rejected at first and done once that is possible, each with its code and its status then.
 fn ask_early(node: &Node, phase: &str) -> [(Answer, &'static str, u16); 3] {
     let user = format!(r#"{{"user":"early-{phase}"}}"#);
@@ -154,6 +174,7 @@ fn a_repeat_is_told_what_became_of_the_first() {
         expect_batch_replays(node, &world.batch);
         expect_as_it_stands(node, world);
         expect_rejected_to_be_new(node, phase.name());
+        expect_spoilt_keys_to_be_free(node, phase.name());
     });
 }
 
@@ -187,12 +208,14 @@ fn expect_replays(node: &Node) {
 
 fn expect_batch_replays(node: &Node, commands: &[Value]) {
     let before = node.stock("keyed");
-    let results = run(node, commands);
-    for (result, (status, name)) in
-        results.iter().zip([(201, "batch-reserved"), (200, "batch"), (200, "batch"), (200, "batch"), (200, "batch")])
-    {
-        assert_eq!((number(result, "status"), &result["replayed"]), (status, &true.into()), "{result}");
-        assert_eq!(result["reservation"], node.reservation(name));
+    for results in [run(node, commands), run_lines(node, commands)] {
+        assert_eq!(results.len(), commands.len());
+        for (result, (status, name)) in
+            results.iter().zip([(201, "batch-reserved"), (200, "batch"), (200, "batch"), (200, "batch"), (200, "batch")])
+        {
+            assert_eq!((number(result, "status"), &result["replayed"]), (status, &true.into()), "{result}");
+            assert_eq!(result["reservation"], node.reservation(name));
+        }
     }
     assert_eq!(reservation_counts(&node.reservation("batch")), [5, 1, 2, 1, 1]);
     // It is one name space: what was asked alone may be repeated in a batch, and the other way round.
@@ -235,4 +258,70 @@ fn expect_rejected_to_be_new(node: &Node, phase: &str) {
     for (answer, _, status) in ask_early(node, phase) {
         answer.replayed(status);
     }
+}
+
+/// Nor is the key of what was rejected before taken: with other values it is done, and from then on those are what it stands for.
+fn expect_spoilt_keys_to_be_free(node: &Node, phase: &str) {
+    let name = format!("spoilt-{phase}");
+    for (verb, spoilt, code, good) in SPOILT {
+        let key = format!("spoilt-{verb}-{phase}");
+        node.act(&name, verb, &key, spoilt).refused(code);
+        node.act(&name, verb, &key, good).done(200);
+        node.act(&name, verb, &key, good).replayed(200);
+        node.act(&name, verb, &key, spoilt).refused("idempotency_key_reused");
+    }
+    assert_eq!(reservation_counts(&node.reservation(&name)), [5, 3, 1, 1, 0]);
+}
+
+/// Buyers of a stock that is archived.
+const BUYERS: u64 = 20;
+
+#[test]
+fn the_users_of_an_archived_stock_leave_memory_and_its_keys_do_not() {
+    // A user stays with a reservation that is in memory.
+    let mut node = Node::start(&["node.shards=1", "engine.resolved_in_memory_max=0"]);
+    node.call("PUT", "/v1/stocks/other", &[], r#"{"quantity":1}"#).done(201);
+    node.call("PUT", "/v1/stocks/over", &[], r#"{"quantity":100}"#).done(201);
+    for buyer in 0..BUYERS {
+        let name = format!("buyer-{buyer}");
+        node.reserve(&name, "over", &name, &format!(r#"{{"user":"{name}","quantity":2}}"#));
+        node.act(&name, "confirm", "", "").done(200);
+    }
+    // A part of one comes back, under a key.
+    let give_back = |node: &Node| node.act("buyer-0", "return", "back", r#"{"quantity":1}"#);
+    give_back(&node).done(200);
+    let counted = |node: &Node| ["tidegate_users", "tidegate_idempotency_keys"].map(|name| node.metric(name));
+    // Only what is older than the newest change leaves, so there must be changes.
+    let wait_for = |node: &Node, users: u64| {
+        let mut hold = 0;
+        wait_until("users to be as they should be", || {
+            hold += 1;
+            node.call("PATCH", "/v1/stocks/other", &[], &format!(r#"{{"hold_seconds":{}}}"#, 1 + hold % 3_000)).done(200);
+            assert_eq!(counted(node)[1], BUYERS + 1, "keys");
+            node.metric("tidegate_reservations") == 0 && counted(node)[0] == users
+        });
+    };
+    wait_for(&node, BUYERS);
+    for step in ["close", "archive"] {
+        node.post(&format!("/v1/stocks/over/{step}"), "", "").done(200);
+    }
+    for is_from_snapshot in [false, true] {
+        wait_for(&node, 0);
+        // Whoever never heard of the return asks again, and no unit comes back twice.
+        give_back(&node).replayed(200);
+        for buyer in 0..BUYERS {
+            let name = format!("buyer-{buyer}");
+            let body = format!(r#"{{"user":"{name}","quantity":2}}"#);
+            node.post("/v1/stocks/over/reservations", &name, &body).replayed(201);
+        }
+        assert_eq!(stock_counts(&node.stock("over")), [100, 100 - 2 * BUYERS + 1, 0, 2 * BUYERS - 1]);
+        if is_from_snapshot {
+            node.snapshot();
+        }
+        node.kill();
+        node.resume(is_from_snapshot);
+    }
+    wait_for(&node, 0);
+    give_back(&node).replayed(200);
+    node.finish();
 }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::{Response, Server, WAIT_MAX, finish, program, request_with, run};
 
 /// The errors of the contract with their statuses.
-const CODES: [(&str, u16); 23] = [
+const CODES: [(&str, u16); 24] = [
     ("invalid_request", 400),
     ("unauthenticated", 401),
     ("forbidden", 403),
@@ -34,6 +34,7 @@ const CODES: [(&str, u16); 23] = [
     ("reservation_not_confirmed", 409),
     ("cursor_expired", 410),
     ("precondition_failed", 412),
+    ("unsupported_media_type", 415),
     ("idempotency_key_reused", 422),
     ("invalid_quantity", 422),
     ("out_of_range", 422),
@@ -233,7 +234,8 @@ impl Node {
     }
 
     /// The sum of a metric over its labels.
-    fn metric(&self, name: &str) -> u64 {
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> u64 {
         let metrics = self.call("GET", "/metrics", &[], "").response;
         assert_eq!(metrics.status, 200, "{metrics:?}");
         let samples = metrics.body.lines().filter_map(|line| line.rsplit_once(' '));

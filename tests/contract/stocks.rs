@@ -1,10 +1,11 @@
 //! The table of stocks: every state, setting and count, every refusal, and every step of a stock's life, before and after restarts.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use serde_json::{Value, json};
 
-use super::node::{Node, Phase, stock_counts, text, through_restarts, without_place};
+use super::node::{Node, Phase, stock_counts, text, through_restarts, wait_until, without_place};
 
 /// A stock, how it is made, and what it is then.
 struct Made {
@@ -24,7 +25,7 @@ struct Made {
 const DEFAULTS: &str = "[null,600,3600,null,null]";
 
 /// Without the one that is archived, in the order of their names.
-const MADE: [Made; 17] = [
+const MADE: [Made; 31] = [
     Made {
         sku: "adjusted",
         put: r#"{"quantity":10}"#,
@@ -32,6 +33,30 @@ const MADE: [Made; 17] = [
         counts: [7, 7, 0, 0],
         terms: DEFAULTS,
         state: "open",
+    },
+    Made {
+        sku: "adjusted-when-closed",
+        put: r#"{"quantity":5}"#,
+        calls: &[("/close", ""), ("/adjustments", r#"{"delta":-2,"reason":"damaged"}"#)],
+        counts: [3, 3, 0, 0],
+        terms: DEFAULTS,
+        state: "closed",
+    },
+    Made {
+        sku: "adjusted-when-paused",
+        put: r#"{"quantity":5}"#,
+        calls: &[("/pause", ""), ("/adjustments", r#"{"delta":3,"reason":"delivered"}"#)],
+        counts: [8, 8, 0, 0],
+        terms: DEFAULTS,
+        state: "paused",
+    },
+    Made {
+        sku: "archived-past-its-end",
+        put: r#"{"quantity":5,"closes_at":"2001-01-01T00:00:00Z"}"#,
+        calls: &[("/archive", "")],
+        counts: [5, 5, 0, 0],
+        terms: r#"[null,600,3600,null,"2001-01-01T00:00:00.000Z"]"#,
+        state: "archived",
     },
     Made {
         sku: "closed",
@@ -50,6 +75,14 @@ const MADE: [Made; 17] = [
         state: "closed",
     },
     Made {
+        sku: "closed-past-its-end",
+        put: r#"{"quantity":5,"closes_at":"2001-01-01T00:00:00Z"}"#,
+        calls: &[("/close", ""), ("", r#"{"closes_at":null}"#)],
+        counts: [5, 5, 0, 0],
+        terms: DEFAULTS,
+        state: "closed",
+    },
+    Made {
         sku: "closed-when-paused",
         put: r#"{"quantity":5}"#,
         calls: &[("/pause", ""), ("/close", "")],
@@ -57,7 +90,31 @@ const MADE: [Made; 17] = [
         terms: DEFAULTS,
         state: "closed",
     },
+    Made {
+        sku: "closed-when-sold-out",
+        put: r#"{"quantity":2}"#,
+        calls: &[("/reservations", r#"{"user":"a","quantity":2}"#), ("/close", "")],
+        counts: [2, 0, 2, 0],
+        terms: DEFAULTS,
+        state: "closed",
+    },
     Made { sku: "empty", put: r#"{"quantity":0}"#, calls: &[], counts: [0, 0, 0, 0], terms: DEFAULTS, state: "sold_out" },
+    Made {
+        sku: "lapsed-when-closed",
+        put: r#"{"quantity":5}"#,
+        calls: &[("/reservations", r#"{"user":"u","quantity":2,"hold_seconds":1}"#), ("/close", "")],
+        counts: [5, 5, 0, 0],
+        terms: DEFAULTS,
+        state: "closed",
+    },
+    Made {
+        sku: "lapsed-when-paused",
+        put: r#"{"quantity":5}"#,
+        calls: &[("/reservations", r#"{"user":"u","quantity":2,"hold_seconds":1}"#), ("/pause", "")],
+        counts: [5, 5, 0, 0],
+        terms: DEFAULTS,
+        state: "paused",
+    },
     Made {
         sku: "limited",
         put: r#"{"quantity":10,"per_user_limit":4,"hold_seconds":300,"hold_seconds_max":1200}"#,
@@ -94,6 +151,38 @@ const MADE: [Made; 17] = [
         state: "open",
     },
     Made {
+        sku: "patched-past-its-end",
+        put: r#"{"quantity":5,"closes_at":"2001-01-01T00:00:00Z"}"#,
+        calls: &[("", r#"{"per_user_limit":3}"#)],
+        counts: [5, 5, 0, 0],
+        terms: r#"[3,600,3600,null,"2001-01-01T00:00:00.000Z"]"#,
+        state: "closed",
+    },
+    Made {
+        sku: "patched-till-later",
+        put: r#"{"quantity":5,"closes_at":"2001-01-01T00:00:00Z"}"#,
+        calls: &[("", r#"{"closes_at":"2099-01-01T00:00:00Z"}"#)],
+        counts: [5, 5, 0, 0],
+        terms: r#"[null,600,3600,null,"2099-01-01T00:00:00.000Z"]"#,
+        state: "open",
+    },
+    Made {
+        sku: "patched-when-closed",
+        put: r#"{"quantity":5}"#,
+        calls: &[("/close", ""), ("", r#"{"per_user_limit":3,"closes_at":"2099-01-01T00:00:00Z"}"#)],
+        counts: [5, 5, 0, 0],
+        terms: r#"[3,600,3600,null,"2099-01-01T00:00:00.000Z"]"#,
+        state: "closed",
+    },
+    Made {
+        sku: "patched-when-paused",
+        put: r#"{"quantity":5}"#,
+        calls: &[("/pause", ""), ("", r#"{"hold_seconds":60}"#)],
+        counts: [5, 5, 0, 0],
+        terms: "[null,60,3600,null,null]",
+        state: "paused",
+    },
+    Made {
         sku: "paused",
         put: r#"{"quantity":5}"#,
         calls: &[("/pause", "")],
@@ -109,6 +198,22 @@ const MADE: [Made; 17] = [
         terms: r#"[null,600,3600,"2099-01-01T00:00:00.000Z",null]"#,
         state: "paused",
     },
+    Made {
+        sku: "paused-when-closed",
+        put: r#"{"quantity":5}"#,
+        calls: &[("/close", ""), ("/pause", "")],
+        counts: [5, 5, 0, 0],
+        terms: DEFAULTS,
+        state: "closed",
+    },
+    Made {
+        sku: "paused-when-sold-out",
+        put: r#"{"quantity":2}"#,
+        calls: &[("/reservations", r#"{"user":"a","quantity":2}"#), ("/pause", "")],
+        counts: [2, 0, 2, 0],
+        terms: DEFAULTS,
+        state: "paused",
+    },
     Made { sku: "plain", put: r#"{"quantity":5}"#, calls: &[], counts: [5, 5, 0, 0], terms: DEFAULTS, state: "open" },
     Made {
         sku: "reopened",
@@ -117,6 +222,14 @@ const MADE: [Made; 17] = [
         counts: [5, 5, 0, 0],
         terms: DEFAULTS,
         state: "open",
+    },
+    Made {
+        sku: "reopened-past-its-end",
+        put: r#"{"quantity":5,"closes_at":"2001-01-01T00:00:00Z"}"#,
+        calls: &[("/close", ""), ("/reopen", "")],
+        counts: [5, 5, 0, 0],
+        terms: r#"[null,600,3600,null,"2001-01-01T00:00:00.000Z"]"#,
+        state: "closed",
     },
     Made {
         sku: "scheduled",
@@ -152,12 +265,12 @@ const MADE: [Made; 17] = [
     },
 ];
 
-/// Eight units, of which two were sold and one came back, and another was lost.
+/// Eight units, of which two were sold and one came back, and another was lost; two were found after it was archived.
 const ARCHIVED: Made =
-    Made { sku: "archived", put: r#"{"quantity":8}"#, calls: &[], counts: [7, 6, 0, 1], terms: DEFAULTS, state: "archived" };
+    Made { sku: "archived", put: r#"{"quantity":8}"#, calls: &[], counts: [9, 8, 0, 1], terms: DEFAULTS, state: "archived" };
 
 /// What is rejected: the call, its body and the code.
-const REFUSED: [(&str, &str, &str, &str); 36] = [
+const REFUSED: [(&str, &str, &str, &str); 45] = [
     ("POST", "limited/reservations", r#"{"user":"full"}"#, "limit_reached"),
     ("POST", "limited/reservations", r#"{"user":"new","quantity":5}"#, "limit_reached"),
     ("POST", "limited/reservations", r#"{"user":"new","hold_seconds":1201}"#, "out_of_range"),
@@ -175,6 +288,13 @@ const REFUSED: [(&str, &str, &str, &str); 36] = [
     ("POST", "closed/reservations", r#"{"user":"b"}"#, "closed"),
     ("POST", "closed-by-time/reservations", r#"{"user":"b"}"#, "closed"),
     ("POST", "closed-when-paused/reservations", r#"{"user":"b"}"#, "closed"),
+    ("POST", "closed-when-sold-out/reservations", r#"{"user":"b"}"#, "closed"),
+    ("POST", "closed-past-its-end/reservations", r#"{"user":"b"}"#, "closed"),
+    ("POST", "patched-past-its-end/reservations", r#"{"user":"b"}"#, "closed"),
+    ("POST", "paused-when-closed/reservations", r#"{"user":"b"}"#, "closed"),
+    ("POST", "paused-when-sold-out/reservations", r#"{"user":"b"}"#, "paused"),
+    ("POST", "reopened-past-its-end/reservations", r#"{"user":"b"}"#, "closed"),
+    ("POST", "archived-past-its-end/reservations", r#"{"user":"b"}"#, "closed"),
     ("POST", "archived/reservations", r#"{"user":"b"}"#, "closed"),
     ("POST", "nothing/reservations", r#"{"user":"b"}"#, "unknown_sku"),
     ("PUT", "plain", r#"{"quantity":6}"#, "stock_exists"),
@@ -184,11 +304,13 @@ const REFUSED: [(&str, &str, &str, &str); 36] = [
     ("PUT", "patched", r#"{"quantity":5,"per_user_limit":1}"#, "stock_exists"),
     ("PUT", "archived", r#"{"quantity":7}"#, "stock_exists"),
     ("PATCH", "nothing", "{}", "unknown_sku"),
+    ("PATCH", "archived", r#"{"per_user_limit":1}"#, "closed"),
     ("PATCH", "limited", r#"{"hold_seconds":1201}"#, "out_of_range"),
     ("PATCH", "patched", r#"{"opens_at":"2099-01-01T00:00:00Z"}"#, "out_of_range"),
     ("POST", "adjusted/adjustments", r#"{"delta":-8,"reason":"x"}"#, "insufficient_stock"),
     ("POST", "closed/adjustments", r#"{"delta":-4,"reason":"x"}"#, "insufficient_stock"),
-    ("POST", "archived/adjustments", r#"{"delta":-7,"reason":"x"}"#, "insufficient_stock"),
+    ("POST", "archived/adjustments", r#"{"delta":-9,"reason":"x"}"#, "insufficient_stock"),
+    ("POST", "full/adjustments", r#"{"delta":1,"reason":"x"}"#, "out_of_range"),
     ("POST", "nothing/adjustments", r#"{"delta":1,"reason":"x"}"#, "unknown_sku"),
     ("POST", "plain/archive", "", "stock_in_use"),
     ("POST", "closed/archive", "", "stock_in_use"),
@@ -196,8 +318,16 @@ const REFUSED: [(&str, &str, &str, &str); 36] = [
     ("POST", "archived/pause", "", "closed"),
 ];
 
+/// What is asked in a form that nobody knows.
+const UNKNOWN_FORMS: [(&str, &str, &str); 4] = [
+    ("PUT", "new", r#"{"quantity":5}"#),
+    ("PUT", "plain", r#"{"quantity":5}"#),
+    ("PATCH", "plain", r#"{"per_user_limit":1}"#),
+    ("POST", "plain/adjustments", r#"{"delta":1,"reason":"found"}"#),
+];
+
 /// What is asked once more and changes nothing.
-const REPEATED: [(&str, &str, &str); 14] = [
+const REPEATED: [(&str, &str, &str); 18] = [
     ("PUT", "plain", r#"{"quantity":5}"#),
     ("PUT", "plain", r#"{"quantity":5.0,"hold_seconds":600,"hold_seconds_max":3600,"per_user_limit":null,"opens_at":null}"#),
     ("PUT", "adjusted", r#"{"quantity":10}"#),
@@ -214,6 +344,10 @@ const REPEATED: [(&str, &str, &str); 14] = [
     ("POST", "paused/pause", ""),
     ("POST", "closed/close", "{}"),
     ("POST", "archived/archive", ""),
+    ("POST", "archived/close", ""),
+    ("POST", "archived-past-its-end/archive", ""),
+    ("POST", "reopened-past-its-end/reopen", ""),
+    ("POST", "paused-when-closed/pause", ""),
     ("POST", "reopened/reopen", ""),
     ("POST", "plain/reopen", ""),
 ];
@@ -261,11 +395,11 @@ fn etag(node: &Node, sku: &str) -> String {
 }
 
 fn build(node: &mut Node) -> World {
-    let first = node.call("PUT", "/v1/stocks/patched", &[], MADE[8].put);
-    assert_eq!(MADE[8].sku, "patched");
+    let patched = MADE.iter().find(|made| made.sku == "patched").expect("it is in the table");
+    let first = node.call("PUT", "/v1/stocks/patched", &[], patched.put);
     first.done(201);
     let old_etag = first.response.header("etag").expect("a stock has an etag").to_owned();
-    for (_, body) in MADE[8].calls {
+    for (_, body) in patched.calls {
         node.call("PATCH", "/v1/stocks/patched", &[], body).done(200);
     }
     for made in MADE.iter().filter(|made| made.sku != "patched") {
@@ -278,6 +412,11 @@ fn build(node: &mut Node) -> World {
     node.post("/v1/stocks/archived/adjustments", "", r#"{"delta":-1,"reason":"lost"}"#).done(200);
     node.post("/v1/stocks/archived/close", "", "").done(200);
     node.post("/v1/stocks/archived/archive", "", "").done(200);
+    node.post("/v1/stocks/archived/adjustments", "", r#"{"delta":2,"reason":"found"}"#).done(200);
+    fill(node);
+    for sku in ["lapsed-when-closed", "lapsed-when-paused"] {
+        wait_until("the clock to take a hold back", || stock_counts(&node.stock(sku)) == [5, 5, 0, 0]);
+    }
     let etags = all().map(|made| (made.sku, etag(node, made.sku))).collect();
     node.call("PUT", "/v1/stocks/changing", &[], r#"{"quantity":5}"#).done(201);
     for phase in Phase::ALL.map(Phase::name) {
@@ -286,12 +425,31 @@ fn build(node: &mut Node) -> World {
         node.call("PUT", &format!("/v1/stocks/room-{phase}"), &[], r#"{"quantity":5}"#).done(201);
         node.reserve(&format!("room-{phase}"), &format!("room-{phase}"), "", r#"{"user":"u","quantity":2}"#);
         node.call("PUT", &format!("/v1/stocks/asleep-{phase}"), &[], r#"{"quantity":5}"#).done(201);
+        node.reserve(&format!("asleep-{phase}"), &format!("asleep-{phase}"), "", r#"{"user":"u","quantity":4}"#);
+        node.act(&format!("asleep-{phase}"), "confirm", "", r#"{"quantity":2}"#).done(200);
         node.post(&format!("/v1/stocks/asleep-{phase}/pause"), "", "").done(200);
         node.call("PUT", &format!("/v1/stocks/over-{phase}"), &[], r#"{"quantity":5}"#).done(201);
         node.reserve(&format!("over-{phase}"), &format!("over-{phase}"), "", r#"{"user":"u","quantity":2}"#);
         node.post(&format!("/v1/stocks/over-{phase}/close"), "", "").done(200);
     }
     World { etags, old_etag, changing_etag: etag(node, "changing") }
+}
+
+/// Gives `full` as many units as a stock can have. What is asked together is made durable together.
+fn fill(node: &Node) {
+    const CALLERS: u64 = 9;
+    const BILLION: u64 = 1_000_000_000;
+    node.call("PUT", "/v1/stocks/full", &[], r#"{"quantity":1000000000}"#).done(201);
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for _ in 0..999 / CALLERS {
+                    node.post("/v1/stocks/full/adjustments", "", r#"{"delta":1000000000,"reason":"delivered"}"#).done(200);
+                }
+            });
+        }
+    });
+    assert_eq!(stock_counts(&node.stock("full")), [1_000 * BILLION, 1_000 * BILLION, 0, 0]);
 }
 
 #[track_caller]
@@ -313,6 +471,11 @@ fn every_stock_is_what_it_was_and_answers_as_it_did() {
             node.call(method, &format!("/v1/stocks/{path}"), &[], body).refused(code);
         }
         node.call("GET", "/v1/stocks/nothing", &[], "").refused("unknown_sku");
+        for (method, path, body) in UNKNOWN_FORMS {
+            let form = [("content-type", "text/plain")];
+            node.call(method, &format!("/v1/stocks/{path}"), &form, body).refused("unsupported_media_type");
+        }
+        node.call("GET", "/v1/stocks/new", &[], "").refused("unknown_sku");
         for (method, path, body) in REPEATED {
             let answer = node.call(method, &format!("/v1/stocks/{path}"), &[], body);
             let sku = path.split('/').next().unwrap_or_default();
@@ -350,8 +513,13 @@ fn expect_preconditions(node: &Node, world: &mut World, phase: Phase) {
 
 #[track_caller]
 fn step(node: &Node, sku: &str, step: &str, state: &str) {
-    let stock = node.post(&format!("/v1/stocks/{sku}/{step}"), "", "").done(200);
+    let before = etag(node, sku);
+    let answer = node.post(&format!("/v1/stocks/{sku}/{step}"), "", "");
+    let stock = answer.done(200);
     assert_eq!(text(&stock, "state"), state, "after {step}");
+    // It is another version of the stock.
+    assert_ne!(answer.response.header("etag"), Some(before.as_str()), "after {step}");
+    assert_eq!(answer.response.header("etag"), Some(etag(node, sku).as_str()), "after {step}");
     assert_eq!(without_place(node.stock(sku)), without_place(stock), "after {step}");
 }
 
@@ -402,14 +570,22 @@ fn adjust(node: &Node, phase: &str) {
     node.post(&format!("/v1/stocks/{sku}/reservations"), "", r#"{"user":"w"}"#).done(201);
 }
 
-/// Reopening undoes a pause and a close from before the restart; a close from before stops no settlement.
+/// Reopening undoes a pause and a close from before the restart; neither stops a settlement.
 fn wake(node: &Node, phase: &str) {
     let (asleep, over) = (format!("asleep-{phase}"), format!("over-{phase}"));
     let reserve = |sku: &str| node.post(&format!("/v1/stocks/{sku}/reservations"), "", r#"{"user":"w"}"#);
     reserve(&asleep).refused("paused");
+    // A pause stops what is granted, and nothing else.
+    node.act(&asleep, "extend", "", r#"{"hold_seconds":900}"#).done(200);
+    node.act(&asleep, "release", "", r#"{"quantity":1}"#).done(200);
+    node.act(&asleep, "return", "", r#"{"quantity":1}"#).done(200);
+    let stock = node.stock(&asleep);
+    assert_eq!((stock_counts(&stock), text(&stock, "state").as_str()), ([5, 3, 1, 1], "paused"));
+    node.act(&asleep, "confirm", "", "").done(200);
     step(node, &asleep, "reopen", "open");
     reserve(&asleep).done(201);
     reserve(&over).refused("closed");
+    node.act(&over, "extend", "", r#"{"hold_seconds":900}"#).done(200);
     node.act(&over, "confirm", "", r#"{"quantity":1}"#).done(200);
     step(node, &over, "reopen", "open");
     reserve(&over).done(201);

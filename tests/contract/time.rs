@@ -48,6 +48,12 @@ fn a_hold_that_fell_due_while_the_node_was_down_is_back_within_a_second() {
 fn holds_fall_due(is_from_snapshot: bool) {
     let mut node = Node::start(&[]);
     node.call("PUT", "/v1/stocks/short", &[], r#"{"quantity":20,"per_user_limit":6}"#).done(201);
+    // The clock works in a stock that is paused or closed, too.
+    for (sku, step) in [("asleep", "pause"), ("over", "close")] {
+        node.call("PUT", &format!("/v1/stocks/{sku}"), &[], r#"{"quantity":5}"#).done(201);
+        node.reserve(sku, sku, "", r#"{"user":"ada","quantity":2,"hold_seconds":3}"#);
+        node.post(&format!("/v1/stocks/{sku}/{step}"), "", "").done(200);
+    }
     // One is due while the node is down, one in part, one afterwards, and one is due but was extended before.
     node.reserve("later", "short", "", r#"{"user":"ada","quantity":5,"hold_seconds":8}"#);
     node.reserve("extended", "short", "", r#"{"user":"cyd","quantity":2,"hold_seconds":3}"#);
@@ -61,7 +67,11 @@ fn holds_fall_due(is_from_snapshot: bool) {
     let ready_ms = node.now_ms();
     // Nobody asks for the reservations: the clock alone brings them back.
     wait_until("units to be back", || number(&node.stock("short"), "available") >= 12);
-    for name in ["lapsed", "in-part"] {
+    for (sku, state) in [("asleep", "paused"), ("over", "closed")] {
+        wait_until("units of a stock that grants none to be back", || stock_counts(&node.stock(sku)) == [5, 5, 0, 0]);
+        assert_eq!(text(&node.stock(sku), "state"), state);
+    }
+    for name in ["lapsed", "in-part", "asleep", "over"] {
         let at = expired_at(&node, node.id(name));
         assert!(at <= ready_ms + 1_000, "{name} expired {} ms after the node was ready", at - ready_ms);
     }

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tidegate_engine::write_image;
 
@@ -14,6 +15,8 @@ use tidegate_stock::{
     Allotment, Event, GrantSequence, HoldSeconds, Ledger, Partition, Quantity, ReservationId, Rules, Sku, StockId, StockNumber,
     StockTerms, Timestamp, UserId,
 };
+
+use super::WAIT_MAX;
 
 /// SipHash-2-4 of `book` with a key of zeros, modulo 1,024; worked out apart from the program.
 pub const BOOK_PARTITION: u16 = 304;
@@ -32,8 +35,23 @@ impl WalListener for Deaf {
 
 /// Makes a directory of `shards` shards whose log of shard `shard` holds `groups`: events, each with its second.
 pub fn write(path: &Path, shards: u16, shard: u16, groups: &[Vec<(u64, Event)>]) {
+    write_since(START_MS, None, path, shards, shard, groups);
+}
+
+/// The same with another second 0; what events themselves say of times stays as it is. Where a segment takes so many bytes that what is
+/// written fills more than one, groups without events follow until the log has left its first.
+pub fn write_since(
+    start_ms: u64,
+    segment_bytes_max: Option<u64>,
+    path: &Path,
+    shards: u16,
+    shard: u16,
+    groups: &[Vec<(u64, Event)>],
+) {
+    let at = |second: u64| Timestamp::from_unix_ms(start_ms + second * 1_000);
     let identity = IdentityExpectation { shards: Some(shards), ..IdentityExpectation::default() };
-    let options = DirectoryOptions { identity, idempotency_seconds: Some(86_400), ..DirectoryOptions::new(at(0)) };
+    let mut options = DirectoryOptions { identity, idempotency_seconds: Some(86_400), ..DirectoryOptions::new(at(0)) };
+    options.segment_bytes_max = segment_bytes_max.unwrap_or(options.segment_bytes_max);
     let directory = DataDirectory::open(path, &options).expect("a new directory can be made");
     let stream = StreamId::log(shard);
     let tail = directory.replay(stream, |_| Ok(())).expect("a new log is empty");
@@ -49,6 +67,7 @@ pub fn write(path: &Path, shards: u16, shard: u16, groups: &[Vec<(u64, Event)>])
     let mut ledger = Some(Ledger::new(rules, 1));
     let mut image = Vec::new();
     let mut newest = 0;
+    let mut written = GroupSequence(0);
     for (sequence, events) in (1..).map(GroupSequence).zip(groups) {
         let mut builder = GroupBuilder::new(sequence, at(events.first().map_or(newest, |(second, _)| *second)));
         newest = events.last().map_or(newest, |(second, _)| *second);
@@ -63,6 +82,15 @@ pub fn write(path: &Path, shards: u16, shard: u16, groups: &[Vec<(u64, Event)>])
             builder.push(event, &Actor::Clock, at(*second), &image);
         }
         wal.writer().append(stream, builder.finish());
+        written = sequence;
+    }
+    let began = Instant::now();
+    let is_in_one = || wal.reader().segments().expect("the log runs").iter().filter(|segment| !segment.last.is_empty()).count() < 2;
+    while segment_bytes_max.is_some() && is_in_one() {
+        assert!(began.elapsed() < WAIT_MAX, "the log is still in one segment");
+        written = written.next();
+        wal.writer().append(stream, GroupBuilder::new(written, at(newest)).finish());
+        wal.writer().sync().expect("the log runs");
     }
     wal.stop().expect("a log can be stopped");
 }
@@ -93,12 +121,17 @@ pub fn created(partition: u16, units: u64) -> Event {
 
 /// The `sequence`-th grant of `book`, in `second`.
 pub fn reserved(sequence: u64, user: &str, quantity: u64, second: u64) -> Event {
+    reserved_until(sequence, user, quantity, at(second + 600))
+}
+
+/// The `sequence`-th grant of `book`, held until `expires_at`.
+pub fn reserved_until(sequence: u64, user: &str, quantity: u64, expires_at: Timestamp) -> Event {
     Event::Reserved {
         stock: stock(BOOK_PARTITION),
         sequence: GrantSequence(sequence),
         user: UserId::new(user).expect("an identifier"),
         quantity: Quantity::new(quantity).expect("within bounds"),
-        expires_at: at(second + 600),
+        expires_at,
         reference: None,
         idempotency: None,
     }

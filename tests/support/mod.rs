@@ -105,7 +105,8 @@ impl Server {
         let stdout = process.stdout.as_mut().expect("the standard output is piped");
         // One byte at a time, so that nothing behind the line is taken from the pipe.
         BufReader::with_capacity(1, stdout).read_line(&mut line).expect("the standard output can be read");
-        let address = line.trim_end().strip_prefix("listening on http://").and_then(|address| address.parse().ok());
+        let address = line.strip_prefix("listening on ").and_then(|url| url.trim_end().split_once("://"));
+        let address = address.and_then(|(_, address)| address.parse().ok());
         let Some(address) = address else { panic!("{line:?} is no address: {:?}", finish(process)) };
         Self { process: Some(process), address }
     }

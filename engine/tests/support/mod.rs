@@ -11,6 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use tidegate_engine::{
     Answer, Clock, CommitLog, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, HistoryStart,
     ManualClock, Pending, Sealing, ShardStart, Submission, partition_of,
@@ -74,6 +76,18 @@ pub struct Bench {
     pub log: HeldLog,
     pub progress: Arc<CommitProgress>,
     pub disk_low: Arc<AtomicBool>,
+    pub metrics: Arc<EngineMetrics>,
+}
+
+impl Bench {
+    /// How many commands were refused for `reason` so far.
+    pub fn refused(&self, reason: &str) -> u64 {
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        self.metrics.register(&mut registry);
+        encode(&mut text, &registry).unwrap();
+        let series = format!("refusals_total{{reason=\"{reason}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+    }
 }
 
 pub const RULES: Rules = Rules {
@@ -142,12 +156,13 @@ fn start_with(
     let log = HeldLog::default();
     let clock = Arc::new(ManualClock::new(START));
     let disk_low = Arc::new(AtomicBool::new(false));
+    let metrics = Arc::new(EngineMetrics::default());
     let sealing = Sealing::new(&[7; 32]);
     let engine = Engine::start(EngineParts {
         options,
         sealing: sealing.clone(),
         clock: other_clock.unwrap_or_else(|| Arc::<ManualClock>::clone(&clock)),
-        metrics: Arc::new(EngineMetrics::default()),
+        metrics: Arc::clone(&metrics),
         disk_low: Arc::clone(&disk_low),
         history: history.map(|store| HistoryStart { store, on_failure: Box::new(|error| panic!("the history failed: {error}")) }),
         shards: vec![ShardStart {
@@ -157,7 +172,7 @@ fn start_with(
         }],
     })
     .unwrap();
-    Bench { engine, clock, log, progress, disk_low }
+    Bench { engine, clock, log, progress, disk_low, metrics }
 }
 
 pub fn sku(name: &str) -> Sku {
