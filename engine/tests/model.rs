@@ -18,6 +18,8 @@ mod reference;
 #[allow(dead_code, reason = "some of it is for the model of the core alone")]
 #[path = "../../stock/tests/model/rows.rs"]
 mod rows;
+#[path = "../../stock/tests/support/seeds.rs"]
+mod seeds;
 #[allow(dead_code, reason = "some of it is for the model of the core alone")]
 #[path = "../../stock/tests/model/translate.rs"]
 mod translate;
@@ -33,8 +35,10 @@ use std::time::Instant;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use seeds::{Place, number_from, seeds_from};
 use world::World;
 
+const SEED: &str = "TIDEGATE_MODEL_SEED";
 const COMMANDS_DEFAULT: u64 = 100_000;
 const SEEDS_DEFAULT: std::ops::RangeInclusive<u64> = 1..=4;
 /// Commands before a fresh engine is taken, so that the linear scans of the naive ledger stay short.
@@ -45,10 +49,7 @@ const COVERAGE_COMMANDS_MIN: u64 = 60_000;
 #[tokio::test]
 async fn random_commands_fare_as_in_a_naive_ledger() {
     let commands = number_from("TIDEGATE_MODEL_COMMANDS").unwrap_or(COMMANDS_DEFAULT);
-    let seeds: Vec<u64> = match number_from("TIDEGATE_MODEL_SEED") {
-        Some(seed) => vec![seed],
-        None => SEEDS_DEFAULT.collect(),
-    };
+    let seeds = seeds_from(SEED, SEEDS_DEFAULT);
     let began = Instant::now();
     let mut seen = Seen::default();
     let commands_each = commands / seeds.len() as u64;
@@ -62,35 +63,16 @@ async fn random_commands_fare_as_in_a_naive_ledger() {
     }
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?} where a number is wanted")))
-}
-
 async fn run(seed: u64, commands: u64, tally: &mut Seen) {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut place = Place { seed, commands: 0 };
-    while place.commands < commands {
+    let mut place = Place { variable: SEED, seed, done: 0, counted: "commands" };
+    while place.done < commands {
         let mut world = World::new(&mut rng, tally);
-        let until = commands.min(place.commands + WORLD_COMMANDS);
-        while place.commands < until {
-            place.commands += world.step(&mut rng).await;
+        let until = commands.min(place.done + WORLD_COMMANDS);
+        while place.done < until {
+            place.done += world.step(&mut rng).await;
         }
         world.finish(&mut rng).await;
-    }
-}
-
-/// Says where a failure happened, whichever assertion it was.
-struct Place {
-    seed: u64,
-    commands: u64,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed with TIDEGATE_MODEL_SEED={} after {} commands", self.seed, self.commands);
-        }
     }
 }
 
@@ -104,7 +86,7 @@ impl Seen {
     }
 }
 
-const EVERYTHING: [&str; 54] = [
+const EVERYTHING: [&str; 55] = [
     "unknown sku",
     "unknown reservation",
     "stock exists",
@@ -159,4 +141,5 @@ const EVERYTHING: [&str; 54] = [
     "recalled",
     "given up by the history",
     "out of memory at a new start",
+    "read behind a position",
 ];

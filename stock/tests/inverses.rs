@@ -1,12 +1,16 @@
 //! Apply, then undo: the ledger is what it was, through everything it shows and decides.
 //!
-//! Seeded random runs; `TIDEGATE_INVERSES_SEED` runs one seed instead of several. A failure names its seed and step.
+//! Seeded random runs; `TIDEGATE_INVERSES_SEED` runs one seed instead of several. A failure names its seed, and how many steps of it went well.
+
+#[path = "support/seeds.rs"]
+mod seeds;
 
 use std::collections::VecDeque;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use seeds::{Place, seeds_from};
 use tidegate_stock::{
     Allotment, Command, CopyProgress, Decision, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, Inverse,
     Ledger, LifeStep, NeedsRecord, Partition, Quantity, Reason, Recall, Rejection, Request, ReservationId, ReservationView, Rules,
@@ -20,6 +24,7 @@ const RULES: Rules = Rules {
     reservations_in_memory_max: 100_000,
     users_in_memory_max: 100_000,
 };
+const SEED: &str = "TIDEGATE_INVERSES_SEED";
 const SEEDS_DEFAULT: std::ops::RangeInclusive<u64> = 1..=40;
 const STEPS: u64 = 300;
 /// Events whose inverses are kept; older ones count as committed.
@@ -87,14 +92,11 @@ fn decide(ledger: &Ledger, request: &Request, now: Timestamp) -> Decision {
 
 #[test]
 fn undoing_the_newest_events_gives_the_ledger_that_was_before_them() {
-    let seeds: Vec<u64> = match std::env::var("TIDEGATE_INVERSES_SEED") {
-        Ok(seed) => vec![seed.parse().expect("TIDEGATE_INVERSES_SEED is a number")],
-        Err(_) => SEEDS_DEFAULT.collect(),
-    };
+    let seeds = seeds_from(SEED, SEEDS_DEFAULT);
     let mut kinds_undone = [0; KINDS.len()];
     for seed in &seeds {
         let mut rng = StdRng::seed_from_u64(*seed);
-        let mut place = Place { seed: *seed, step: 0 };
+        let mut place = Place { variable: SEED, seed: *seed, done: 0, counted: "steps" };
         let mut run = Run {
             ledger: Ledger::new(RULES, rng.random()),
             now: 1_000_000,
@@ -103,9 +105,9 @@ fn undoing_the_newest_events_gives_the_ledger_that_was_before_them() {
             undone: 0,
             kinds_undone: [0; KINDS.len()],
         };
-        for step in 0..STEPS {
-            place.step = step;
+        for _ in 0..STEPS {
             run.step(&mut rng);
+            place.done += 1;
         }
         run.compare_with_a_ledger_of_what_stands();
         assert!(run.undone > 0, "nothing was undone");
@@ -116,20 +118,6 @@ fn undoing_the_newest_events_gives_the_ledger_that_was_before_them() {
     println!("seeds {seeds:?}; undone: {:?}", KINDS.iter().zip(&kinds_undone).collect::<Vec<_>>());
     for (kind, count) in KINDS.iter().zip(kinds_undone).filter(|_| seeds.len() > 1) {
         assert!(count > 0, "no event that {kind} was ever undone");
-    }
-}
-
-/// Says where a failure happened, whichever assertion it was.
-struct Place {
-    seed: u64,
-    step: u64,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed with TIDEGATE_INVERSES_SEED={} at step {}", self.seed, self.step);
-        }
     }
 }
 

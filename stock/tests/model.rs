@@ -1,7 +1,7 @@
 //! The ledger against a naive one, step by step, over seeded random commands and times.
 //!
 //! `TIDEGATE_MODEL_SEED` runs one seed instead of several, `TIDEGATE_MODEL_STEPS` sets how many steps are taken in all. A failure
-//! names seed and step; the same two run it again.
+//! names its seed, which runs it again, and how many steps went well.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -19,6 +19,8 @@ mod pick;
 mod reference;
 #[path = "model/rows.rs"]
 mod rows;
+#[path = "support/seeds.rs"]
+mod seeds;
 #[path = "model/translate.rs"]
 mod translate;
 #[path = "model/whole.rs"]
@@ -26,8 +28,10 @@ mod whole;
 #[path = "model/world.rs"]
 mod world;
 
+use seeds::{Place, number_from, seeds_from};
 use world::World;
 
+const SEED: &str = "TIDEGATE_MODEL_SEED";
 const STEPS_DEFAULT: u64 = 1_000_000;
 const SEEDS_DEFAULT: std::ops::RangeInclusive<u64> = 1..=8;
 /// Steps before a fresh ledger is taken, so that the linear scans of the naive one stay short.
@@ -46,10 +50,7 @@ const RAREST_PAIR_STEPS: u64 = 100_000;
 #[test]
 fn random_commands_fare_as_in_a_naive_ledger() {
     let steps = number_from("TIDEGATE_MODEL_STEPS").unwrap_or(STEPS_DEFAULT);
-    let seeds: Vec<u64> = match number_from("TIDEGATE_MODEL_SEED") {
-        Some(seed) => vec![seed],
-        None => SEEDS_DEFAULT.collect(),
-    };
+    let seeds = seeds_from(SEED, SEEDS_DEFAULT);
     let began = Instant::now();
     let mut tally = Seen::default();
     let steps_each = steps / seeds.len() as u64;
@@ -71,40 +72,21 @@ fn random_commands_fare_as_in_a_naive_ledger() {
     }
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?} where a number is wanted")))
-}
-
 fn run(seed: u64, steps: u64, tally: &mut Seen) {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut place = Place { seed, step: 0 };
-    while place.step < steps {
+    let mut place = Place { variable: SEED, seed, done: 0, counted: "steps" };
+    while place.done < steps {
         let mut world = World::new(&mut rng, tally);
-        for _ in 0..WORLD_STEPS.min(steps - place.step) {
-            place.step += 1;
+        for step in place.done + 1..=steps.min(place.done + WORLD_STEPS) {
             world.step(&mut rng);
-            if place.step.is_multiple_of(FULL_COMPARE_STEPS) {
+            if step.is_multiple_of(FULL_COMPARE_STEPS) {
                 world.compare_everything();
-            } else if place.step.is_multiple_of(DIGEST_STEPS) {
+            } else if step.is_multiple_of(DIGEST_STEPS) {
                 world.compare_digest();
             }
+            place.done = step;
         }
         world.finish();
-    }
-}
-
-/// Says where a failure happened, whichever assertion it was.
-struct Place {
-    seed: u64,
-    step: u64,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed with TIDEGATE_MODEL_SEED={} at step {}", self.seed, self.step);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! All that is asked in one step is asked at one moment of the node's clock. What is due by then has lapsed before: the step begins with
 //! a question to every shard that has work of that kind, so that it makes no difference when a shard woke up by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use tidegate_engine::{
     Answer, ChangeId, ChangeKind, Changed, Content, Cursor, EngineOptions, Failure, FeedEvent, ListReservations, ManualClock,
-    Router, ShardNumber, Submission, partition_of,
+    Position, Router, ShardNumber, Submission, partition_of,
 };
 use tidegate_persistence::{Actor, HistoryKey, PARTITIONS, StreamId};
 use tidegate_stock::{
@@ -37,6 +37,9 @@ const AT_ONCE_MAX: usize = 40;
 /// Keys in use: more than in the core's model, because much is asked at one moment.
 const KEYS: Key = 60;
 
+/// Positions that are kept to read on behind them.
+const POSITIONS_MAX: usize = 64;
+
 /// A change that the feed must tell.
 #[derive(Debug, Clone, Copy)]
 struct Due {
@@ -51,6 +54,19 @@ struct Expected {
     key: Option<Key>,
     answer: crate::reference::Answer,
     shown: Option<Left>,
+    /// How many changes a stock that is shown has had.
+    changes: u64,
+}
+
+/// A position that came with a stock, from which whoever follows it goes on.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    at: Position,
+    sku: Name,
+    /// How many changes of the stock were shown with it. None behind these may be missing behind the position.
+    changes: u64,
+    /// Whether none of these comes again either.
+    is_exact: bool,
 }
 
 impl Expected {
@@ -76,6 +92,8 @@ pub(crate) struct World<'a> {
     cursor: Option<Cursor>,
     told: BTreeMap<Name, usize>,
     told_last: BTreeMap<StreamId, (Timestamp, ChangeId)>,
+    /// The newest that were named.
+    positions: VecDeque<Named>,
     seen: &'a mut Seen,
 }
 
@@ -125,6 +143,7 @@ impl<'a> World<'a> {
             cursor: None,
             told: BTreeMap::new(),
             told_last: BTreeMap::new(),
+            positions: VecDeque::new(),
             seen,
         }
     }
@@ -164,6 +183,9 @@ impl<'a> World<'a> {
         };
         if rng.random_bool(0.2) {
             self.read_feed(rng);
+        }
+        if rng.random_bool(0.1) {
+            self.read_behind_a_position(rng);
         }
         decided
     }
@@ -325,7 +347,11 @@ impl<'a> World<'a> {
         self.note_changes();
         self.asked.push((ask, key));
         let key_text = key.map(|key| IdempotencyKey::new(&format!("k{key}")).unwrap());
-        (Submission { command, key: key_text, actor: actor() }, Expected { ask, key, answer, shown })
+        let changes = match &shown {
+            Some(Left::Stock(_)) => self.changes[ask.sku()].len() as u64,
+            _ => 0,
+        };
+        (Submission { command, key: key_text, actor: actor() }, Expected { ask, key, answer, shown, changes })
     }
 
     fn note_changes(&mut self) {
@@ -351,14 +377,14 @@ impl<'a> World<'a> {
 
     // What is compared.
 
-    fn compare_answers(&self, found: Vec<Result<Answer, Failure>>, expected: &[Expected]) {
+    fn compare_answers(&mut self, found: Vec<Result<Answer, Failure>>, expected: &[Expected]) {
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.into_iter().zip(expected) {
             self.compare_answer(found, expected);
         }
     }
 
-    fn compare_answer(&self, found: Result<Answer, Failure>, expected: &Expected) {
+    fn compare_answer(&mut self, found: Result<Answer, Failure>, expected: &Expected) {
         use crate::reference::Answer as Naive;
         if let (Naive::Stock { created, replayed, .. } | Naive::Reservation { created, replayed, .. }, Ok(found)) =
             (expected.answer, &found)
@@ -372,6 +398,7 @@ impl<'a> World<'a> {
                 assert_eq!(shown.view.id, self.stock_id(sku), "{}", expected.told());
                 compare_stock_view(sku, row, &shown.view);
                 assert_eq!(stock_state_name(shown.state), row.state, "{}", expected.told());
+                self.keep(Named { at: shown.as_of, sku, changes: expected.changes, is_exact: false });
             }
             (Naive::Reservation { grant, .. }, Ok(Answer { content: Content::Reservation(view), .. })) => {
                 let Some(Left::Reservation(row)) = &expected.shown else { panic!("{}", expected.told()) };
@@ -388,11 +415,16 @@ impl<'a> World<'a> {
         expected.sort_by_key(|stock| stock.sku);
         let found = engine.stocks(None, 1_000);
         assert_eq!(found.iter().map(|found| found.view.sku.as_str()).collect::<Vec<_>>(), names(&expected));
+        let mut named = Vec::new();
         for (stock, found) in expected.iter().zip(&found) {
             let row = stock.row(self.clock);
             assert_eq!(found.view.id, self.stock_id(stock.sku));
             compare_stock_view(stock.sku, &row, &found.view);
             assert_eq!(stock_state_name(found.state), row.state, "state of {}", stock.sku);
+            named.push(Named { at: found.as_of, sku: stock.sku, changes: self.changes[stock.sku].len() as u64, is_exact: true });
+        }
+        for named in named {
+            self.keep(named);
         }
         self.seen.count("views");
     }
@@ -465,6 +497,33 @@ impl<'a> World<'a> {
                 return;
             }
         }
+    }
+
+    fn keep(&mut self, named: Named) {
+        if self.positions.len() == POSITIONS_MAX {
+            self.positions.pop_front();
+        }
+        self.positions.push_back(named);
+    }
+
+    /// Whoever goes on from a stock that was shown misses none of its changes.
+    fn read_behind_a_position(&mut self, rng: &mut SmallRng) {
+        let Some(named) = self.positions.get(rng.random_range(0..POSITIONS_MAX)).copied() else { return };
+        // A position is a text to its holder.
+        let mut cursor: Cursor = named.at.to_string().parse().unwrap();
+        let first = loop {
+            let page = self.node().feed.read(Some(&cursor), 100).unwrap();
+            let of_stock = page.events.iter().find(|event| event.sku.as_str() == named.sku);
+            if of_stock.is_some() || page.events.is_empty() {
+                break of_stock.map(|event| event.sku_sequence.0);
+            }
+            cursor = page.next;
+        };
+        let all = self.changes[named.sku].len() as u64;
+        let next = (all > named.changes).then_some(named.changes + 1);
+        let is_right = first == next || (!named.is_exact && first.is_some_and(|first| first <= named.changes));
+        assert!(is_right, "behind {named:?} comes change {first:?} where {next:?} is due");
+        self.seen.count("read behind a position");
     }
 
     fn compare_event(&mut self, event: &FeedEvent) {

@@ -22,6 +22,17 @@ impl Bound {
     }
 }
 
+/// What a client may wait longer than before. A scheduler's tick is 4 ms, and all clients share the node's processors.
+pub(crate) const LATENCY_MS: Bound = Bound { factor: 2.0, difference: 5.0 };
+
+/// The same in the short forms, which run with every change, on machines that do other things meanwhile.
+pub(crate) const LATENCY_BUSY_MS: Bound = Bound { factor: 2.0, difference: 50.0 };
+
+/// What is allowed in the short form, or in the long one.
+pub(crate) const fn latency_ms(is_short: bool) -> Bound {
+    if is_short { LATENCY_BUSY_MS } else { LATENCY_MS }
+}
+
 /// The `percentile` of `latencies` in milliseconds, by the nearest rank: an observed one, not one between two. `None` of none.
 pub(crate) fn percentile_ms(latencies: &mut [Duration], percentile: f64) -> Option<f64> {
     latencies.sort_unstable();

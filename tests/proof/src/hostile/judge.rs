@@ -2,9 +2,6 @@
 
 use crate::figures::{Bound, median, number};
 
-/// What the healthy client may wait longer. A scheduler's tick is 4 ms, and the hostile clients run on the same processors.
-pub(crate) const LATENCY: Bound = Bound { factor: 2.0, difference: 5.0 };
-
 /// What a newcomer may wait where all places are taken, in milliseconds: a place is kept for a second before it is given away, and those
 /// who came before wait too.
 pub(crate) const NEWCOMER_MS_MAX: f64 = 3_000.0;
@@ -47,6 +44,8 @@ pub(crate) struct Terms {
     pub(crate) memory_granted: usize,
     /// Whether there are more clients than places, so that a newcomer has to wait for one.
     pub(crate) is_crowded: bool,
+    /// What the healthy client may wait longer, in milliseconds.
+    pub(crate) latency: Bound,
 }
 
 /// The row of a kind: medians of its rounds, and the most of what must never be.
@@ -84,9 +83,9 @@ pub(crate) fn slow(rounds: &[Round], terms: Terms) -> Vec<String> {
         }
     };
     let (base, found) = row.kept_ms;
-    hold(LATENCY.holds(base, found), format!("the p99 of a kept connection is {found:.2} ms where it was {base:.2} ms"));
+    hold(terms.latency.holds(base, found), format!("the p99 of a kept connection is {found:.2} ms where it was {base:.2} ms"));
     let (base, found) = row.new_ms;
-    let is_in_time = if terms.is_crowded { found <= NEWCOMER_MS_MAX } else { LATENCY.holds(base, found) };
+    let is_in_time = if terms.is_crowded { found <= NEWCOMER_MS_MAX } else { terms.latency.holds(base, found) };
     hold(is_in_time, format!("the p99 of new connections is {found:.2} ms where it was {base:.2} ms"));
     slow
 }

@@ -25,7 +25,7 @@ use self::crowd::{Crowd, Done, Source};
 use self::hits::{Hits, Sent};
 use self::judge::{Round, Row, Terms};
 use self::kinds::{BODIES_BYTES_MAX, BODY_BYTES_MAX, Deed, HEALTHY, Kind, LEFT, PLACES_FEW, TORN};
-use crate::figures::percentile_ms;
+use crate::figures::{Bound, latency_ms, percentile_ms};
 use crate::machine::{allow_open_files, open_files, resident_bytes, wait};
 use crate::paced::{Pace, Paced, Sample};
 use tidegate_witness::node::{self, Node, NodeError};
@@ -78,11 +78,24 @@ struct Amount {
     /// How long each round is without hostility, and with it.
     without: Duration,
     beside: Duration,
+    /// What the healthy client may wait longer, in milliseconds.
+    latency: Bound,
 }
 
-const SHORT: Amount =
-    Amount { rounds: 3, rounds_crowded: 1, without: Duration::from_millis(400), beside: Duration::from_millis(700) };
-const LONG: Amount = Amount { rounds: 5, rounds_crowded: 3, without: Duration::from_secs(1), beside: Duration::from_millis(2_500) };
+const SHORT: Amount = Amount {
+    rounds: 3,
+    rounds_crowded: 1,
+    without: Duration::from_millis(400),
+    beside: Duration::from_millis(700),
+    latency: latency_ms(true),
+};
+const LONG: Amount = Amount {
+    rounds: 5,
+    rounds_crowded: 3,
+    without: Duration::from_secs(1),
+    beside: Duration::from_millis(2_500),
+    latency: latency_ms(false),
+};
 
 /// With hostility, where it is seen only once places are given away.
 const BESIDE_CROWDED: Duration = Duration::from_secs(4);
@@ -90,6 +103,8 @@ const BESIDE_CROWDED: Duration = Duration::from_secs(4);
 /// What came of a kind.
 struct Outcome {
     kind: Kind,
+    /// What the healthy client may wait longer, in milliseconds.
+    latency: Bound,
     rounds: Vec<Round>,
     done: Done,
     wrong: Vec<String>,
@@ -116,11 +131,11 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
     let (crowded, wide): (Vec<_>, Vec<_>) = kinds::all().into_iter().filter(wanted).partition(|kind| kind.is_crowded);
     // What is cut after a time is cut within a round.
     let short_limits = ["http.header_seconds_max=1", "http.body_seconds_max=1"].map(str::to_owned);
-    let mut outcomes = on_one_node(&program, wide, &short_limits, amount.rounds, (amount.without, amount.beside), options.seed)?;
+    let mut outcomes = on_one_node(&program, wide, &short_limits, amount, options.seed)?;
     // None is cut after a time, only for want of places.
     let few = [format!("http.connections_max={PLACES_FEW}")];
-    let lengths = (amount.without, BESIDE_CROWDED);
-    outcomes.extend(on_one_node(&program, crowded, &few, amount.rounds_crowded, lengths, options.seed)?);
+    let longer = Amount { rounds: amount.rounds_crowded, beside: BESIDE_CROWDED, ..amount };
+    outcomes.extend(on_one_node(&program, crowded, &few, longer, options.seed)?);
 
     println!(
         "hostile connections beside a healthy client of {} requests/s, {} rounds of each kind ({} where places are few) and as many again, up to \
@@ -148,7 +163,7 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
     println!(
         "held against: p99 at most twice or {} ms more; newcomers where all places are taken {} s; 64 KiB a connection, and {} MiB that are \
          nobody's; memory back within {} s to 5 % or 50 MiB; files to what they were",
-        judge::LATENCY.difference,
+        amount.latency.difference,
         judge::NEWCOMER_MS_MAX / 1e3,
         judge::MEMORY_BYTES_NOISE / 1_048_576.0,
         BACK_WAIT_MAX.as_secs(),
@@ -163,7 +178,7 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
 impl Outcome {
     fn terms(&self) -> Terms {
         let Kind { is_crowded, memory_granted, .. } = self.kind;
-        Terms { connections: self.kind.connections(), memory_granted, is_crowded }
+        Terms { connections: self.kind.connections(), memory_granted, is_crowded, latency: self.latency }
     }
 
     fn broken(&self) -> Vec<String> {
@@ -216,14 +231,9 @@ impl Seen {
     }
 }
 
-fn on_one_node(
-    program: &Path,
-    kinds: Vec<Kind>,
-    limits: &[String],
-    rounds: usize,
-    lengths: (Duration, Duration),
-    seed: u64,
-) -> Result<Vec<Outcome>, NodeError> {
+fn on_one_node(program: &Path, kinds: Vec<Kind>, limits: &[String], amount: Amount, seed: u64) -> Result<Vec<Outcome>, NodeError> {
+    let Amount { rounds, without, beside, latency, .. } = amount;
+    let lengths = (without, beside);
     if kinds.is_empty() {
         return Ok(Vec::new());
     }
@@ -239,8 +249,10 @@ fn on_one_node(
     for sku in [HEALTHY, LEFT, TORN] {
         node.put_stock(sku, &format!(r#"{{"quantity":{UNITS}}}"#))?;
     }
-    let mut outcomes: Vec<Outcome> =
-        kinds.into_iter().map(|kind| Outcome { kind, rounds: Vec::new(), done: Done::default(), wrong: Vec::new() }).collect();
+    let mut outcomes: Vec<Outcome> = kinds
+        .into_iter()
+        .map(|kind| Outcome { kind, latency, rounds: Vec::new(), done: Done::default(), wrong: Vec::new() })
+        .collect();
     let mut wanted: Vec<usize> = (0..outcomes.len()).collect();
     let mut source = 0;
     for _ in 0..PASSES_MAX {

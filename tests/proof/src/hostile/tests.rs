@@ -1,9 +1,10 @@
 //! The judge of hostility, held against made-up figures: what is broken is named, and noise is not.
 
 use super::judge::{Round, Row, Terms, broken};
+use crate::figures::{LATENCY_BUSY_MS, LATENCY_MS};
 
 const MIB: u64 = 1_048_576;
-const TERMS: Terms = Terms { connections: 1_000, memory_granted: 0, is_crowded: false };
+const TERMS: Terms = Terms { connections: 1_000, memory_granted: 0, is_crowded: false, latency: LATENCY_MS };
 const GOOD: Round = Round {
     kept_ms: (0.8, 1.1),
     new_ms: (1.0, 1.4),
@@ -37,6 +38,9 @@ fn latency_may_double_or_rise_by_a_tick() {
     assert!(broken(&at(0.5, 5.4), TERMS).is_empty() && broken(&at(20.0, 39.0), TERMS).is_empty());
     finds(&at(0.5, 5.6), TERMS, "kept connection");
     finds(&at(20.0, 41.0), TERMS, "kept connection");
+    let busy = Terms { latency: LATENCY_BUSY_MS, ..TERMS };
+    assert!(broken(&at(0.5, 50.4), busy).is_empty());
+    finds(&at(0.5, 50.6), busy, "kept connection");
 }
 
 #[test]

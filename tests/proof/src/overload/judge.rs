@@ -1,6 +1,6 @@
 //! Whether a node stood more than it can do: figures in, broken promises out. Pure.
 
-use crate::figures::Bound;
+use crate::figures::{Bound, latency_ms};
 
 /// How much more than the peak is offered.
 pub(crate) const FACTOR: f64 = 3.0;
@@ -12,11 +12,21 @@ pub(crate) const REFUSAL_MS_MAX: f64 = 50.0;
 pub(crate) const ADMITTED_FACTOR: f64 = 2.0;
 pub(crate) const ADMITTED_MS: f64 = 50.0;
 
-/// The share of the peak that must go on being admitted.
-pub(crate) const ADMITTED_SHARE: f64 = 0.9;
+/// What depends on how much else the machine does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// The share of the peak that must go on being admitted.
+    pub(crate) admitted_share: f64,
+    /// What a healthy client may wait a second after the end, beside what it waited before the overload, in milliseconds.
+    pub(crate) normal: Bound,
+}
 
-/// What a healthy client may wait a second after the end, beside what it waited before the overload.
-pub(crate) const NORMAL: Bound = Bound { factor: 2.0, difference: 5.0 };
+impl Terms {
+    /// Those of the short form, or of the long one. In a short run the disk may be half as fast as in the peak before it.
+    pub(crate) const fn of(is_short: bool) -> Self {
+        Self { admitted_share: if is_short { 0.5 } else { 0.9 }, normal: latency_ms(is_short) }
+    }
+}
 
 /// The generator kept its schedule if 99 of 100 requests were sent no later than this, in milliseconds,
 pub(crate) const LATE_MS_MAX: f64 = 10.0;
@@ -67,7 +77,7 @@ pub(crate) fn invalid(seen: &Seen) -> Option<String> {
 }
 
 /// The promises that are broken, in words with their figures.
-pub(crate) fn broken(seen: &Seen) -> Vec<String> {
+pub(crate) fn broken(seen: &Seen, terms: Terms) -> Vec<String> {
     let mut broken = Vec::new();
     let mut hold = |holds: bool, what: String| {
         if !holds {
@@ -85,14 +95,14 @@ pub(crate) fn broken(seen: &Seen) -> Vec<String> {
         ),
     );
     hold(
-        seen.admitted_per_second >= seen.peak_per_second * ADMITTED_SHARE,
+        seen.admitted_per_second >= seen.peak_per_second * terms.admitted_share,
         format!("{:.0}/s were admitted where the peak is {:.0}/s", seen.admitted_per_second, seen.peak_per_second),
     );
     hold(seen.other == 0, format!("{} answers were neither a grant nor a refusal with retry-after", seen.other));
     hold(seen.answered_share >= 1.0, format!("{:.3} % of the requests were never answered", (1.0 - seen.answered_share) * 100.0));
     let (before, after) = seen.healthy_p99_ms;
     hold(
-        NORMAL.holds(before, after),
+        terms.normal.holds(before, after),
         format!("a second after the end the healthy client's p99 is {after:.2} ms where it was {before:.2} ms"),
     );
     hold(seen.healthy_failed == 0, format!("{} requests of the healthy client failed before or after", seen.healthy_failed));
@@ -121,14 +131,14 @@ mod tests {
 
     #[track_caller]
     fn finds(seen: Seen, what: &str) {
-        let found = broken(&seen);
+        let found = broken(&seen, Terms::of(false));
         assert!(found.len() == 1 && found[0].contains(what), "{found:?} where {what:?} alone was due");
         assert_eq!(invalid(&seen), None);
     }
 
     #[test]
     fn a_node_that_refuses_at_once_and_goes_on_has_broken_nothing() {
-        assert_eq!(broken(&GOOD), Vec::<String>::new());
+        assert_eq!(broken(&GOOD, Terms::of(false)), Vec::<String>::new());
         assert_eq!(invalid(&GOOD), None);
     }
 
@@ -148,7 +158,7 @@ mod tests {
     #[test]
     fn a_quick_peak_allows_fifty_milliseconds() {
         let quick = Seen { peak_p99_ms: 5.0, admitted_p99_ms: 50.0, ..GOOD };
-        assert_eq!(broken(&quick), Vec::<String>::new());
+        assert_eq!(broken(&quick, Terms::of(false)), Vec::<String>::new());
         finds(Seen { admitted_p99_ms: 50.1, ..quick }, "admitted requests took 50.1 ms");
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use self::generator::{Answered, Arrivals, Load, Outcome, Plan, offer};
-use self::judge::{FACTOR, Seen};
+use self::judge::{FACTOR, Seen, Terms};
 use crate::figures::{median, number, percentile_ms};
 use crate::machine::{allow_open_files, wait};
 use crate::paced::{Pace, Paced};
@@ -86,6 +86,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 fn try_all(options: &Options) -> Result<bool, NodeError> {
     let program = node::program(options.tidegate.as_deref())?;
     let amount = if options.short { SHORT } else { LONG };
+    let terms = Terms::of(options.short);
     allow_open_files(FILES)?;
     for attempt in 0..ATTEMPTS_MAX {
         let seed = options.seed + u64::from(attempt) * 100;
@@ -97,13 +98,13 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
             SETTINGS.join(", "),
             began.elapsed().as_secs()
         );
-        print(&found);
+        print(&found, terms);
         // What the generator did wrong is no fault of the node's, and no sign of its health.
         if let Some(why) = judge::invalid(&found) {
             println!("no result: {why}");
             continue;
         }
-        let broken = judge::broken(&found);
+        let broken = judge::broken(&found, terms);
         for what in &broken {
             println!("broken: {what}");
         }
@@ -115,7 +116,7 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
     Ok(options.short)
 }
 
-fn print(seen: &Seen) {
+fn print(seen: &Seen, terms: Terms) {
     let row = |what: &str, figure: String, bound: String| println!("  {what:<52}{figure:>22}   {bound}");
     let (before, after) = seen.healthy_p99_ms;
     row("peak, closed loop, admitted/s", format!("{:.0}", seen.peak_per_second), String::new());
@@ -128,7 +129,7 @@ fn print(seen: &Seen) {
         format!("at most {} %", judge::WAITED_SHARE_MAX * 100.0),
     );
     row("  answered", format!("{:.3} %", seen.answered_share * 100.0), "all".to_owned());
-    row("admitted/s", format!("{:.0}", seen.admitted_per_second), format!("at least {} of the peak", judge::ADMITTED_SHARE));
+    row("admitted/s", format!("{:.0}", seen.admitted_per_second), format!("at least {} of the peak", terms.admitted_share));
     let admitted = format!("at most {} times the peak's, or {} ms", judge::ADMITTED_FACTOR, judge::ADMITTED_MS);
     row("  p99 ms, from when it was due", format!("{:.2}", seen.admitted_p99_ms), admitted);
     row("refused", seen.refused.to_string(), "each with retry-after".to_owned());
@@ -137,7 +138,7 @@ fn print(seen: &Seen) {
     row(
         "healthy client's p99 ms before -> 1 s after the end",
         format!("{before:.2} -> {after:.2}"),
-        format!("at most twice, or {} ms more", judge::NORMAL.difference),
+        format!("at most twice, or {} ms more", terms.normal.difference),
     );
     row("  failed", seen.healthy_failed.to_string(), "none".to_owned());
 }

@@ -19,7 +19,6 @@ pub(crate) const MEMORY: Bound = Bound { factor: 1.1, difference: 24.0 * MIB };
 pub(crate) const LOG: Bound = Bound { factor: 1.25, difference: 16.0 * MIB };
 pub(crate) const HISTORY: Bound = Bound { factor: 1.5, difference: 32.0 * MIB };
 pub(crate) const FILES: Bound = Bound { factor: 1.1, difference: 16.0 };
-pub(crate) const LATENCY_MS: Bound = Bound { factor: 2.0, difference: 5.0 };
 
 /// What was seen in one slice: looks at the node, and the healthy client's percentiles.
 #[derive(Debug, Clone, Default)]
@@ -44,8 +43,8 @@ pub(crate) struct Cycle {
 }
 
 /// The promises that are broken, in words with their figures. What the history takes is level only in runs that are longer than its
-/// retention.
-pub(crate) fn broken(slices: &[Slice], cycles: &[Cycle], with_history: bool) -> Vec<String> {
+/// retention. `latency` is what a client may wait longer.
+pub(crate) fn broken(slices: &[Slice], cycles: &[Cycle], with_history: bool, latency: Bound) -> Vec<String> {
     let mut broken = Vec::new();
     let looks = |part: Range<usize>, pick: fn(&Slice) -> &[f64]| -> f64 {
         median(&slices.get(part).unwrap_or_default().iter().flat_map(pick).copied().collect::<Vec<_>>())
@@ -66,8 +65,8 @@ pub(crate) fn broken(slices: &[Slice], cycles: &[Cycle], with_history: bool) -> 
         let of = |part: Range<usize>| median(&slices.get(part).unwrap_or_default().iter().map(pick).collect::<Vec<_>>());
         (of(EARLY), of(LATE))
     };
-    hold("the p50", "ms", LATENCY_MS, latencies(|slice| slice.p50_ms), |ms| ms);
-    hold("the p99", "ms", LATENCY_MS, latencies(|slice| slice.p99_ms), |ms| ms);
+    hold("the p50", "ms", latency, latencies(|slice| slice.p50_ms), |ms| ms);
+    hold("the p99", "ms", latency, latencies(|slice| slice.p99_ms), |ms| ms);
     for Cycle { name, count, least } in cycles {
         if count < least {
             broken.push(format!("{name}: {count} times, where less than {least} shows nothing"));
@@ -79,6 +78,7 @@ pub(crate) fn broken(slices: &[Slice], cycles: &[Cycle], with_history: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::figures::LATENCY_MS;
 
     /// Ten slices in which nothing moves.
     fn level() -> Vec<Slice> {
@@ -106,13 +106,13 @@ mod tests {
 
     #[track_caller]
     fn finds(slices: &[Slice], what: &str) {
-        let found = broken(slices, &[], true);
+        let found = broken(slices, &[], true, LATENCY_MS);
         assert!(found.len() == 1 && found[0].contains(what), "{found:?} where {what:?} alone was due");
     }
 
     #[test]
     fn a_level_run_has_broken_nothing() {
-        assert_eq!(broken(&level(), &[Cycle { name: "snapshots", count: 5, least: 5 }], true), Vec::<String>::new());
+        assert_eq!(broken(&level(), &[Cycle { name: "snapshots", count: 5, least: 5 }], true, LATENCY_MS), Vec::<String>::new());
     }
 
     #[test]
@@ -131,23 +131,23 @@ mod tests {
         slices[9].log[0] = 4_000.0 * MIB;
         slices[8].files[3] = 900.0;
         slices[9].p99_ms = 7.9;
-        assert_eq!(broken(&slices, &[], true), Vec::<String>::new());
+        assert_eq!(broken(&slices, &[], true, LATENCY_MS), Vec::<String>::new());
     }
 
     #[test]
     fn a_history_younger_than_its_retention_may_grow() {
         let slices = growing(20.0 * MIB, |slice, more| slice.history.iter_mut().for_each(|look| *look += more));
-        assert_eq!(broken(&slices, &[], false), Vec::<String>::new());
+        assert_eq!(broken(&slices, &[], false, LATENCY_MS), Vec::<String>::new());
     }
 
     #[test]
     fn a_cycle_that_hardly_came_round_shows_nothing() {
-        let found = broken(&level(), &[Cycle { name: "snapshots", count: 1, least: 5 }], true);
+        let found = broken(&level(), &[Cycle { name: "snapshots", count: 1, least: 5 }], true, LATENCY_MS);
         assert_eq!(found, ["snapshots: 1 times, where less than 5 shows nothing"]);
     }
 
     #[test]
     fn a_run_that_was_cut_short_is_not_level() {
-        assert_eq!(broken(&level()[..7], &[], true).len(), 6);
+        assert_eq!(broken(&level()[..7], &[], true, LATENCY_MS).len(), 6);
     }
 }
