@@ -99,16 +99,20 @@ async fn commands_gather_in_one_group_while_the_allowed_groups_are_in_flight() {
     bench.engine.stop().await;
 }
 
-#[tokio::test]
-async fn a_full_ring_refuses_at_once_and_loses_nothing_that_was_admitted() {
-    let options = EngineOptions {
+/// The least of everything: one group in flight, one event in the open group, and a short ring in front of them.
+fn one_at_a_time() -> EngineOptions {
+    EngineOptions {
         ring_slots: 64,
         batch_commands_max: 1,
         group_events_max: 1,
         groups_in_flight_max: 1,
         ..EngineOptions::default()
-    };
-    let bench = held(options);
+    }
+}
+
+#[tokio::test]
+async fn a_full_ring_refuses_at_once_and_loses_nothing_that_was_admitted() {
+    let bench = held(one_at_a_time());
     let mut admitted = vec![bench.engine.try_submit(create("lamp", 10_000, 600)).unwrap()];
     bench.log.wait_proposed(1);
     // One group in flight, one event in the open group: from here on the ring only fills.
@@ -136,14 +140,7 @@ async fn a_full_ring_refuses_at_once_and_loses_nothing_that_was_admitted() {
 #[tokio::test]
 async fn a_batch_that_finds_the_ring_full_counts_each_of_its_commands_as_refused() {
     const COMMANDS: u64 = 150;
-    let options = EngineOptions {
-        ring_slots: 64,
-        batch_commands_max: 1,
-        group_events_max: 1,
-        groups_in_flight_max: 1,
-        ..EngineOptions::default()
-    };
-    let bench = held(options);
+    let bench = held(one_at_a_time());
     let mut admitted = vec![bench.engine.try_submit(create("lamp", 10_000, 600)).unwrap()];
     bench.log.wait_proposed(1);
     while let Ok(pending) = bench.engine.try_submit(reserve("lamp", &format!("u{}", admitted.len()))) {
