@@ -24,6 +24,19 @@ const READY_LOOK: Duration = Duration::from_millis(5);
 /// Longest wait for one answer to a control request.
 const CONTROL_WAIT_MAX: Duration = Duration::from_secs(20);
 
+/// The node's program beside `program`, as the tree has it now: cargo builds programs of a test's own package only, so tests ask it for this
+/// one. Fails with what cargo says.
+pub fn build_node(program: &Path) -> Result<PathBuf, BenchError> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let build =
+        Command::new(env!("CARGO")).args(["build", "--package", "tidegate", "--bin", "tidegate"]).current_dir(root).output();
+    let build = build.map_err(BenchError::wrong)?;
+    if !build.status.success() {
+        return Err(BenchError::wrong(String::from_utf8_lossy(&build.stderr)));
+    }
+    Ok(program.with_file_name("tidegate"))
+}
+
 /// A running server. Dropping it ends its process and removes its data.
 #[derive(Debug)]
 pub struct Server {

@@ -1,7 +1,6 @@
 //! Every bench in its tiny form: the same work as for figures, judged by what it did and never by how fast.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_benches::compaction::{self, CompactionParameters};
@@ -20,23 +19,11 @@ use tidegate_benches::recovery::{self, RecoveryParameters};
 use tidegate_benches::report::Report;
 use tidegate_benches::rules::{self, RulesParameters};
 use tidegate_benches::sample::SEED;
-use tidegate_benches::server::Server;
+use tidegate_benches::server::{Server, build_node};
 use tidegate_benches::snapshot::{self, SnapshotParameters};
 
 fn bench_program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_tidegate-bench"))
-}
-
-/// The node's program as the tree has it now. Cargo builds programs of a test's own package only, so it is asked for this one.
-fn tidegate_program() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let build = Command::new(env!("CARGO"))
-        .args(["build", "--package", "tidegate", "--bin", "tidegate"])
-        .current_dir(root)
-        .output()
-        .expect("cargo runs, as it runs these tests");
-    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
-    bench_program().with_file_name("tidegate")
 }
 
 fn assert_measured(figures: &[Figure]) {
@@ -51,7 +38,7 @@ fn assert_measured(figures: &[Figure]) {
 
 #[test]
 fn http_sells_exactly_the_stock() {
-    let figures = http::run(&HttpParameters::tiny(tidegate_program(), bench_program(), None)).unwrap();
+    let figures = http::run(&HttpParameters::tiny(build_node(&bench_program()).unwrap(), bench_program(), None)).unwrap();
     let told: Vec<_> = figures.iter().map(|(_, told)| (told.granted, told.sold_out)).collect();
     // Node and floor with units on sale, then node and floor sold out; the floor repeats the status it was given.
     assert_eq!(told, [(300, 200), (500, 0), (0, 500), (0, 500)]);

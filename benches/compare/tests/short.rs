@@ -1,9 +1,9 @@
 //! The comparison in its short form, with those peers that are installed: every side does the same work and keeps the same rules. How
 //! fast it was is no matter.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
+use tidegate_benches::server::build_node;
 use tidegate_compare::compare::{self, Parameters, Subject, sides};
 use tidegate_compare::node::Places;
 use tidegate_compare::plot;
@@ -11,18 +11,6 @@ use tidegate_compare::programs::Programs;
 
 fn compare_program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_tidegate-compare"))
-}
-
-/// The node's program as the tree has it now. Cargo builds programs of a test's own package only, so it is asked for this one.
-fn tidegate_program() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let build = Command::new(env!("CARGO"))
-        .args(["build", "--package", "tidegate", "--bin", "tidegate"])
-        .current_dir(root)
-        .output()
-        .expect("cargo runs, as it runs these tests");
-    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
-    compare_program().with_file_name("tidegate")
 }
 
 #[test]
@@ -33,7 +21,7 @@ fn every_side_sells_exactly_the_stock() {
     }
     let (has_redis, has_nginx) = (programs.redis.is_some(), programs.redis.is_some() && programs.nginx.is_some());
     let has_postgres = programs.postgres.is_some();
-    let places = Places { tidegate: tidegate_program(), compare: compare_program(), directory: None };
+    let places = Places { tidegate: build_node(&compare_program()).unwrap(), compare: compare_program(), directory: None };
     let parameters = Parameters::short(places, programs);
     let outcomes = compare::run(&parameters, &mut |line| println!("{line}")).unwrap();
 
