@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tidegate_api::{AccessOptions, CertificateFiles, HttpOptions};
 use tidegate_config::{
-    Count, Durability as DurabilitySetting, EngineSettings, FeedSettings, HttpSettings, LogSettings, RulesSettings, Settings,
+    Count, Durability as DurabilitySetting, EngineSettings, LogSettings, RulesSettings, Settings,
 };
 use tidegate_engine::EngineOptions;
 use tidegate_persistence::{DirectoryOptions, Durability, HistoryOptions, IdentityExpectation, WalOptions};
 use tidegate_stock::{Rules, Timestamp};
 
+use crate::parallel;
 use crate::upkeep::UpkeepOptions;
 
 /// The machine's limits.
@@ -83,19 +84,21 @@ pub(crate) fn directory_options(settings: &Settings, now: Timestamp) -> Director
 }
 
 /// The door's limits.
-pub(crate) fn http_options(settings: &HttpSettings, feed: &FeedSettings) -> HttpOptions {
+pub(crate) fn http_options(settings: &Settings) -> HttpOptions {
+    let Settings { node, http, feed, .. } = settings;
     HttpOptions {
-        connections_max: to_usize(settings.connections_max),
-        send_buffer_bytes: to_usize(settings.send_buffer_bytes),
-        header_bytes_max: to_usize(settings.header_bytes_max),
-        body_bytes_max: to_usize(settings.body_bytes_max),
-        batch_body_bytes_max: to_usize(settings.batch_body_bytes_max),
-        bodies_bytes_max: to_usize(settings.bodies_bytes_max),
-        header_seconds_max: settings.header_seconds_max,
-        body_seconds_max: settings.body_seconds_max,
-        idle_seconds_max: settings.idle_seconds_max,
-        drain_seconds: settings.drain_seconds,
-        answer_seconds_max: settings.answer_seconds_max,
+        worker_threads: to_usize(node.worker_threads.or(parallel::cores() as u64)),
+        connections_max: to_usize(http.connections_max),
+        send_buffer_bytes: to_usize(http.send_buffer_bytes),
+        header_bytes_max: to_usize(http.header_bytes_max),
+        body_bytes_max: to_usize(http.body_bytes_max),
+        batch_body_bytes_max: to_usize(http.batch_body_bytes_max),
+        bodies_bytes_max: to_usize(http.bodies_bytes_max),
+        header_seconds_max: http.header_seconds_max,
+        body_seconds_max: http.body_seconds_max,
+        idle_seconds_max: http.idle_seconds_max,
+        drain_seconds: http.drain_seconds,
+        answer_seconds_max: http.answer_seconds_max,
         feed_heartbeat_seconds: feed.heartbeat_seconds,
         feed_stall_seconds_max: feed.stall_seconds_max,
         feed_streams_max: to_usize(feed.streams_max),
@@ -144,7 +147,7 @@ mod tests {
     fn the_defaults_are_the_rooms_own() {
         let settings = Settings::default();
         assert_eq!(engine_options(&settings.engine), EngineOptions::default());
-        assert_eq!(http_options(&settings.http, &settings.feed), HttpOptions::default());
+        assert_eq!(http_options(&settings), HttpOptions::default());
         assert_eq!(access_options(&settings), AccessOptions::default());
         let now = Timestamp::from_unix_ms(1);
         let remembered = Some(86_400);
@@ -227,7 +230,7 @@ mod tests {
             let flags = keys.iter().zip(values).map(|(key, value)| (key.as_str(), value)).chain(room);
             let settings = Settings::load(None, [], flags).unwrap();
             assert_eq!(engine_options(&settings.engine).check(), Ok(()));
-            assert_eq!(http_options(&settings.http, &settings.feed).check(), Ok(()));
+            assert_eq!(http_options(&settings).check(), Ok(()));
         }
     }
 

@@ -22,7 +22,6 @@ use crate::directory_metrics::DirectoryMetrics;
 use crate::log_lines::LogLines;
 use crate::node::{Node, NodeFailure, NodeMetrics, StartError};
 use crate::options::{access_options, http_options};
-use crate::parallel;
 use crate::process_metrics;
 use crate::recovery::StartProgress;
 use crate::sd_notify::ServiceManager;
@@ -84,10 +83,8 @@ pub(crate) fn run(settings: Settings, telemetry: Option<Telemetry>, lines: &LogL
     let listen_error = |source| ServeError::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(listen_error)?;
     listener.set_nonblocking(true).map_err(listen_error)?;
-    let threads = settings.node.worker_threads.or(parallel::cores() as u64);
-    let threads = usize::try_from(threads).expect("the setting's bounds fit a machine word");
-    let runtime =
-        Builder::new_multi_thread().worker_threads(threads).thread_name("http").enable_all().build().map_err(ServeError::Setup)?;
+    // What is to be done for connections is done on the door's own threads.
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Setup)?;
     let result = runtime.block_on(serve(listener, settings, telemetry.as_ref(), lines));
     runtime.shutdown_background();
     if let Some(telemetry) = telemetry {
@@ -119,7 +116,7 @@ async fn serve(
     if let Some(telemetry) = telemetry {
         telemetry.register(own);
     }
-    let door = Door::new(http_options(&settings.http, &settings.feed), access_options(&settings), registry)?;
+    let door = Door::new(http_options(&settings), access_options(&settings), registry)?;
     let scheme = warn_of_exposure(address, &settings);
     let reloading = spawn(reload_on_hangup(signal(SignalKind::hangup()).map_err(ServeError::Setup)?, Arc::clone(&door)));
     let mut front = Front::open(listener, Arc::clone(&door)).map_err(ServeError::Setup)?;

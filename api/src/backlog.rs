@@ -5,16 +5,16 @@
 //! meanwhile hears nothing, asks again after a second as every TCP does, and is refused.
 
 use std::io::{self, ErrorKind};
-use std::net::TcpListener as BlockingListener;
+use std::net::{TcpListener as BlockingListener, TcpStream};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 /// How long connections may take that the operating system has begun to make. Those that take longer are reset.
 const HANDSHAKE_GRACE: Duration = Duration::from_millis(20);
 
-/// Closes `listener`, and returns up to `max` connections that waited to be accepted. What is beyond `max` is reset. Where nobody can be
+/// Closes `listener`, and returns up to `max` connections that waited to be accepted, each ready for a runtime. What is beyond `max` is reset. Where nobody can be
 /// kept from connecting, so are those that connect in the moment between the last look and the closing.
 pub(crate) async fn take(listener: TcpListener, max: usize) -> Vec<TcpStream> {
     match connect_nobody(&listener) {
@@ -42,7 +42,7 @@ pub(crate) async fn take(listener: TcpListener, max: usize) -> Vec<TcpStream> {
 fn accept(listener: &BlockingListener) -> io::Result<TcpStream> {
     let (stream, _) = listener.accept()?;
     stream.set_nonblocking(true)?;
-    TcpStream::from_std(stream)
+    Ok(stream)
 }
 
 /// From now on requests for a connection are dropped unseen; those that were seen are still finished.

@@ -11,6 +11,7 @@ use tidegate_engine::{Answer, Content, Engine, Failure, Submission};
 use crate::call::{Call, Form, NDJSON, Unread};
 use crate::commands;
 use crate::documents::ReservationDocument;
+use crate::json;
 use crate::problem::{Problem, Told};
 use crate::replies::{self, APPLICATION_JSON};
 use crate::schema::{Always, CodeName, Opaque, StatusNumber};
@@ -140,5 +141,5 @@ fn failed(body: &mut Vec<u8>, code: Code, detail: &dyn fmt::Display) -> Result<(
 }
 
 fn write(body: &mut Vec<u8>, result: &ResultDocument<'_>) -> Result<(), Problem> {
-    serde_json::to_writer(body, result).map_err(|error| Problem::internal(&error))
+    json::append(body, result)
 }

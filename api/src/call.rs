@@ -99,16 +99,12 @@ impl FromRequestParts<Arc<Door>> for Call {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, door: &Arc<Door>) -> Result<Self, Problem> {
-        let (exchange, route) = begin(parts);
-        let actor = access::admit(door, route, &parts.method, &parts.headers)?;
-        if route.need(&parts.method).is_none() {
-            return Err(Problem::internal(&"a handler's method is not in the table of needs"));
-        }
-        let query = Query::read(&parts.uri, route, &parts.method)?;
+        let exchange = exchange_of(parts);
+        let route = route_of(parts);
         let parameters = RawPathParams::from_request_parts(parts, &()).await;
         // Every path has at most one parameter. One that is not UTF-8 is as good as any other text that names nothing.
         let parameter = parameters.ok().and_then(|parameters| parameters.iter().next().map(|(_, value)| value.to_owned()));
-        Ok(Self { door: Arc::clone(door), exchange, actor, headers: mem::take(&mut parts.headers), parameter, query })
+        Self::begin(Arc::clone(door), exchange, route, parts, parameter)
     }
 }
 
@@ -116,17 +112,21 @@ impl FromRequestParts<Arc<Door>> for Stray {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, door: &Arc<Door>) -> Result<Self, Problem> {
-        let (_, route) = begin(parts);
+        let exchange = exchange_of(parts);
+        let route = route_of(parts);
+        exchange.set_route(route);
         access::admit(door, route, &parts.method, &parts.headers).map(|_| Self)
     }
 }
 
-/// The exchange that the request belongs to, and the route that it takes, which the exchange is told.
-fn begin(parts: &mut Parts) -> (Arc<Exchange>, Route) {
-    let exchange = parts.extensions.remove::<Arc<Exchange>>().expect("the server sends the exchange along with every request");
-    let route = parts.extensions.get::<MatchedPath>().map_or(Route::Unmatched, |path| Route::of(path.as_str()));
-    exchange.set_route(route);
-    (exchange, route)
+/// The exchange that the request belongs to.
+fn exchange_of(parts: &mut Parts) -> Arc<Exchange> {
+    parts.extensions.remove::<Arc<Exchange>>().expect("the server sends the exchange along with every request")
+}
+
+/// The route that the router found for the request.
+fn route_of(parts: &Parts) -> Route {
+    parts.extensions.get::<MatchedPath>().map_or(Route::Unmatched, |path| Route::of(path.as_str()))
 }
 
 impl FromRequest<Arc<Door>> for Unread {
@@ -137,7 +137,34 @@ impl FromRequest<Arc<Door>> for Unread {
     }
 }
 
+impl Unread {
+    /// Nothing of `body` has been read.
+    pub(crate) const fn new(body: Body) -> Self {
+        Self(body)
+    }
+}
+
 impl Call {
+    /// Takes what a handler needs from `parts`, and tells the exchange its route. `parameter` is the one that stands in the path.
+    ///
+    /// # Errors
+    /// When the caller may not make this call, or its query is not one of it.
+    pub(crate) fn begin(
+        door: Arc<Door>,
+        exchange: Arc<Exchange>,
+        route: Route,
+        parts: &mut Parts,
+        parameter: Option<String>,
+    ) -> Result<Self, Problem> {
+        exchange.set_route(route);
+        let actor = access::admit(&door, route, &parts.method, &parts.headers)?;
+        if route.need(&parts.method).is_none() {
+            return Err(Problem::internal(&"a handler's method is not in the table of needs"));
+        }
+        let query = Query::read(&parts.uri, route, &parts.method)?;
+        Ok(Self { door, exchange, actor, headers: mem::take(&mut parts.headers), parameter, query })
+    }
+
     pub(crate) fn door(&self) -> &Door {
         &self.door
     }

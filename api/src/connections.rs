@@ -13,6 +13,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
 use crate::exchange::{Exchange, Phase};
+use crate::workers::Workers;
 
 /// How long a connection has its place for certain, so that one that has just come can say what it came for,
 const PLACE_KEPT: Duration = Duration::from_secs(1);
@@ -29,15 +30,16 @@ const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 /// The open connections, each with its task.
 pub(crate) struct Connections {
     tasks: JoinSet<()>,
+    workers: Workers,
     exchanges: HashMap<Id, Arc<Exchange>>,
     max: usize,
     warned: Option<Instant>,
 }
 
 impl Connections {
-    /// None yet, and no more than `max` at once.
-    pub(crate) fn new(max: usize) -> Self {
-        Self { tasks: JoinSet::new(), exchanges: HashMap::new(), max, warned: None }
+    /// None yet, no more than `max` at once, and all of them on `workers`.
+    pub(crate) fn new(workers: Workers, max: usize) -> Self {
+        Self { tasks: JoinSet::new(), workers, exchanges: HashMap::new(), max, warned: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -53,9 +55,10 @@ impl Connections {
         self.room() == 0
     }
 
-    /// Has `run` serve the connection of `exchange`.
+    /// Has `run` serve the connection of `exchange`, on one of the threads for that.
     pub(crate) fn open(&mut self, exchange: Arc<Exchange>, run: impl Future<Output = ()> + Send + 'static) {
-        let task = self.tasks.spawn(run);
+        let (thread, run) = self.workers.place(run);
+        let task = self.tasks.spawn_on(run, thread);
         self.exchanges.insert(task.id(), exchange);
     }
 

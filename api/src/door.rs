@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::Guard;
+use bytes::Bytes;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -23,6 +24,8 @@ use crate::problem::Problem;
 use crate::reload::Reloaded;
 use crate::status::Code;
 use crate::tls::CertificateFiles;
+
+const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
 
 /// What the names of the program's own metrics begin with, before an underscore.
 pub const METRICS_PREFIX: &str = "tidegate";
@@ -79,7 +82,7 @@ impl Door {
             is_stopping: AtomicBool::new(false),
             stop_notice: Notify::new(),
             // Names must differ between processes, not be secret.
-            request_prefix: format!("{:x}-{:x}", SystemClock.now().unix_ms(), process::id()),
+            request_prefix: format!("{:x}-{:x}-", SystemClock.now().unix_ms(), process::id()),
             requests_named: AtomicU64::new(0),
             body_bytes: AtomicUsize::new(0),
         }))
@@ -258,7 +261,11 @@ impl Door {
     /// A name for a request whose sender gave none.
     pub(crate) fn new_request_id(&self) -> HeaderValue {
         let number = self.requests_named.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number:x}", self.request_prefix);
-        HeaderValue::try_from(name).expect("hexadecimal digits and hyphens make a header")
+        // By hand, because every request pays for it.
+        let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+        let mut name = Vec::with_capacity(self.request_prefix.len() + digits as usize);
+        name.extend_from_slice(self.request_prefix.as_bytes());
+        name.extend((0..digits).rev().map(|place| HEXADECIMAL[(number >> (4 * place)) as usize % HEXADECIMAL.len()]));
+        HeaderValue::from_maybe_shared(Bytes::from(name)).expect("hexadecimal digits and hyphens make a header")
     }
 }

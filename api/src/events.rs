@@ -1,7 +1,7 @@
 //! `GET /v1/events`: the change feed in pages, and where its streams begin.
 
 use std::error::Error;
-use std::fmt::Write;
+use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 
 use crate::call::Call;
 use crate::documents::{ReservationDocument, StockDocument};
+use crate::json;
 use crate::options::HttpOptions;
 use crate::problem::Problem;
 use crate::replies::{self, APPLICATION_JSON};
@@ -267,14 +268,14 @@ fn page_json(feed: &Feed, page: &FeedPage) -> Result<Vec<u8>, Problem> {
     let events = page.events.iter().zip(&ids).map(|(event, id)| EventDocument::of(event, id.as_deref())).collect();
     let document = EventsDocument { events, next_cursor: page.next.to_string() };
     let mut bytes = Vec::with_capacity(EVENT_BYTES_TYPICAL * (ids.len() + 1));
-    serde_json::to_writer(&mut bytes, &document).map_err(|error| Problem::internal(&error))?;
+    json::append(&mut bytes, &document)?;
     Ok(bytes)
 }
 
 /// A piece of an event stream.
 pub(crate) struct Piece {
     /// As it goes over the wire.
-    pub(crate) text: String,
+    pub(crate) text: Vec<u8>,
     /// How many changes it holds.
     pub(crate) changes: usize,
     /// Where the next piece begins.
@@ -284,15 +285,14 @@ pub(crate) struct Piece {
 impl Piece {
     /// Writes the changes of `page`, each with the cursor behind it, so that a reader can come back behind any.
     pub(crate) fn of(feed: &Feed, page: FeedPage) -> Result<Self, Problem> {
-        let mut text = String::with_capacity(EVENT_BYTES_TYPICAL * page.events.len());
+        let mut text = Vec::with_capacity(EVENT_BYTES_TYPICAL * page.events.len());
         let mut cursor = page.from;
         for event in &page.events {
             cursor.advance(event);
             let id = feed.seal(event);
-            let data =
-                serde_json::to_string(&EventDocument::of(event, id.as_deref())).map_err(|error| Problem::internal(&error))?;
-            writeln!(text, "id: {cursor}\nevent: {}\ndata: {data}\n", kind_name(event.kind))
-                .map_err(|error| Problem::internal(&error))?;
+            write!(text, "id: {cursor}\nevent: {}\ndata: ", kind_name(event.kind)).map_err(|error| Problem::internal(&error))?;
+            json::append(&mut text, &EventDocument::of(event, id.as_deref()))?;
+            text.extend_from_slice(b"\n\n");
         }
         Ok(Self { text, changes: page.events.len(), next: page.next })
     }

@@ -26,6 +26,7 @@ mod fields;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod json;
 mod keys;
 mod labels;
 mod metrics;
@@ -50,6 +51,7 @@ mod stream;
 mod time;
 mod tls;
 mod trace;
+mod workers;
 
 pub use backup::BackupSource;
 pub use door::{Door, METRICS_PREFIX};

@@ -1,6 +1,8 @@
 //! The door's limits, by name, with their defaults; and who is let in.
 
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use crate::keys::KeysError;
@@ -9,6 +11,8 @@ use crate::tls::{CertificateError, CertificateFiles};
 /// Limits of the HTTP door. Free per process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpOptions {
+    /// Threads that serve connections; at least 1. A connection stays on one of them. Default one for each core.
+    pub worker_threads: usize,
     /// Longest body of a request, in bytes; at least 1. A longer one is `body_too_large`. Default 1 MiB.
     pub body_bytes_max: usize,
     /// The same for a batch. Default 8 MiB.
@@ -59,6 +63,7 @@ const SEND_BUFFER_BYTES_FLOOR: usize = 4_096;
 impl Default for HttpOptions {
     fn default() -> Self {
         Self {
+            worker_threads: thread::available_parallelism().map_or(1, NonZero::get),
             body_bytes_max: 1024 * 1024,
             batch_body_bytes_max: 8 * 1024 * 1024,
             bodies_bytes_max: 256 * 1024 * 1024,
@@ -116,6 +121,7 @@ impl HttpOptions {
     /// Checks every limit.
     pub fn check(&self) -> Result<(), HttpOptionsError> {
         let limits = [
+            ("worker_threads", self.worker_threads as u64, 1),
             ("body_bytes_max", self.body_bytes_max as u64, 1),
             ("batch_body_bytes_max", self.batch_body_bytes_max as u64, 1),
             ("bodies_bytes_max", self.bodies_bytes_max as u64, self.body_bytes_max.max(self.batch_body_bytes_max) as u64),

@@ -14,6 +14,7 @@ use tidegate_engine::{Failure, Refusal};
 use tidegate_stock::Rejection;
 
 use crate::bounds;
+use crate::json;
 use crate::schema::{CodeName, Opaque, StatusNumber};
 use crate::status::Code;
 use crate::time::Shown;
@@ -23,6 +24,9 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 
 /// Most of a client's own text that a detail repeats, in bytes.
 const DETAIL_BYTES_MAX: usize = 512;
+
+/// Room for a problem with a detail of common length.
+const DOCUMENT_BYTES_TYPICAL: usize = 256;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -117,7 +121,9 @@ impl Problem {
             detail: &self.detail,
             code: self.code.name(),
         };
-        serde_json::to_vec(&document).expect("texts and a number always serialise")
+        let mut bytes = Vec::with_capacity(DOCUMENT_BYTES_TYPICAL);
+        json::append(&mut bytes, &document).expect("texts and a number always serialise");
+        bytes
     }
 
     /// As a stream that it ends says it. What went wrong inside goes to the log.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tidegate_engine::{Answer, Content, Engine, StockAnswer};
 
 use crate::documents::{ReservationDocument, StockDocument};
+use crate::json;
 use crate::precondition::tag;
 use crate::problem::Problem;
 use crate::status;
@@ -24,11 +25,13 @@ const BODY_BYTES_TYPICAL: usize = 512;
 pub(crate) fn answer(engine: &Engine, answer: &Answer) -> Result<Response, Problem> {
     let status = if answer.created { status::CREATED } else { status::OK };
     let (mut response, location) = match &answer.content {
-        Content::Stock(stock) => (self::stock(status, stock)?, answer.created.then(|| format!("/v1/stocks/{}", stock.view.sku))),
+        Content::Stock(stock) => {
+            (self::stock(status, stock)?, answer.created.then(|| ["/v1/stocks/", stock.view.sku.as_str()].concat()))
+        }
         Content::Reservation(view) => {
             let id = engine.seal(view.id);
             let response = json(status, &ReservationDocument::of(&id, view))?;
-            (response, answer.created.then(|| format!("/v1/reservations/{id}")))
+            (response, answer.created.then(|| ["/v1/reservations/", &id].concat()))
         }
     };
     let headers = response.headers_mut();
@@ -57,7 +60,7 @@ pub(crate) fn stock(status: StatusCode, stock: &StockAnswer) -> Result<Response,
 /// `document` as JSON.
 pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Result<Response, Problem> {
     let mut bytes = Vec::with_capacity(BODY_BYTES_TYPICAL);
-    serde_json::to_writer(&mut bytes, document).map_err(|error| Problem::internal(&error))?;
+    json::append(&mut bytes, document)?;
     Ok(momentary(status, APPLICATION_JSON, bytes))
 }
 

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::TcpStream as UnboundStream;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -29,6 +30,7 @@ use crate::reload::LOOK_INTERVAL;
 use crate::routes;
 use crate::socket::Socket;
 use crate::tls::shake_hands;
+use crate::workers::Workers;
 
 /// How long accepting rests when the operating system gives no further connection, for want of descriptors for example.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -51,16 +53,20 @@ const READ_BUFFER_BYTES_MIN: usize = 8 * 1024;
 /// Where `connections_max` are open and another comes, one that waits for its client and for nothing else is closed for it; if none does,
 /// it waits until one closes.
 ///
+/// Accepting, and what else concerns all connections, happens where this is polled; the connections themselves are on threads of their own,
+/// `worker_threads` of them.
+///
 /// Dropping the future cuts every connection at once; commands that reached the engine still happen.
 ///
 /// # Errors
-/// When the listener cannot be used at all.
+/// When the listener cannot be used at all, or the operating system gives no threads.
 pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "serving");
     bound_send_buffers(&listener, door.options().send_buffer_bytes)?;
     let router = routes::router(Arc::clone(&door));
     let http = http_machine(&door);
-    let mut connections = Connections::new(door.options().connections_max);
+    let workers = Workers::start(door.options().worker_threads)?;
+    let mut connections = Connections::new(workers, door.options().connections_max);
     // Ends when this is dropped.
     let mut beside = JoinSet::new();
     if door.has_files() {
@@ -76,7 +82,7 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
         }
     };
     // One that was accepted and for which there is no place yet.
-    let mut waiting: Option<TcpStream> = None;
+    let mut waiting: Option<UnboundStream> = None;
     let mut shutdown = pin!(shutdown);
     loop {
         if connections.is_full() {
@@ -92,8 +98,8 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
             () = connections.one_closed() => {}
             // Perhaps one of them has nothing more to do by then.
             () = sleep(ROOM_REST), if waiting.is_some() => {}
-            accepted = listener.accept(), if waiting.is_none() => match accepted {
-                Ok((stream, _)) => waiting = Some(stream),
+            accepted = accept(&listener), if waiting.is_none() => match accepted {
+                Ok(stream) => waiting = Some(stream),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_REST).await;
@@ -120,6 +126,11 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future
         connections.cut().await;
     }
     Ok(())
+}
+
+/// The next connection, bound to no runtime yet.
+async fn accept(listener: &TcpListener) -> io::Result<UnboundStream> {
+    listener.accept().await?.0.into_std()
 }
 
 /// Bounds what the operating system keeps of answers that a client does not take. Connections have it from their listener.
@@ -152,9 +163,10 @@ async fn watch_files(door: Arc<Door>) {
     }
 }
 
-async fn welcome(stream: TcpStream, exchange: Arc<Exchange>, http: http1::Builder, door: Arc<Door>, router: Router) {
+async fn welcome(stream: UnboundStream, exchange: Arc<Exchange>, http: http1::Builder, door: Arc<Door>, router: Router) {
     let _open = door.metrics().open_connection();
-    if send_at_once(&stream) && speaks(&stream, &exchange, &door).await {
+    let Some(stream) = take_over(stream) else { return };
+    if speaks(&stream, &exchange, &door).await {
         // On the heap, so that a connection that says nothing has no room for it.
         Box::pin(drive(stream, exchange, http, Arc::clone(&door), router)).await;
     }
@@ -178,7 +190,7 @@ async fn speaks(stream: &TcpStream, exchange: &Exchange, door: &Door) -> bool {
 }
 
 async fn welcome_tls(
-    stream: TcpStream,
+    stream: UnboundStream,
     config: Arc<ServerConfig>,
     exchange: Arc<Exchange>,
     http: http1::Builder,
@@ -186,9 +198,7 @@ async fn welcome_tls(
     router: Router,
 ) {
     let _open = door.metrics().open_connection();
-    if !send_at_once(&stream) {
-        return;
-    }
+    let Some(stream) = take_over(stream) else { return };
     let shaken = tokio::select! {
         shaken = shake_hands(&door, config, stream) => shaken,
         () = exchange.leave_notice() => None,
@@ -198,13 +208,10 @@ async fn welcome_tls(
     }
 }
 
-/// Answers are written whole; waiting to send more with them only delays them.
-fn send_at_once(stream: &TcpStream) -> bool {
-    let set = stream.set_nodelay(true);
-    if let Err(error) = &set {
-        tracing::debug!(%error, "a connection ended before it began");
-    }
-    set.is_ok()
+/// Binds a connection to the thread that this is called on. Answers are written whole; waiting to send more with them only delays them.
+fn take_over(stream: UnboundStream) -> Option<TcpStream> {
+    let taken = stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream));
+    taken.inspect_err(|error| tracing::debug!(%error, "a connection ended before it began")).ok()
 }
 
 /// Runs one connection to its end.
@@ -213,7 +220,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let socket = Socket::new(stream, Arc::clone(&exchange), Arc::clone(&door));
-    let answer = |request| routes::answer(Arc::clone(&door), router.clone(), Arc::clone(&exchange), request);
+    let answer = |request| routes::answer(&door, &router, &exchange, request);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service_fn(answer)));
 
     let options = door.options();

@@ -7,9 +7,40 @@ use std::hash::{BuildHasher, Hash};
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
-/// Tables that an index is split into by the first bits of the hash: each grows by itself, so that one growth moves one part in 256.
+/// Tables that an index is split into: each grows by itself, so that one growth moves one part in 256.
 const PARTS: usize = 1 << PART_BITS;
 const PART_BITS: u32 = 8;
+
+/// Shares of all hashes that are dealt out to the parts.
+const SHARES: usize = 1 << SHARE_BITS;
+const SHARE_BITS: u32 = 12;
+
+/// Which part each share belongs to. If all parts were of one size they would all fill up, and grow, in the same second. So the first holds half
+/// as many as the last, and those between rise evenly by a factor: while the whole doubles, one part after the other grows.
+static PART_OF_SHARE: [u8; SHARES] = part_of_share();
+
+const fn part_of_share() -> [u8; SHARES] {
+    /// 2^(1/256) in units of 2^-48.
+    const STEP: u128 = 282_238_132_792_267;
+    const ONE: u128 = 1 << 48;
+    let mut parts = [0; SHARES];
+    let (mut part, mut share, mut end) = (0, 0, ONE);
+    while part < PARTS {
+        end = end * STEP / ONE;
+        // Where the part ends: 2^((part + 1) / 256) - 1 of the whole.
+        while share < SHARES && (share as u128) * ONE < (end - ONE) * (SHARES as u128) {
+            parts[share] = part as u8;
+            share += 1;
+        }
+        part += 1;
+    }
+    // What rounding left over.
+    while share < SHARES {
+        parts[share] = (PARTS - 1) as u8;
+        share += 1;
+    }
+    parts
+}
 
 /// An index of slots. The caller says which record a slot is; the same key must always hash alike.
 #[derive(Debug)]
@@ -27,11 +58,17 @@ struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 7);
 
-/// The part of a key's hash that an index keeps.
+/// What an index keeps of a key's hash: first the part that the key is in, then bits that tell it apart there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyHash(u32);
 
 impl KeyHash {
+    const fn new(hash: u64) -> Self {
+        let share = (hash >> (u64::BITS - SHARE_BITS)) as usize;
+        let [.., a, b, c] = hash.to_be_bytes();
+        Self(u32::from_be_bytes([PART_OF_SHARE[share], a, b, c]))
+    }
+
     /// As wide as the tables want it: they place by the lowest bits and tell apart by the highest.
     const fn spread(self) -> u64 {
         (self.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -66,8 +103,7 @@ impl SlotTable {
     }
 
     pub(crate) fn hash<K: Hash>(&self, key: &K) -> KeyHash {
-        let [.., a, b, c, d] = self.seed.hash_one(key).to_le_bytes();
-        KeyHash(u32::from_le_bytes([a, b, c, d]))
+        KeyHash::new(self.seed.hash_one(key))
     }
 
     /// The slot under `hash` of which `is_it` says that it is the one.
@@ -92,7 +128,35 @@ impl SlotTable {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    #[test]
+    fn while_an_index_doubles_its_parts_grow_one_after_the_other() {
+        const KEYS: u32 = 1 << 20;
+        let mut table = SlotTable::new(7);
+        let insert = |table: &mut SlotTable, key: u32| table.insert(table.hash(&key), key);
+        for key in 0..KEYS {
+            insert(&mut table, key);
+        }
+        // How many parts grow in each hundredth of what is added.
+        let mut growths: BTreeMap<u32, usize> = BTreeMap::new();
+        let buckets = |table: &SlotTable| table.parts.iter().map(HashTable::num_buckets).collect::<Vec<_>>();
+        let mut before = buckets(&table);
+        for hundredth in 0..100 {
+            for key in 0..KEYS.div_ceil(100) {
+                insert(&mut table, KEYS + hundredth * KEYS.div_ceil(100) + key);
+            }
+            let now = buckets(&table);
+            growths.insert(hundredth, before.iter().zip(&now).filter(|(before, now)| before != now).count());
+            before = now;
+        }
+        let (all, most) = (growths.values().sum::<usize>(), growths.values().max().copied().unwrap_or(0));
+        assert!((PARTS - 32..=PARTS + 32).contains(&all), "{all} parts grew");
+        // All of them, if they were of one size.
+        assert!(most <= PARTS / 8, "{most} parts grew at once: {growths:?}");
+    }
 
     #[test]
     fn every_key_is_found_after_growths_and_none_after_its_removal() {
