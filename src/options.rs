@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use tidegate_api::{AccessOptions, CertificateFiles, HttpOptions};
-use tidegate_config::{
-    Count, Durability as DurabilitySetting, EngineSettings, LogSettings, RulesSettings, Settings,
-};
+use tidegate_config::{Count, Durability as DurabilitySetting, EngineSettings, LogSettings, RulesSettings, Settings};
 use tidegate_engine::EngineOptions;
 use tidegate_persistence::{DirectoryOptions, Durability, HistoryOptions, IdentityExpectation, WalOptions};
 use tidegate_stock::{Rules, Timestamp};
@@ -23,6 +21,7 @@ pub(crate) fn engine_options(settings: &EngineSettings) -> EngineOptions {
         groups_in_flight_max: to_usize(settings.groups_in_flight_max),
         resolved_in_memory_max: to_usize(settings.resolved_in_memory_max),
         recalls_in_flight_max: to_usize(settings.recalls_in_flight_max),
+        known_filter_bytes: to_usize(settings.known_filter_bytes),
     }
 }
 
@@ -186,6 +185,7 @@ mod tests {
             "groups_in_flight_max",
             "resolved_in_memory_max",
             "recalls_in_flight_max",
+            "known_filter_bytes",
         ];
         let http = [
             "connections_max",

@@ -14,8 +14,8 @@ use actix::{Actor, Addr, Arbiter, System};
 use parking_lot::Mutex;
 use tidegate_persistence::{ActorName, GroupSequence, History, HistoryError, StreamId};
 use tidegate_stock::{
-    Command, GrantSequence, IdempotencyKey, Ledger, Listed, Rejection, Request, ReservationId, ReservationRecord, ReservationState,
-    Sku, StockId, Timestamp, UserId,
+    Command, GrantSequence, IdempotencyKey, Known, Ledger, Listed, Rejection, Request, ReservationId, ReservationRecord,
+    ReservationState, Sku, StockId, Timestamp, UserId, sold_out_to_a_stranger,
 };
 
 use crate::answer::{Answer, Failure, Fault, Refusal, ReservationPage, StockAnswer};
@@ -26,7 +26,8 @@ use crate::commit::{CommitLog, CommitProgress};
 use crate::copying::{BLOCKS_WAITING_MAX, CopyGivenUp, LedgerCopy};
 use crate::historian::{ArchiveError, Historian};
 use crate::inbox::Inbox;
-use crate::metrics::{EngineMetrics, HistoryOperation};
+use crate::known::KnownInUse;
+use crate::metrics::{EngineMetrics, HistoryOperation, command_name, rejection_name};
 use crate::options::{EngineOptions, OptionError};
 use crate::published::Published;
 use crate::ring::{RingFull, RingSender, ring};
@@ -116,6 +117,7 @@ struct Inner {
     shards: Vec<Addr<ShardActor>>,
     progress: Vec<Arc<CommitProgress>>,
     published: Arc<Published>,
+    known: Vec<Arc<KnownInUse>>,
     sealing: Sealing,
     clock: Arc<dyn Clock>,
     metrics: Arc<EngineMetrics>,
@@ -231,6 +233,7 @@ impl Engine {
             None => (None, None),
         };
         let changes = Arc::<Changes>::default();
+        let known: Vec<Arc<KnownInUse>> = parts.shards.iter().map(|_| Arc::default()).collect();
         let mut rings = Vec::with_capacity(parts.shards.len());
         let mut actors = Vec::with_capacity(parts.shards.len());
         for (number, shard) in (0_u16..).map(ShardNumber).zip(parts.shards) {
@@ -244,6 +247,7 @@ impl Engine {
                 log: shard.log,
                 progress: shard.progress,
                 published: Arc::clone(&published),
+                known: Arc::clone(&known[usize::from(number.0)]),
                 history,
                 changes: Arc::clone(&changes),
                 options: parts.options,
@@ -259,6 +263,7 @@ impl Engine {
                 shards,
                 progress,
                 published,
+                known,
                 sealing: parts.sealing,
                 clock: parts.clock,
                 metrics: parts.metrics,
@@ -286,6 +291,10 @@ impl Engine {
         };
         self.admit(&command, shard).inspect_err(|refusal| inner.metrics.count_refusal(*refusal))?;
         let request = self.request(command, key.as_ref());
+        if let Some(rejection) = self.sold_out(shard, &request) {
+            inner.metrics.count_command(command_name(&request.command), rejection_name(rejection));
+            return Ok(Pending { reply: PendingReply::Known(Some(rejection)) });
+        }
         let (reply, receiver) = oneshot::channel();
         self.send(shard, Work { job: Job::One { request, actor, reply }, recalled: None })?;
         Ok(Pending { reply: PendingReply::Ring(receiver) })
@@ -528,6 +537,23 @@ impl Engine {
     fn request(&self, command: Command, key: Option<&IdempotencyKey>) -> Request {
         let idempotency = key.map(|key| self.inner.sealing.fingerprint(key, &command));
         Request { command, idempotency }
+    }
+
+    /// That what `request` asks for is sold out, if the committed view says so and the shard would: if its stock knows neither the user, where
+    /// that matters, nor the key.
+    fn sold_out(&self, shard: ShardNumber, request: &Request) -> Option<Rejection> {
+        let Command::Reserve { sku, user, quantity, hold_seconds, .. } = &request.command else { return None };
+        let in_use = &self.inner.known[usize::from(shard.0)];
+        let known = in_use.get()?;
+        let now = self.now();
+        let (stock, is_limited, rejection) = self.inner.published.look(sku, |view, available| {
+            let rejection = sold_out_to_a_stranger(view, available, *quantity, *hold_seconds, now)?;
+            Some((view.id, view.terms.per_user_limit.is_some(), rejection))
+        })??;
+        let user = Known::User(stock, user.as_str());
+        let key = request.idempotency.map(|idempotency| Known::Key(stock, idempotency.key));
+        let is_stranger = !(is_limited && known.may_know(user)) && key.is_none_or(|key| !known.may_know(key));
+        (is_stranger && in_use.is(&known)).then_some(rejection)
     }
 
     fn send(&self, shard: ShardNumber, work: Work) -> Result<(), Refusal> {

@@ -18,6 +18,7 @@ mod engine;
 mod feed;
 mod historian;
 mod inbox;
+mod known;
 mod local_log;
 mod metrics;
 #[cfg(all(test, feature = "loom"))]

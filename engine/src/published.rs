@@ -91,6 +91,14 @@ impl Published {
         Some(StockAnswer { view, state, as_of: Position { stream: stock.stream, group: GroupSequence(group) } })
     }
 
+    /// What `look` makes of the committed view of `sku`: of its settings and life, and of the units that are available.
+    pub(crate) fn look<T>(&self, sku: &Sku, look: impl FnOnce(&StockView, u64) -> T) -> Option<T> {
+        let stocks = self.stocks.read();
+        let stock = stocks.get(sku)?;
+        let [_, available, ..] = stock.counters.read();
+        Some(look(&stock.first, available))
+    }
+
     /// Up to `limit` names in order, behind `after`.
     pub(crate) fn names(&self, after: Option<&Sku>, limit: usize) -> Vec<Sku> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);

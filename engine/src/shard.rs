@@ -21,6 +21,7 @@ use crate::codec::write_image;
 use crate::commit::{CommitLog, CommitProgress};
 use crate::copying::{CopyOut, CopyStep};
 use crate::historian::ShardHistory;
+use crate::known::{KnownInUse, KnownKeeper};
 use crate::metrics::{EngineMetrics, answer_name, command_name, rejection_name};
 use crate::options::EngineOptions;
 use crate::published::Published;
@@ -51,6 +52,7 @@ pub(crate) struct ShardParts {
     pub(crate) log: Box<dyn CommitLog>,
     pub(crate) progress: Arc<CommitProgress>,
     pub(crate) published: Arc<Published>,
+    pub(crate) known: Arc<KnownInUse>,
     pub(crate) history: Option<ShardHistory>,
     pub(crate) changes: Arc<Changes>,
     pub(crate) options: EngineOptions,
@@ -87,6 +89,7 @@ pub(crate) struct ShardActor {
     /// Whether more fell due in the last batch than one event lapses.
     is_lapsing: bool,
     copy: CopyState,
+    known: KnownKeeper,
     /// The newest event's image; kept for its room.
     image: Vec<u8>,
     /// The latest time that any batch was stamped with.
@@ -158,6 +161,7 @@ impl ShardActor {
         }
         parts.published.show_up_to(parts.number.stream(), proposed);
         let newest = parts.ledger.last_applied();
+        let known = KnownKeeper::new(Arc::clone(&parts.known), parts.options.known_filter_bytes, &parts.ledger, proposed);
         Self {
             parts,
             open: None,
@@ -174,6 +178,7 @@ impl ShardActor {
             recalled: 0,
             is_lapsing: false,
             copy: CopyState::None,
+            known,
             image: Vec::new(),
             newest,
             stopping: None,
@@ -189,9 +194,10 @@ impl ShardActor {
         let taken = if self.may_take() { self.take_batch() } else { 0 };
         self.propose_if_room();
         let left = self.let_leave();
+        let learns = self.known.go_on(&self.parts.ledger, self.head());
         // Faster than keys can come in, so that those whose time is over never gather.
         let tidies = self.parts.ledger.tidy(self.committed_time(), TIDIED_IDLE.max(2 * taken));
-        if settled || heard || copied || left || tidies || taken > 0 { Turn::Worked } else { Turn::Idle }
+        if settled || heard || copied || left || learns || tidies || taken > 0 { Turn::Worked } else { Turn::Idle }
     }
 
     /// Publishes the views of committed groups, then sends the replies that waited for them. Returns whether there were any.
@@ -212,6 +218,7 @@ impl ShardActor {
             self.parts.published.show_up_to(self.parts.number.stream(), committed);
             self.parts.changes.tell();
         }
+        self.known.settle(committed);
         self.send_replies(committed) || settled
     }
 
@@ -434,6 +441,7 @@ impl ShardActor {
 
     /// Applies `event` to the head and adds it to the open group, which it opens if there is none.
     fn apply(&mut self, event: &Event, acted: &Acted, now: Timestamp) {
+        self.known.note(event);
         // The inverse is for logs that can refuse a group; here a group that fails stops the node.
         drop(self.parts.ledger.apply(event, now));
         write_image(&mut self.image, &self.parts.ledger.image(event));

@@ -3,7 +3,7 @@
 //! A rejection's precedence is the order of the checks below, and is part of the contract: unknown sku or reservation, idempotency,
 //! the hold's bound, closed, paused, not open, limit reached, sold out.
 
-use crate::command::{Command, LifeStep, Request, TermsPatch};
+use crate::command::{Command, LifeStep, Request, StockTerms, TermsPatch};
 use crate::event::Event;
 use crate::ledger::{Ledger, Rules, Stock};
 use crate::limits::{ALLOTTED_MAX, LAPSE_RESERVATIONS_MAX};
@@ -12,6 +12,7 @@ use crate::rejection::Rejection;
 use crate::values::{
     Delta, GrantSequence, HoldSeconds, Idempotency, Quantity, Reason, ReservationId, Revision, Sku, StockId, Timestamp,
 };
+use crate::view::{Life, StockView};
 
 /// What an accepted command is about; its answer shows this as it stands once the event is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,28 +143,8 @@ fn decide_reserve(
         unreachable!("called for Reserve only")
     };
     let stock = &ledger.stocks[slot];
-    let hold = hold_seconds.unwrap_or(stock.terms.hold_seconds);
-    if hold > stock.terms.hold_seconds_max {
-        return Err(Rejection::HoldOverMax { asked: hold.seconds(), max: stock.terms.hold_seconds_max.seconds() });
-    }
-    if stock.is_closed(now) {
-        return Err(Rejection::Closed);
-    }
-    if stock.life.is_paused && !mutant!(PausedStockGrants) {
-        return Err(Rejection::Paused);
-    }
-    if let Some(opens_at) = stock.terms.opens_at.filter(|opens_at| now < *opens_at && !mutant!(OpensTooEarly)) {
-        return Err(Rejection::NotOpen { opens_at });
-    }
-    if let Some(limit) = stock.terms.per_user_limit {
-        let has = ledger.units_of(slot, user);
-        if has + u64::from(quantity.units()) > u64::from(limit.units()) + u64::from(mutant!(LimitOffByOne)) {
-            return Err(Rejection::LimitReached { limit: limit.units(), has, asked: quantity.units() });
-        }
-    }
-    if stock.available + u64::from(mutant!(OversellByOne)) < u64::from(quantity.units()) {
-        return Err(Rejection::SoldOut { available: stock.available, asked: quantity.units() });
-    }
+    let asked = Asked { quantity: *quantity, hold_seconds: *hold_seconds, now };
+    let hold = asked.hold(&stock.terms, stock.life, stock.available, || ledger.units_of(slot, user))?;
     let sequence = GrantSequence(stock.grants + u64::from(!mutant!(GrantNumberReused)));
     let id = ReservationId { stock: stock.id, sequence };
     Ok(Decision {
@@ -179,6 +160,58 @@ fn decide_reserve(
         }),
         outcome: Ok(Accepted { subject: Subject::Reservation(id), created: true, replayed: false }),
     })
+}
+
+/// What [`decide`] says of a reservation whose stock knows neither its user nor its key: [`Rejection::SoldOut`] if it says that, and `None` if
+/// anything else comes of it. `available` are the units of the stock that is otherwise as in `stock`.
+pub fn sold_out_to_a_stranger(
+    stock: &StockView,
+    available: u64,
+    quantity: Quantity,
+    hold_seconds: Option<HoldSeconds>,
+    now: Timestamp,
+) -> Option<Rejection> {
+    let asked = Asked { quantity, hold_seconds, now };
+    let rejection = asked.hold(&stock.terms, stock.life, available, || 0).err()?;
+    matches!(rejection, Rejection::SoldOut { .. }).then_some(rejection)
+}
+
+/// What is wanted of a stock.
+#[derive(Clone, Copy)]
+struct Asked {
+    quantity: Quantity,
+    hold_seconds: Option<HoldSeconds>,
+    now: Timestamp,
+}
+
+impl Asked {
+    /// How long the units are held that are granted, or why none are. `has` looks up what the user has of the stock already.
+    fn hold(&self, terms: &StockTerms, life: Life, available: u64, has: impl FnOnce() -> u64) -> Result<HoldSeconds, Rejection> {
+        let Self { quantity, hold_seconds, now } = *self;
+        let hold = hold_seconds.unwrap_or(terms.hold_seconds);
+        if hold > terms.hold_seconds_max {
+            return Err(Rejection::HoldOverMax { asked: hold.seconds(), max: terms.hold_seconds_max.seconds() });
+        }
+        if life.is_over(terms, now) {
+            return Err(Rejection::Closed);
+        }
+        if life.is_paused && !mutant!(PausedStockGrants) {
+            return Err(Rejection::Paused);
+        }
+        if let Some(opens_at) = terms.opens_at.filter(|opens_at| now < *opens_at && !mutant!(OpensTooEarly)) {
+            return Err(Rejection::NotOpen { opens_at });
+        }
+        if let Some(limit) = terms.per_user_limit {
+            let has = has();
+            if has + u64::from(quantity.units()) > u64::from(limit.units()) + u64::from(mutant!(LimitOffByOne)) {
+                return Err(Rejection::LimitReached { limit: limit.units(), has, asked: quantity.units() });
+            }
+        }
+        if available + u64::from(mutant!(OversellByOne)) < u64::from(quantity.units()) {
+            return Err(Rejection::SoldOut { available, asked: quantity.units() });
+        }
+        Ok(hold)
+    }
 }
 
 fn decide_change(ledger: &Ledger, sku: &Sku, patch: &TermsPatch, if_revision: Option<&[Revision]>) -> Result<Decision, Rejection> {

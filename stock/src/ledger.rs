@@ -112,8 +112,7 @@ impl Stock {
     }
 
     pub(crate) fn is_closed(&self, now: Timestamp) -> bool {
-        let now = if mutant!(ClosesTooLate) { Timestamp::from_unix_ms(now.unix_ms().saturating_sub(1)) } else { now };
-        self.life.is_archived || self.life.is_closed || self.terms.closes_at.is_some_and(|closes_at| now >= closes_at)
+        self.life.is_over(&self.terms, now)
     }
 
     pub(crate) fn view(&self) -> StockView {

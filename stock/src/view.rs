@@ -31,6 +31,14 @@ pub struct Life {
     pub is_archived: bool,
 }
 
+impl Life {
+    /// Whether nothing is granted any more at `now`.
+    pub(crate) fn is_over(self, terms: &StockTerms, now: Timestamp) -> bool {
+        let now = if mutant!(ClosesTooLate) { Timestamp::from_unix_ms(now.unix_ms().saturating_sub(1)) } else { now };
+        self.is_archived || self.is_closed || terms.closes_at.is_some_and(|closes_at| now >= closes_at)
+    }
+}
+
 /// A stock at one moment. `available + reserved + sold == allotted`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StockView {

@@ -112,9 +112,10 @@ fn shard_on(ledger: Ledger, log: impl FnOnce(&World) -> Box<dyn CommitLog>) -> (
         log: log(&world),
         progress: Arc::clone(&world.progress),
         published: Arc::clone(&world.published),
+        known: Arc::default(),
         history: None,
         changes: Arc::<Changes>::default(),
-        options: EngineOptions { resolved_in_memory_max: 8, ..EngineOptions::default() },
+        options: EngineOptions { resolved_in_memory_max: 8, known_filter_bytes: KNOWN_BYTES_MIN, ..EngineOptions::default() },
         clock: Arc::new(ManualClock::new(NOW)),
         metrics: metrics(),
     });

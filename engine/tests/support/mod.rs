@@ -136,6 +136,14 @@ pub fn bench(
     start(options, rules, None, log_of)
 }
 
+/// One shard over an [`InstantLog`] that goes on with `ledger`, of which the newest group is `newest`.
+pub fn restarted(options: EngineOptions, ledger: Ledger, newest: GroupSequence) -> Bench {
+    let log_of = |progress: &Arc<CommitProgress>, log: &HeldLog| -> Box<dyn CommitLog> {
+        Box::new(InstantLog(Arc::clone(progress), log.clone()))
+    };
+    start_on(ledger, newest, options, None, None, log_of)
+}
+
 fn start(
     options: EngineOptions,
     rules: Rules,
@@ -152,24 +160,35 @@ fn start_with(
     history: Option<Arc<History>>,
     log_of: impl FnOnce(&Arc<CommitProgress>, &HeldLog) -> Box<dyn CommitLog>,
 ) -> Bench {
-    let progress = CommitProgress::new(GroupSequence(0));
+    start_on(Ledger::new(rules, sealing().table_seed()), GroupSequence(0), options, other_clock, history, log_of)
+}
+
+/// What makes the ids and fingerprints of every engine here.
+pub fn sealing() -> Sealing {
+    Sealing::new(&[7; 32])
+}
+
+fn start_on(
+    ledger: Ledger,
+    newest: GroupSequence,
+    options: EngineOptions,
+    other_clock: Option<Arc<dyn Clock>>,
+    history: Option<Arc<History>>,
+    log_of: impl FnOnce(&Arc<CommitProgress>, &HeldLog) -> Box<dyn CommitLog>,
+) -> Bench {
+    let progress = CommitProgress::new(newest);
     let log = HeldLog::default();
     let clock = Arc::new(ManualClock::new(START));
     let disk_low = Arc::new(AtomicBool::new(false));
     let metrics = Arc::new(EngineMetrics::default());
-    let sealing = Sealing::new(&[7; 32]);
     let engine = Engine::start(EngineParts {
         options,
-        sealing: sealing.clone(),
+        sealing: sealing(),
         clock: other_clock.unwrap_or_else(|| Arc::<ManualClock>::clone(&clock)),
         metrics: Arc::clone(&metrics),
         disk_low: Arc::clone(&disk_low),
         history: history.map(|store| HistoryStart { store, on_failure: Box::new(|error| panic!("the history failed: {error}")) }),
-        shards: vec![ShardStart {
-            ledger: Ledger::new(rules, sealing.table_seed()),
-            log: log_of(&progress, &log),
-            progress: Arc::clone(&progress),
-        }],
+        shards: vec![ShardStart { ledger, log: log_of(&progress, &log), progress: Arc::clone(&progress) }],
     })
     .unwrap();
     Bench { engine, clock, log, progress, disk_low, metrics }

@@ -111,6 +111,8 @@ mutants! {
     }
     Engine {
         ReplyBeforeDurable "an answer leaves before its group is committed"
+        KnownNotNoted "whoever is granted something, and the key of it, stay strangers to who says that it is sold out"
+        KnownForgottenAtRestart "after a restart everybody, and every key, is a stranger to who says that it is sold out"
         RejectionBeforeObserved "a rejection leaves before what it saw is committed"
         ReplyBeforeView "an answer leaves before its view is shown"
         ViewBeforeCommit "a view shows what is not committed"
