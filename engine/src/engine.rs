@@ -546,7 +546,7 @@ impl Engine {
         let in_use = &self.inner.known[usize::from(shard.0)];
         let known = in_use.get()?;
         let now = self.now();
-        let (stock, is_limited, rejection) = self.inner.published.look(sku, |view, available| {
+        let (stock, is_limited, rejection) = self.inner.published.look(sku, now, |view, available| {
             let rejection = sold_out_to_a_stranger(view, available, *quantity, *hold_seconds, now)?;
             Some((view.id, view.terms.per_user_limit.is_some(), rejection))
         })??;

@@ -25,6 +25,8 @@ pub(crate) struct Published {
     names: RwLock<Names>,
     /// For each stream the newest group of which every view is shown.
     shown: Vec<AtomicU64>,
+    /// For each stream when the earliest of the holds falls due that the views count, or earlier; in milliseconds.
+    due_ms: Vec<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -45,12 +47,24 @@ struct PublishedStock {
 impl Published {
     /// Nothing yet, of `streams` streams.
     pub(crate) fn new(streams: usize) -> Self {
-        Self { stocks: RwLock::default(), names: RwLock::default(), shown: (0..streams).map(|_| AtomicU64::new(0)).collect() }
+        let of_each = |value| (0..streams).map(|_| AtomicU64::new(value)).collect();
+        Self { stocks: RwLock::default(), names: RwLock::default(), shown: of_each(0), due_ms: of_each(u64::MAX) }
     }
 
     /// Every view up to `group` of `stream` has been published. Only the owning shard's thread calls this.
     pub(crate) fn show_up_to(&self, stream: StreamId, group: GroupSequence) {
         self.shown[usize::from(stream.0)].store(group.0, Ordering::Release);
+    }
+
+    /// The views of `stream` are about to count holds of which the earliest falls due at `due`. Only the owning shard's thread calls this.
+    pub(crate) fn expect_lapse(&self, stream: StreamId, due: Option<Timestamp>) {
+        let due_ms = &self.due_ms[usize::from(stream.0)];
+        due_ms.store(due_ms.load(Ordering::Relaxed).min(in_ms(due)), Ordering::Release);
+    }
+
+    /// The views of `stream` count holds of which the earliest falls due at `due`. Only the owning shard's thread calls this.
+    pub(crate) fn show_lapse(&self, stream: StreamId, due: Option<Timestamp>) {
+        self.due_ms[usize::from(stream.0)].store(in_ms(due), Ordering::Release);
     }
 
     /// Shows `view`, which holds as of `group` of `stream`.
@@ -91,12 +105,18 @@ impl Published {
         Some(StockAnswer { view, state, as_of: Position { stream: stock.stream, group: GroupSequence(group) } })
     }
 
-    /// What `look` makes of the committed view of `sku`: of its settings and life, and of the units that are available.
-    pub(crate) fn look<T>(&self, sku: &Sku, look: impl FnOnce(&StockView, u64) -> T) -> Option<T> {
+    /// What `look` makes of the committed view of `sku`: of its settings and life, and of the units that are available. `None` where there is no
+    /// such stock, and also while the view may count holds that have fallen due by `now`.
+    pub(crate) fn look<T>(&self, sku: &Sku, now: Timestamp, look: impl FnOnce(&StockView, u64) -> T) -> Option<T> {
         let stocks = self.stocks.read();
         let stock = stocks.get(sku)?;
+        let due_ms = &self.due_ms[usize::from(stock.stream.0)];
+        let is_due = || due_ms.load(Ordering::Acquire) <= now.unix_ms();
+        // On both sides of the counters, because they and the time are not read as one: before them for a lapse that is shown meanwhile,
+        // behind them for holds that are.
+        let was_due = is_due();
         let [_, available, ..] = stock.counters.read();
-        Some(look(&stock.first, available))
+        (!was_due && !is_due()).then(|| look(&stock.first, available))
     }
 
     /// Up to `limit` names in order, behind `after`.
@@ -119,6 +139,11 @@ impl Published {
     pub(crate) fn len(&self) -> usize {
         self.stocks.read().len()
     }
+}
+
+/// A moment that is nobody's is past every other.
+fn in_ms(moment: Option<Timestamp>) -> u64 {
+    moment.map_or(u64::MAX, Timestamp::unix_ms)
 }
 
 /// Words that are read together as they were written together: a sequence lock made of atomics, with one writer.

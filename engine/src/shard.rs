@@ -112,6 +112,8 @@ struct InFlight {
     proposed_at: Instant,
     /// The stocks that it changed, as they stood at its end.
     views: Vec<StockView>,
+    /// When the earliest hold falls due that there was at its end.
+    next_lapse: Option<Timestamp>,
 }
 
 struct Waiting {
@@ -160,6 +162,7 @@ impl ShardActor {
             parts.published.publish(view, parts.number.stream(), proposed);
         }
         parts.published.show_up_to(parts.number.stream(), proposed);
+        parts.published.show_lapse(parts.number.stream(), parts.ledger.next_lapse());
         let newest = parts.ledger.last_applied();
         let known = KnownKeeper::new(Arc::clone(&parts.known), parts.options.known_filter_bytes, &parts.ledger, proposed);
         Self {
@@ -209,9 +212,12 @@ impl ShardActor {
         }
         while let Some(group) = self.in_flight.pop_front_if(|group| group.sequence <= committed) {
             self.parts.metrics.observe_commit(group.proposed_at.elapsed().as_secs_f64());
+            let (published, stream) = (&self.parts.published, self.parts.number.stream());
+            published.expect_lapse(stream, group.next_lapse);
             for view in group.views {
-                self.parts.published.publish(view, self.parts.number.stream(), group.sequence);
+                published.publish(view, stream, group.sequence);
             }
+            published.show_lapse(stream, group.next_lapse);
             settled = true;
         }
         if settled {
@@ -487,7 +493,8 @@ impl ShardActor {
         let group: Group = open.builder.finish();
         self.parts.metrics.observe_proposal(group.events, group.payload.len());
         self.proposed = group.sequence;
-        self.in_flight.push_back(InFlight { sequence: group.sequence, time: group.time, proposed_at: Instant::now(), views });
+        let (sequence, time, next_lapse) = (group.sequence, group.time, self.parts.ledger.next_lapse());
+        self.in_flight.push_back(InFlight { sequence, time, proposed_at: Instant::now(), views, next_lapse });
         self.parts.log.propose(group);
     }
 

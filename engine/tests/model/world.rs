@@ -3,7 +3,7 @@
 //! All that is asked in one step is asked at one moment of the node's clock. What is due by then has lapsed before: the step begins with
 //! a question to every shard that has work of that kind, so that it makes no difference when a shard woke up by itself.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
@@ -245,8 +245,15 @@ impl<'a> World<'a> {
         self.seen.count("the clock was set back");
     }
 
-    /// Asks every shard for a reservation that never was, and waits for the answers.
+    /// Has every shard see what the clock shows: each is asked for a reservation that never was, and answers. Twice, because a shard that was
+    /// just looking for work may have read its clock before the first question came.
     async fn ask_every_shard(&self) {
+        for _ in 0..2 {
+            self.ask_every_shard_once().await;
+        }
+    }
+
+    async fn ask_every_shard_once(&self) {
         let router = Router::new(self.ground.shards);
         for stream in self.ground.streams() {
             let of_shard = |partition: &Partition| router.shard_of(*partition).map(ShardNumber::stream) == Some(stream);
@@ -296,6 +303,10 @@ impl<'a> World<'a> {
     /// it: what is held is in memory, and none names a reservation that another has named.
     async fn many_at_once(&mut self, rng: &mut SmallRng) -> u64 {
         let mut named: Vec<Grant> = Vec::new();
+        // Whoever does not wait can be told that something is sold out as it was before: from the view, and not in the order of sending.
+        let mut moved: BTreeSet<Name> = BTreeSet::new();
+        let shown: BTreeMap<Name, u64> =
+            self.created.iter().filter_map(|(sku, _)| Some((*sku, self.reference.stock(sku)?.available()))).collect();
         let (mut pending, mut expected) = (Vec::new(), Vec::new());
         for _ in 0..rng.random_range(1..=AT_ONCE_MAX) {
             let (ask, _) = self.picker().pick(rng);
@@ -306,6 +317,13 @@ impl<'a> World<'a> {
                 }
                 named.push(grant);
             }
+            if let Ask::Reserve { sku, quantity, .. } = ask
+                && moved.contains(sku)
+                && shown.get(sku).is_some_and(|available| *available < quantity)
+            {
+                continue;
+            }
+            moved.insert(ask.sku());
             let (submission, due) = self.decide(ask, None);
             pending.push(self.node().engine.try_submit(submission).unwrap());
             expected.push(due);
