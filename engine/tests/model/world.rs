@@ -3,7 +3,7 @@
 //! All that is asked in one step is asked at one moment of the node's clock. What is due by then has lapsed before: the step begins with
 //! a question to every shard that has work of that kind, so that it makes no difference when a shard woke up by itself.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
@@ -221,6 +221,7 @@ impl<'a> World<'a> {
         };
         let due: Vec<Grant> = self.reference.reservations().filter(is_due).map(|one| one.grant).collect();
         if due.is_empty() {
+            self.ask_every_shard().await;
             return;
         }
         self.together += 1;
@@ -303,10 +304,9 @@ impl<'a> World<'a> {
     /// it: what is held is in memory, and none names a reservation that another has named.
     async fn many_at_once(&mut self, rng: &mut SmallRng) -> u64 {
         let mut named: Vec<Grant> = Vec::new();
-        // Whoever does not wait can be told that something is sold out as it was before: from the view, and not in the order of sending.
-        let mut moved: BTreeSet<Name> = BTreeSet::new();
-        let shown: BTreeMap<Name, u64> =
-            self.created.iter().filter_map(|(sku, _)| Some((*sku, self.reference.stock(sku)?.available()))).collect();
+        // Whoever does not wait can be told that something is sold out from any view that was shown meanwhile, and not in the order of
+        // sending: of each stock that something was asked of, the fewest units that may have been shown.
+        let mut fewest: BTreeMap<Name, u64> = BTreeMap::new();
         let (mut pending, mut expected) = (Vec::new(), Vec::new());
         for _ in 0..rng.random_range(1..=AT_ONCE_MAX) {
             let (ask, _) = self.picker().pick(rng);
@@ -317,14 +317,16 @@ impl<'a> World<'a> {
                 }
                 named.push(grant);
             }
-            if let Ask::Reserve { sku, quantity, .. } = ask
-                && moved.contains(sku)
-                && shown.get(sku).is_some_and(|available| *available < quantity)
+            let available = |reference: &Reference| reference.stock(ask.sku()).map_or(u64::MAX, Stock::available);
+            let shown = fewest.get(ask.sku()).copied();
+            if let Ask::Reserve { quantity, .. } = ask
+                && shown.is_some_and(|shown| shown < quantity)
             {
                 continue;
             }
-            moved.insert(ask.sku());
+            let before = available(&self.reference);
             let (submission, due) = self.decide(ask, None);
+            fewest.insert(ask.sku(), shown.unwrap_or(u64::MAX).min(before).min(available(&self.reference)));
             pending.push(self.node().engine.try_submit(submission).unwrap());
             expected.push(due);
         }
