@@ -6,6 +6,7 @@
 pub mod bulk;
 mod callers;
 pub mod child;
+pub mod committed;
 pub mod compaction;
 mod copies;
 mod door;
@@ -20,6 +21,7 @@ mod heard;
 pub mod history;
 pub mod hot_path;
 pub mod http;
+pub mod instructions;
 pub mod load;
 pub mod machine;
 pub mod memory;
