@@ -1,4 +1,5 @@
-//! Parts of benches that need a process of their own, because they measure its memory: this program again, told what to do by JSON.
+//! Parts of benches that need a process of their own, because they measure its memory or its instructions: this program again, told what
+//! to do by JSON.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
+use crate::instructions::{self, Counting};
 use crate::memory::{self, Filling};
 use crate::snapshot::{self, Loading};
 
@@ -17,6 +19,8 @@ pub enum Part {
     Fill(Filling),
     /// Serve again from a data directory, and say how long that took.
     Load(Loading),
+    /// Do a piece of the hot path where its instructions are counted.
+    Count(Counting),
 }
 
 /// Has a child of `program` do `part`.
@@ -35,6 +39,7 @@ pub fn serve(part: &str) -> Result<String, BenchError> {
     match serde_json::from_str(part).map_err(BenchError::wrong)? {
         Part::Fill(filling) => serde_json::to_string(&memory::measure(&filling)?),
         Part::Load(loading) => serde_json::to_string(&snapshot::measure_load(&loading)?),
+        Part::Count(counting) => serde_json::to_string(&instructions::measure(&counting)?),
     }
     .map_err(BenchError::wrong)
 }

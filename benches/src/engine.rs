@@ -191,8 +191,8 @@ impl CommitLog for InstantLog {
 }
 
 /// An engine of one shard with its log.
-struct Machine {
-    engine: Engine,
+pub(crate) struct Machine {
+    pub(crate) engine: Engine,
     sku: Sku,
     actor: ActorName,
     counted: Arc<Counted>,
@@ -200,7 +200,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(parameters: &EngineParameters, log: Log) -> Result<Self, BenchError> {
+    pub(crate) fn start(parameters: &EngineParameters, log: Log) -> Result<Self, BenchError> {
         let metrics = Arc::new(EngineMetrics::default());
         let sealing = Sealing::new(&secret());
         let counted = Arc::new(Counted::default());
@@ -298,7 +298,7 @@ impl Machine {
     }
 
     /// Stops, and gives what the log took after the product was opened, which was a group of its own.
-    fn stop(self) -> Result<Counts, BenchError> {
+    pub(crate) fn stop(self) -> Result<Counts, BenchError> {
         block_on(self.engine.stop());
         let Some((tally, wal, _directory)) = self.log else {
             return Ok(Counts {
@@ -321,8 +321,9 @@ impl Machine {
     }
 }
 
+/// What a log took.
 #[derive(Default)]
-struct Counts {
+pub(crate) struct Counts {
     groups: u64,
     events: u64,
     bytes: u64,

@@ -3,10 +3,13 @@
 //!
 //! The crate knows the rooms' public faces only, and the node only by its program and its HTTP contract.
 
+pub mod bulk;
 mod callers;
 pub mod child;
+pub mod committed;
 pub mod compaction;
 mod copies;
+mod door;
 pub mod engine;
 pub mod error;
 pub mod eviction;
@@ -16,11 +19,14 @@ pub mod floor;
 pub mod groups;
 mod heard;
 pub mod history;
+pub mod hot_path;
 pub mod http;
+pub mod instructions;
 pub mod load;
 pub mod machine;
 pub mod memory;
 mod node;
+pub mod piece;
 pub mod recovery;
 pub mod report;
 pub mod rules;

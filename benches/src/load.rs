@@ -18,7 +18,7 @@ use crate::figure::Latencies;
 use crate::machine::thread_cpu;
 
 /// Largest answer that is read, head included.
-const ANSWER_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// Longest wait for any answer at all.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -53,7 +53,8 @@ impl RequestTemplate {
         &self.bytes
     }
 
-    fn set_user(&mut self, mut user: u64) {
+    /// Makes it the request for user number `user`.
+    pub(crate) fn set_user(&mut self, mut user: u64) {
         for digit in self.bytes[self.digits.clone()].iter_mut().rev() {
             *digit = b'0' + u8::try_from(user % 10).unwrap_or(0);
             user /= 10;
@@ -261,8 +262,8 @@ impl Worker {
 }
 
 /// Where an answer's body is.
-struct AnswerHead {
-    status: u16,
+pub(crate) struct AnswerHead {
+    pub(crate) status: u16,
     body: Range<usize>,
 }
 
@@ -301,7 +302,7 @@ impl Connection {
 }
 
 /// Finds status and body in `bytes`; `None` while the answer is not whole.
-fn parse_answer(bytes: &[u8]) -> Result<Option<AnswerHead>, BenchError> {
+pub(crate) fn parse_answer(bytes: &[u8]) -> Result<Option<AnswerHead>, BenchError> {
     let Some(head_end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let wrong = |what: &str| BenchError::Wrong(format!("{what}: {}", String::from_utf8_lossy(&bytes[..head_end])));
     let status = bytes.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| digits.parse().ok());

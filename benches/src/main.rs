@@ -1,11 +1,12 @@
 //! `tidegate-bench`: the command line of the benches.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tidegate_benches::child;
+use tidegate_benches::committed::{self, Committed, judge};
 use tidegate_benches::compaction::{self, CompactionParameters};
 use tidegate_benches::engine::{self, EngineParameters, Log};
 use tidegate_benches::error::BenchError;
@@ -15,7 +16,9 @@ use tidegate_benches::figure::Figure;
 use tidegate_benches::floor::{FixedAnswer, serve_fixed};
 use tidegate_benches::groups::{self, GroupsParameters};
 use tidegate_benches::history::{self, HistoryParameters};
+use tidegate_benches::hot_path::HotPath;
 use tidegate_benches::http::{self, HttpParameters};
+use tidegate_benches::instructions::{self, InstructionsParameters};
 use tidegate_benches::machine::Machine;
 use tidegate_benches::memory::{self, MemoryParameters};
 use tidegate_benches::recovery::{self, RecoveryParameters};
@@ -145,6 +148,17 @@ enum Bench {
     Recovery,
     /// The rules alone, on one thread.
     Rules,
+    /// Instructions of the hot path, counted by valgrind and held against the committed counts. Fails when one grew by more than 5 %.
+    Instructions {
+        /// Pieces of the hot path. Default: all.
+        pieces: Vec<HotPath>,
+        /// The committed counts.
+        #[arg(long, value_name = "FILE", default_value = committed::FILE)]
+        figures: PathBuf,
+        /// Take over what has moved by more than 5 %, is new, or was counted with another toolchain, for this reason.
+        #[arg(long, value_name = "REASON", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        accept: Option<String>,
+    },
     /// A part of a bench in a process of its own; the benches start it themselves.
     #[command(hide = true)]
     Part {
@@ -198,6 +212,10 @@ fn run(cli: &Cli) -> Result<(), BenchError> {
     if let Bench::Part { part } = &cli.bench {
         println!("{}", child::serve(part)?);
         return Ok(());
+    }
+    if let Bench::Instructions { pieces, figures, accept } = &cli.bench {
+        let pieces = if pieces.is_empty() { HotPath::ALL.to_vec() } else { pieces.clone() };
+        return count_instructions(pieces, figures, accept.as_deref(), &cli.options);
     }
     let directory = cli.options.directory.clone().unwrap_or_else(std::env::temp_dir);
     let machine = Machine::look(&directory);
@@ -363,8 +381,33 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
                 ..own
             })?
         }
-        Bench::All | Bench::Tiers | Bench::Part { .. } | Bench::ServeFixed { .. } => Vec::new(),
+        Bench::All | Bench::Tiers | Bench::Instructions { .. } | Bench::Part { .. } | Bench::ServeFixed { .. } => Vec::new(),
     })
+}
+
+/// Counts, shows how the counts stand to the committed ones, and takes them over or judges them.
+fn count_instructions(pieces: Vec<HotPath>, path: &Path, reason: Option<&str>, options: &Options) -> Result<(), BenchError> {
+    if options.tiny {
+        return instructions::try_out(&pieces);
+    }
+    let runs = options.runs.map_or(1, usize::from);
+    let parameters = InstructionsParameters { program: this_program()?, directory: options.directory.clone(), pieces, runs };
+    // The first counts are taken over into a file that is not there yet.
+    let mut figures = if reason.is_some() && !path.exists() { Committed::none() } else { Committed::read(path)? };
+    let counted = instructions::count(&parameters)?;
+    let comparisons = figures.compare(&counted);
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&comparisons).map_err(BenchError::wrong)?);
+    } else {
+        for comparison in &comparisons {
+            println!("{comparison}");
+        }
+    }
+    let Some(reason) = reason else { return judge(&comparisons) };
+    let accepted = figures.accept(&counted, reason);
+    figures.write(path)?;
+    eprintln!("{accepted} counts taken over into {}", path.display());
+    Ok(())
 }
 
 fn this_program() -> Result<PathBuf, BenchError> {

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_stock::{Command, Event, GrantSequence, Ledger, Recall, Rejection, Request, ReservationId, decide, decide_lapse};
+use tidegate_stock::{Command, Event, Ledger, Recall, Rejection, Request, decide, decide_lapse};
 
 use crate::error::{BenchError, expect_equal};
 use crate::figure::{Detail, Figure, Latencies, Run, median, medians, per_second};
-use crate::sample::{HOLD_SECONDS, RULES, SEED, START, create, reserve, sku, stock_id};
+use crate::sample::{HOLD_SECONDS, RULES, SEED, START, create, grant_id, request, reserve, sku, stock_id};
 
 /// Commands timed together: reading the clock for each would cost as much as deciding it.
 const COMMANDS_TIMED: usize = 64;
@@ -83,16 +83,13 @@ fn round(reservations: u64) -> Result<Round, BenchError> {
     Ok(Round { granted, sold_out, confirmed, lapsed })
 }
 
-const fn request(command: Command) -> Request {
-    Request { command, idempotency: None }
-}
-
-fn confirm(sequence: u64) -> Command {
-    Command::Confirm { reservation: ReservationId { stock: stock_id(), sequence: GrantSequence(sequence) }, quantity: None }
+/// Confirms the hot product's grant number `sequence`.
+pub(crate) fn confirm(sequence: u64) -> Command {
+    Command::Confirm { reservation: grant_id(sequence), quantity: None }
 }
 
 /// Decides and applies what must be accepted.
-fn act(ledger: &mut Ledger, request: &Request) -> Result<(), BenchError> {
+pub(crate) fn act(ledger: &mut Ledger, request: &Request) -> Result<(), BenchError> {
     let decision = decide(ledger, request, START, Recall::NotTried).expect("everything is in memory");
     match (decision.outcome, &decision.event) {
         (Ok(_), Some(event)) => {

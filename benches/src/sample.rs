@@ -3,8 +3,8 @@
 use tidegate_engine::partition_of;
 use tidegate_persistence::{Actor, ActorName, Group, GroupBuilder, GroupSequence};
 use tidegate_stock::{
-    Allotment, Command, Event, GrantSequence, HoldSeconds, Quantity, Reference, ReservationId, Rules, Sku, StockId, StockNumber,
-    StockTerms, Timestamp, UserId,
+    Allotment, Command, Event, GrantSequence, HoldSeconds, Quantity, Reference, Request, ReservationId, Rules, Sku, StockId,
+    StockNumber, StockTerms, Timestamp, UserId,
 };
 
 /// What every bench's randomness and secrets are made from. The same seed gives the same work.
@@ -119,9 +119,33 @@ pub fn reserve(sku: &Sku, number: u64) -> Command {
     Command::Reserve { sku: sku.clone(), user: user(number), quantity: Quantity::ONE, hold_seconds: None, reference: None }
 }
 
+/// A command without a key, as the rules take it.
+pub const fn request(command: Command) -> Request {
+    Request { command, idempotency: None }
+}
+
 /// Who acts in benches.
 pub fn actor() -> ActorName {
     ActorName::new("bench").expect("the name is an identifier")
+}
+
+/// Opens the hot product with `units`, as the rules say it.
+pub fn created(units: u64) -> Event {
+    let quantity = Allotment::new(units).expect("benches sell no more than a stock may hold");
+    Event::StockCreated { stock: stock_id(), sku: sku(), quantity, terms: terms() }
+}
+
+/// The hot product's grant number `grant`, counted from 1, as the rules say it: one unit for the user of that number.
+pub fn reserved(grant: u64) -> Event {
+    Event::Reserved {
+        stock: stock_id(),
+        sequence: GrantSequence(grant),
+        user: user(grant),
+        quantity: Quantity::ONE,
+        expires_at: START.plus_seconds(HOLD_SECONDS),
+        reference: None,
+        idempotency: None,
+    }
 }
 
 /// The group of `events` grants that follow the first `granted`, all at [`START`]. The hot product is opened in front of the first.
@@ -129,20 +153,10 @@ pub fn group(sequence: GroupSequence, granted: u64, events: u64, units: u64) -> 
     let mut builder = GroupBuilder::new(sequence, START);
     let actor = Actor::Key(actor());
     if granted == 0 {
-        let quantity = Allotment::new(units).expect("benches sell no more than a stock may hold");
-        builder.push(&Event::StockCreated { stock: stock_id(), sku: sku(), quantity, terms: terms() }, &actor, START, &[]);
+        builder.push(&created(units), &actor, START, &[]);
     }
     for grant in granted + 1..=granted + events {
-        let event = Event::Reserved {
-            stock: stock_id(),
-            sequence: GrantSequence(grant),
-            user: user(grant),
-            quantity: Quantity::ONE,
-            expires_at: START.plus_seconds(HOLD_SECONDS),
-            reference: None,
-            idempotency: None,
-        };
-        builder.push(&event, &actor, START, &[]);
+        builder.push(&reserved(grant), &actor, START, &[]);
     }
     builder.finish()
 }
