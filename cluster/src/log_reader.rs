@@ -23,7 +23,7 @@ use crate::types::{Entry, LeaderId, LogId, TypeConfig, Vote, log_id, log_index, 
 const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes of entries that are read at once, unless more are asked for. A single entry may be larger.
-const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What an entry takes beside its payload, roughly.
 const ENTRY_BYTES: usize = 128;
@@ -112,8 +112,13 @@ impl State {
 
     /// The entries of `range` that are in memory; the others, if any, come before them.
     fn recent(&self, range: &Range<u64>) -> Vec<Entry> {
-        let within = self.recent.entries.iter().filter(|entry| range.contains(&entry.index()));
-        within.cloned().collect()
+        let entries = &self.recent.entries;
+        let Some(first) = entries.front().map(Entry::index) else { return Vec::new() };
+        // There is no gap between them, so an index is a place.
+        let place =
+            |index: u64| usize::try_from(index.saturating_sub(first)).map_or(entries.len(), |place| place.min(entries.len()));
+        let start = place(range.start);
+        entries.range(start..place(range.end).max(start)).cloned().collect()
     }
 }
 
