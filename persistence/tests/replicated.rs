@@ -463,6 +463,25 @@ fn an_end_is_taken_back_across_segments() {
 }
 
 #[test]
+fn votes_and_what_precedes_the_first_group_do_not_make_a_log_look_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = DataDirectory::open(folder.path(), &common::options()).unwrap();
+    let replica = directory.recover_replica(0, None).unwrap();
+    let (listener, _) = listener();
+    let wal = Wal::start(directory, [replica.log, replica.votes], WalOptions::default(), listener).unwrap();
+    let writer = wal.writer();
+    assert!(wait(|done| writer.promise(0, vote(1, false), done)));
+    assert!(wait(|done| writer.append_entries(STREAM, vec![blank(1, 1)], done)));
+    let (entries, _) = groups(2, 4, 1, 1, ChainHash::GENESIS);
+    assert!(wait(|done| writer.append_entries(STREAM, entries, done)));
+    assert!(wait(|done| writer.promise(0, vote(2, false), done)));
+    let times = |segments: &[tidegate_persistence::SegmentInfo]| (segments[0].oldest_time, segments[0].newest_time);
+    assert_eq!(times(&wal.reader().segments().unwrap()), (at(1), at(3)));
+    assert_eq!(wal.reader().size().unwrap().oldest_time, Some(at(1)));
+    wal.stop().unwrap();
+}
+
+#[test]
 fn a_log_whose_beginning_is_in_a_snapshot_begins_there() {
     let folder = tempfile::tempdir().unwrap();
     let Started { wal, writer, ear, .. } =
