@@ -51,14 +51,11 @@ pub(crate) struct State {
 struct Recent {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Entries below are durable.
-    durable_end: u64,
 }
 
 impl State {
     pub(crate) fn new(promises: Promises, last: Option<LogId>) -> Self {
-        let recent = Recent { durable_end: end_of(last), ..Recent::default() };
-        Self { promises, last, removals: 0, recent }
+        Self { promises, last, removals: 0, recent: Recent::default() }
     }
 
     pub(crate) fn purged(&self) -> Option<LogId> {
@@ -79,9 +76,8 @@ impl State {
         }
     }
 
-    /// Entries below `end` are durable.
+    /// Entries below `end` are durable, so the oldest of them need not stay.
     pub(crate) fn flushed(&mut self, end: u64) {
-        self.recent.durable_end = end;
         while let Some(oldest) = self.recent.entries.front()
             && oldest.index() < end
             && self.recent.bytes > RECENT_BYTES_MAX
@@ -91,7 +87,7 @@ impl State {
         }
     }
 
-    /// Takes back what is behind `last`. [`State::flushed`] must be told of the new end before anything is appended.
+    /// Takes back what is behind `last`.
     pub(crate) fn truncate_after(&mut self, last: Option<LogId>) {
         while let Some(newest) = self.recent.entries.back()
             && newest.index() >= end_of(last)
@@ -106,7 +102,7 @@ impl State {
     /// Goes on behind `last`, which is beyond the end.
     pub(crate) fn begin_at(&mut self, last: LogId) {
         self.last = Some(last);
-        self.recent = Recent { durable_end: last.index + 1, ..Recent::default() };
+        self.recent = Recent::default();
         self.removals += 1;
     }
 

@@ -186,9 +186,8 @@ impl RaftLogStorage<TypeConfig> for ReplicatedLog {
             state.promises.base()
         };
         let last = LogIndex(end).max(base.index);
-        wait(|done| self.writer.truncate_after(self.shared.stream, last, base, done)).await?;
-        self.shared.state.lock().flushed(end);
-        Ok(())
+        // By then all that was appended before has been told as durable, so its indexes cannot be taken for those of what comes next.
+        wait(|done| self.writer.truncate_after(self.shared.stream, last, base, done)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

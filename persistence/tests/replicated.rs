@@ -16,8 +16,9 @@ use tidegate_persistence::recovery::{recover_replica, replay};
 use tidegate_persistence::store::Visit;
 use tidegate_persistence::{
     ChainHash, Damage, DamageKind, DataDirectory, Done, Durability, EntryContent, GroupSequence, LogIndex, LogPosition, LogReader,
-    LogStore, MemoryStore, NodeId, Promises, Purged, RecordHeader, RecordKey, RecordKind, RecoveredReplica, RecoveryError,
-    RecoveryProgress, ReplicatedEntry, Sidecar, StoreError, StreamId, Term, Vote, Wal, WalError, WalOptions, WalWriter, record,
+    LogStore, MemoryStore, NodeId, Promises, Purged, RecordHeader, RecordKey, RecordKind, RecoveredReplica, RecoveredStream,
+    RecoveryError, RecoveryProgress, ReplicatedEntry, Sidecar, StoreError, StreamId, Term, Vote, Wal, WalError, WalOptions,
+    WalWriter, record,
 };
 
 const VOTES: StreamId = StreamId::votes(0);
@@ -210,6 +211,38 @@ fn records_in_the_wrong_stream_are_damage() {
     common::put(&store, VOTES, 1, &group(1, 1), ChainHash::GENESIS, 6_000, 0..1);
     let damage = damage(recover(&store, None));
     assert_eq!((damage.stream, damage.what), (VOTES, DamageKind::Misplaced));
+}
+
+#[test]
+fn one_sync_covers_what_all_shards_have_handed_over() {
+    const OTHER: StreamId = StreamId::log(1);
+    let store = MemoryStore::new();
+    let tails = [STREAM, VOTES, OTHER, StreamId::votes(1)].map(RecoveredStream::empty);
+    let (listener, _) = listener();
+    let wal = Wal::start_on(Box::new(store.clone()), NodeId(1), tails, WalOptions::default(), listener).unwrap();
+    let writer = wal.writer();
+    // The log's thread is held up where it says that the first is durable; the others gather meanwhile.
+    let ((reached, is_reached), (go, let_through)) = (mpsc::channel(), mpsc::channel::<()>());
+    let hold = Box::new(move || {
+        reached.send(()).unwrap();
+        let_through.recv_timeout(PATIENCE).unwrap();
+    });
+    writer.append_entries(STREAM, vec![blank(1, 1)], hold).unwrap();
+    is_reached.recv_timeout(PATIENCE).unwrap();
+    let (sender, told) = mpsc::channel();
+    let tell = || -> Done {
+        let (sender, store) = (sender.clone(), store.clone());
+        Box::new(move || sender.send(store.syncs()).unwrap())
+    };
+    let before = store.syncs();
+    writer.append_entries(STREAM, vec![blank(2, 1)], tell()).unwrap();
+    writer.append_entries(OTHER, vec![blank(1, 2), blank(2, 2)], tell()).unwrap();
+    writer.promise(1, vote(2, true), tell()).unwrap();
+    go.send(()).unwrap();
+    for _ in 0..3 {
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), before + 1);
+    }
+    wal.stop().unwrap();
 }
 
 #[test]
