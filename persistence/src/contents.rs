@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use tidegate_stock::Timestamp;
 
-use crate::record::{GroupSequence, LogIndex, RecordKey, StreamId, decode_value};
+use crate::record::{GroupSequence, LogIndex, RecordKey, RecordKind, StreamId, decode_value};
 use crate::store::{LogStore, StoreError};
 
 /// The place of an entry: its index and its sequence, as [`crate::SegmentInfo`] has them.
@@ -38,8 +38,11 @@ impl Contents {
         let place = (key.index, sequence);
         self.first.entry(key.stream).and_modify(|first| *first = place.min(*first)).or_insert(place);
         self.last.entry(key.stream).and_modify(|last| *last = place.max(*last)).or_insert(place);
-        self.oldest_time = Some(self.oldest_time.map_or(time, |oldest| oldest.min(time)));
-        self.newest_time = self.newest_time.max(time);
+        // A vote has no time of its own, nor has an entry of a replicated log before its first group.
+        if header.is_none_or(|header| header.kind != RecordKind::Vote && time > Timestamp::from_unix_ms(0)) {
+            self.oldest_time = Some(self.oldest_time.map_or(time, |oldest| oldest.min(time)));
+            self.newest_time = self.newest_time.max(time);
+        }
     }
 
     /// Looks at the first and the last value of each stream.

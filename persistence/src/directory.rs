@@ -21,7 +21,8 @@ use crate::disk;
 use crate::group::PayloadError;
 use crate::identity::{self, Identity, IdentityExpectation};
 use crate::record::StreamId;
-use crate::recovery::{self, LogPosition, RecoveredGroup, RecoveredStream, RecoveryError, RecoveryProgress};
+use crate::recovery::{self, LogPosition, RecoveredGroup, RecoveredReplica, RecoveredStream, RecoveryError, RecoveryProgress};
+use crate::replicated::Purged;
 use crate::segments::{SEGMENT_BYTES_MAX_DEFAULT, SegmentOptions, SegmentedLog};
 use crate::sidecar::{Durable, Sidecar};
 use crate::sled_store::{CACHE_BYTES_DEFAULT, Recovery};
@@ -280,6 +281,12 @@ impl DataDirectory {
         mut visit: impl FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
     ) -> Result<RecoveredStream, RecoveryError> {
         recovery::check_from_oldest(&self.store, stream, self.durable(stream), &self.progress, &mut visit)
+    }
+
+    /// Reads and checks what it holds of the replicated log of `shard`, from the last purged entry on, or from `begin` on if it was never
+    /// purged: the last entry that a snapshot covers, for a log that a node that stood alone has written. Changes nothing.
+    pub fn recover_replica(&self, shard: u16, begin: Option<Purged>) -> Result<RecoveredReplica, RecoveryError> {
+        recovery::recover_replica(&self.store, shard, begin, &|stream| self.durable(stream), &self.progress)
     }
 
     /// The segments of its log, oldest first.

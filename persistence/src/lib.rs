@@ -20,6 +20,7 @@ pub mod memory;
 pub mod reader;
 pub mod record;
 pub mod recovery;
+pub mod replicated;
 pub mod restore;
 mod sealed;
 mod segment;
@@ -42,7 +43,11 @@ pub use reader::{LogReader, LogSize, ReadError};
 pub use record::{
     ChainHash, GROUP_BYTES_MAX, GroupSequence, LogIndex, NodeId, RecordHeader, RecordKey, RecordKind, StreamId, Term,
 };
-pub use recovery::{Damage, DamageKind, LogPosition, RecoveredGroup, RecoveredStream, RecoveryError, RecoveryProgress};
+pub use recovery::{
+    Damage, DamageKind, LogPosition, RecoveredEntry, RecoveredGroup, RecoveredReplica, RecoveredStream, RecoveryError,
+    RecoveryProgress,
+};
+pub use replicated::{EntryContent, Promises, Purged, ReplicatedEntry, Vote};
 pub use restore::{RestoreError, restore};
 pub use segments::{SEGMENT_BYTES_MAX_DEFAULT, SegmentOptions, SegmentedLog};
 pub use sidecar::{Durable, Sidecar};
@@ -52,4 +57,4 @@ pub use snapshot::{
     SnapshotReader, SnapshotWriter, remove_older, remove_unfinished, set_aside, snapshots,
 };
 pub use store::{Compacted, LogStore, SegmentInfo, StoreError};
-pub use wal::{Durability, DurabilityError, FreeSpace, SyncReport, Wal, WalError, WalListener, WalOptions, WalWriter};
+pub use wal::{Done, Durability, DurabilityError, FreeSpace, SyncReport, Wal, WalError, WalListener, WalOptions, WalWriter};

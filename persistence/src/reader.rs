@@ -11,8 +11,9 @@ use std::sync::{Arc, Weak};
 use tidegate_stock::Timestamp;
 
 use crate::directory::DirectoryLock;
+use crate::group::PayloadError;
 use crate::record::{GroupSequence, LogIndex, RecordKey, StreamId, decode_value};
-use crate::recovery::{self, Damage, DamageKind, LogPosition, RecoveredGroup, RecoveryError};
+use crate::recovery::{self, Damage, DamageKind, LogPosition, RecoveredEntry, RecoveredGroup, RecoveryError};
 use crate::store::{Compacted, LogStore, SegmentInfo, StoreError};
 
 /// An open store with the lock that keeps others from it; the store comes first, so that it goes first.
@@ -112,6 +113,35 @@ impl LogReader {
                 _ => Err(nothing),
             },
         }
+    }
+
+    /// Visits the entries of `stream` from `from` to `to` that the log holds, of whatever kind and committed or not, in order, until `visit`
+    /// breaks. For the consensus that they are the log of.
+    ///
+    /// What was handed to the log but not yet written is not there. The same is checked, and bounded, as in [`LogReader::read_groups`]; an
+    /// error that `visit` returns is named as damage.
+    ///
+    /// # Errors
+    /// When the log has stopped, and when what is there is damaged.
+    pub fn read_entries(
+        &self,
+        stream: StreamId,
+        from: LogIndex,
+        to: LogIndex,
+        mut visit: impl FnMut(&RecoveredEntry<'_>) -> Result<ControlFlow<()>, PayloadError>,
+    ) -> Result<(), ReadError> {
+        let kept = self.kept()?;
+        if from > to {
+            return Ok(());
+        }
+        recovery::read(&*kept.store, stream, from, &mut |entry| {
+            if entry.index > to {
+                return Ok(ControlFlow::Break(()));
+            }
+            let flow = visit(entry)?;
+            Ok(if entry.index == to { ControlFlow::Break(()) } else { flow })
+        })?;
+        Ok(())
     }
 
     /// Where `stream` stands with group `sequence`, which the caller knows to be committed: what a snapshot of it is of. `None` before the
@@ -214,21 +244,21 @@ fn read_from(
     visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> ControlFlow<()>,
 ) -> Result<Found, ReadError> {
     let (mut visited, mut found) = (0, None);
-    let end = recovery::read(store, stream, index, &mut |group| {
-        if group.sequence < *groups.start() {
-            return ControlFlow::Continue(());
-        }
+    let end = recovery::read(store, stream, index, &mut |entry| {
+        let Some(group) = entry.group().filter(|group| group.sequence >= *groups.start()) else {
+            return Ok(ControlFlow::Continue(()));
+        };
         if visited == 0 && group.sequence > *groups.start() {
             found = Some(Found::Later(group.sequence));
-            return ControlFlow::Break(());
+            return Ok(ControlFlow::Break(()));
         }
         visited += 1;
-        let flow = visit(group);
+        let flow = visit(&group);
         if flow.is_break() || group.sequence >= *groups.end() {
             found = Some(Found::All);
-            return ControlFlow::Break(());
+            return Ok(ControlFlow::Break(()));
         }
-        flow
+        Ok(flow)
     })?;
     Ok(found.unwrap_or(Found::Ends { index: index.max(end.last_index.next()), visited }))
 }

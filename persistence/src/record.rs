@@ -14,11 +14,11 @@
 //!
 //! value, 55 bytes around its slice of the payload
 //!   0  1  format version, 1
-//!   1  1  kind: 1 group, 2 blank, 3 membership
+//!   1  1  kind: 1 group, 2 blank, 3 membership, 4 set aside, 5 vote
 //!   2  1  flags: bit 0 marks the last part of its index, the other bits are 0
 //!   3  8  term
 //!  11  8  leader
-//!  19  8  group sequence; in a blank or membership record that of the last group before it
+//!  19  8  group sequence; in a record that is no group that of the last group before it
 //!  27 16  predecessor: the chain hash of the last group before this record
 //!  43  8  time, in milliseconds since 1970-01-01T00:00:00Z
 //!  51  n  this part's slice of the payload
@@ -29,7 +29,8 @@
 //!
 //! The chain hash of a group is the first 128 bits of blake3 over predecessor, kind, term, leader, group sequence, time (widths and
 //! order as above) and the whole payload. The index is left out because a leader chains its groups when it decides them, before
-//! consensus gives them an index. Blank and membership records carry the chain as it stands and do not advance it.
+//! consensus gives them an index. Records of any other kind carry the chain as it stands and do not advance it. Their payloads, and what a
+//! vote puts into its header, stand in `replicated.rs`; the log of a node that stands alone holds groups only.
 //!
 //! This file knows nothing of what a payload holds, nor of the store.
 
@@ -121,6 +122,12 @@ pub struct Term(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub u64);
 
+impl From<u64> for NodeId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 macro_rules! display_number {
     ($($name:ident),*) => {$(
         impl fmt::Display for $name {
@@ -151,6 +158,10 @@ pub enum RecordKind {
     Blank,
     /// A change of the cluster's members.
     Membership,
+    /// A group that consensus took although it does not continue the one before it. It counts for nothing, alike on every node.
+    SetAside,
+    /// No entry of a log: what a node has promised in consensus.
+    Vote,
 }
 
 impl RecordKind {
@@ -159,6 +170,8 @@ impl RecordKind {
             Self::Group => 1,
             Self::Blank => 2,
             Self::Membership => 3,
+            Self::SetAside => 4,
+            Self::Vote => 5,
         }
     }
 
@@ -167,6 +180,8 @@ impl RecordKind {
             1 => Some(Self::Group),
             2 => Some(Self::Blank),
             3 => Some(Self::Membership),
+            4 => Some(Self::SetAside),
+            5 => Some(Self::Vote),
             _ => None,
         }
     }

@@ -15,6 +15,7 @@ use crate::record::{
     ChainHash, GROUP_BYTES_MAX, GroupSequence, LogIndex, NodeId, RecordError, RecordHeader, RecordKey, RecordKind, StreamId, Term,
     decode_value,
 };
+use crate::replicated::{Promises, Purged, split_set_aside};
 use crate::sidecar::Durable;
 use crate::store::{LogStore, StoreError};
 
@@ -53,6 +54,49 @@ impl<'a> RecoveredGroup<'a> {
     }
 }
 
+/// An entry of any kind as the log holds it, whole and checked.
+#[derive(Debug, Clone, Copy)]
+pub struct RecoveredEntry<'a> {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its place in the stream.
+    pub index: LogIndex,
+    /// What its record says beside the payload.
+    pub header: &'a RecordHeader,
+    /// The chain hash of the last group up to and including this entry.
+    pub chain: ChainHash,
+    /// Its payload, all parts together.
+    pub payload: &'a [u8],
+}
+
+impl<'a> RecoveredEntry<'a> {
+    /// The group that it is, if it is one that counts.
+    pub fn group(&self) -> Option<RecoveredGroup<'a>> {
+        (self.header.kind == RecordKind::Group).then_some(RecoveredGroup {
+            stream: self.stream,
+            index: self.index,
+            sequence: self.header.sequence,
+            term: self.header.term,
+            leader: self.header.leader,
+            time: self.header.time,
+            predecessor: self.header.predecessor,
+            chain: self.chain,
+            payload: self.payload,
+        })
+    }
+
+    /// Where the stream stands with this entry.
+    pub const fn position(&self) -> LogPosition {
+        LogPosition {
+            index: self.index,
+            sequence: self.header.sequence,
+            chain: self.chain,
+            term: self.header.term,
+            time: self.header.time,
+        }
+    }
+}
+
 /// A place in a stream, with what the next entry must continue: where a snapshot was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogPosition {
@@ -77,6 +121,12 @@ impl LogPosition {
         term: Term(0),
         time: Timestamp::from_unix_ms(0),
     };
+
+    /// Whether a group that was decided behind `predecessor` is the next one here. The one rule by which a replicated log takes a group or
+    /// sets it aside; whoever applies the log follows it too.
+    pub fn is_continued_by(&self, predecessor: ChainHash, sequence: GroupSequence, time: Timestamp) -> bool {
+        predecessor == self.chain && sequence == self.sequence.next() && time >= self.time
+    }
 }
 
 /// Where a stream ends, and what was read to get there.
@@ -247,6 +297,12 @@ pub enum DamageKind {
     /// The entry is not the one that a snapshot was made at.
     #[error("entry is not the one that a snapshot was made at")]
     SnapshotDiffers,
+    /// A record of a kind that its stream does not hold.
+    #[error("record is of another kind than its stream holds")]
+    Misplaced,
+    /// A group that was set aside although it is the next one, or cannot be told.
+    #[error("group is set aside although it continues the chain")]
+    SetAside,
     /// The payload is unreadable although its checksum is right.
     #[error(transparent)]
     Payload(#[from] PayloadError),
@@ -291,7 +347,7 @@ pub fn replay(
     progress: &RecoveryProgress,
     visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
 ) -> Result<RecoveredStream, RecoveryError> {
-    let mut visit = |group: &RecoveredGroup<'_>| visit(group).map(ControlFlow::Continue);
+    let mut visit = groups_only(visit);
     let mut walk = Walk::new(stream, durable, progress, &mut visit);
     let mut from = LogIndex(0);
     if let Some(start) = start {
@@ -301,6 +357,85 @@ pub fn replay(
     }
     walk.run(store, from)?;
     Ok(walk.finish()?)
+}
+
+/// What a node holds of a shard whose log is replicated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveredReplica {
+    /// What it has promised.
+    pub promises: Promises,
+    /// The stream of its votes.
+    pub votes: RecoveredStream,
+    /// Its log, read from the last purged entry on.
+    pub log: RecoveredStream,
+    /// The node that proposed the log's last entry; that of the last purged one where nothing is behind it.
+    pub last_leader: NodeId,
+    /// Whether entries are left of a log that was given up for a snapshot: a crash cut their removal short, which is to be made up for.
+    pub has_leftovers: bool,
+}
+
+/// Reads and checks what `store` holds of the replicated log of `shard`. `begin` is where a log begins that was never purged, and whose
+/// beginning may be in a snapshot; `durable` is what the sidecar knows of a stream. Changes nothing.
+pub fn recover_replica(
+    store: &dyn LogStore,
+    shard: u16,
+    begin: Option<Purged>,
+    durable: &dyn Fn(StreamId) -> Option<Durable>,
+    progress: &RecoveryProgress,
+) -> Result<RecoveredReplica, RecoveryError> {
+    let (stream, votes) = (StreamId::log(shard), StreamId::votes(shard));
+    let (mut promises, votes) = read_promises(store, votes, durable(votes))?;
+    promises.purged = promises.purged.or(begin);
+    let base = promises.base();
+    let mut last_leader = promises.purged.map_or(NodeId(0), |purged| purged.leader);
+    let mut visit = |entry: &RecoveredEntry<'_>| {
+        last_leader = entry.header.leader;
+        Ok(ControlFlow::Continue(()))
+    };
+    let mut walk = Walk::new(stream, durable(stream), progress, &mut visit);
+    walk.end = RecoveredStream::at(stream, &base);
+    let last = store.last_key(stream).map_err(|error| walk.store_error(error))?;
+    let has_leftovers = last.is_some_and(|last| last.index < base.index);
+    if !has_leftovers && last.is_some() {
+        check_start(store, stream, &base, durable(stream))?;
+    }
+    walk.run(store, base.index.next())?;
+    let log = walk.finish()?;
+    Ok(RecoveredReplica { promises, votes, log, last_leader, has_leftovers })
+}
+
+/// The newest record of a stream of votes.
+fn read_promises(
+    store: &dyn LogStore,
+    stream: StreamId,
+    durable: Option<Durable>,
+) -> Result<(Promises, RecoveredStream), RecoveryError> {
+    let mut votes = RecoveredStream::empty(stream);
+    let damage = |index, what| Damage { stream, index, part: 0, what };
+    let store_error = |error| match error {
+        StoreError::Damaged(what) => damage(LogIndex(0), DamageKind::Store(what)).into(),
+        error @ StoreError::Io(_) => RecoveryError::Store(error),
+    };
+    let mut promises = Promises::default();
+    if let Some(last) = store.last_key(stream).map_err(store_error)? {
+        let mut found = None;
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            found = RecordKey::decode(key).map(|key| {
+                let (header, is_last, payload) = decode_value(key, value)?;
+                Promises::decode(&header, payload).filter(|_| is_last && key == last).ok_or(DamageKind::Misplaced)
+            });
+            ControlFlow::Break(())
+        };
+        store.scan(last, visit).map_err(store_error)?;
+        promises = found.unwrap_or(Err(DamageKind::Misplaced)).map_err(|what| damage(last.index, what))?;
+        votes.last_index = last.index;
+    }
+    match durable {
+        Some(durable) if durable.index > votes.last_index => {
+            Err(damage(votes.last_index.next(), DamageKind::EndsBelowDurable { durable: durable.index }).into())
+        }
+        _ => Ok((promises, votes)),
+    }
 }
 
 /// Checks what `store` retains of `stream` like [`replay`], but takes on trust what the oldest entry says of its predecessor, once
@@ -315,7 +450,7 @@ pub fn check_from_oldest(
     if !was_compacted(store) {
         return replay(store, stream, None, durable, progress, visit);
     }
-    let mut visit = |group: &RecoveredGroup<'_>| visit(group).map(ControlFlow::Continue);
+    let mut visit = groups_only(visit);
     let mut walk = Walk::new(stream, durable, progress, &mut visit);
     walk.is_trusting = true;
     walk.run(store, LogIndex(0))?;
@@ -331,14 +466,20 @@ pub(crate) fn read(
     store: &dyn LogStore,
     stream: StreamId,
     from: LogIndex,
-    visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(&RecoveredEntry<'_>) -> Result<ControlFlow<()>, PayloadError>,
 ) -> Result<RecoveredStream, RecoveryError> {
     let progress = RecoveryProgress::default();
-    let mut visit = |group: &RecoveredGroup<'_>| Ok(visit(group));
-    let mut walk = Walk::new(stream, None, &progress, &mut visit);
+    let mut walk = Walk::new(stream, None, &progress, visit);
     walk.is_trusting = true;
     walk.run(store, from)?;
     Ok(walk.end)
+}
+
+/// Visits nothing but groups, all of them.
+fn groups_only(
+    visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
+) -> impl FnMut(&RecoveredEntry<'_>) -> Result<ControlFlow<()>, PayloadError> {
+    |entry| entry.group().map_or(Ok(()), |group| visit(&group)).map(ControlFlow::Continue)
 }
 
 /// Whether the beginning of the log was compacted away.
@@ -356,7 +497,7 @@ fn check_start(store: &dyn LogStore, stream: StreamId, start: &LogPosition, dura
         return Ok(());
     }
     let progress = RecoveryProgress::default();
-    let mut visit = |_: &RecoveredGroup<'_>| Ok(ControlFlow::Break(()));
+    let mut visit = |_: &RecoveredEntry<'_>| Ok(ControlFlow::Break(()));
     let mut walk = Walk::new(stream, None, &progress, &mut visit);
     walk.is_trusting = true;
     walk.until = Some(start.index);
@@ -386,12 +527,12 @@ struct Open {
     parts: u32,
 }
 
-type VisitGroup<'a> = dyn FnMut(&RecoveredGroup<'_>) -> Result<ControlFlow<()>, PayloadError> + 'a;
+type VisitEntry<'a> = dyn FnMut(&RecoveredEntry<'_>) -> Result<ControlFlow<()>, PayloadError> + 'a;
 
 struct Walk<'a> {
     durable: Option<Durable>,
     progress: &'a RecoveryProgress,
-    visit: &'a mut VisitGroup<'a>,
+    visit: &'a mut VisitEntry<'a>,
     end: RecoveredStream,
     /// Whether the next entry is taken as it is, whatever it says of its predecessor.
     is_trusting: bool,
@@ -404,7 +545,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(stream: StreamId, durable: Option<Durable>, progress: &'a RecoveryProgress, visit: &'a mut VisitGroup<'a>) -> Self {
+    fn new(stream: StreamId, durable: Option<Durable>, progress: &'a RecoveryProgress, visit: &'a mut VisitEntry<'a>) -> Self {
         Self {
             durable,
             progress,
@@ -500,7 +641,8 @@ impl<'a> Walk<'a> {
         self.end.last_index = LogIndex(key.index.0.checked_sub(1).ok_or(DamageKind::Hole { expected: first })?);
         self.end.last_sequence = match header.kind {
             RecordKind::Group => GroupSequence(header.sequence.0.saturating_sub(1)),
-            RecordKind::Blank | RecordKind::Membership => header.sequence,
+            RecordKind::Blank | RecordKind::Membership | RecordKind::SetAside => header.sequence,
+            RecordKind::Vote => return Err(DamageKind::Misplaced),
         };
         self.end.last_chain = header.predecessor;
         self.is_trusting = false;
@@ -511,7 +653,8 @@ impl<'a> Walk<'a> {
     fn check(&self, header: &RecordHeader) -> Result<(), DamageKind> {
         let expected = match header.kind {
             RecordKind::Group => self.end.last_sequence.next(),
-            RecordKind::Blank | RecordKind::Membership => self.end.last_sequence,
+            RecordKind::Blank | RecordKind::Membership | RecordKind::SetAside => self.end.last_sequence,
+            RecordKind::Vote => return Err(DamageKind::Misplaced),
         };
         if header.sequence != expected {
             return Err(DamageKind::Sequence { found: header.sequence, expected });
@@ -526,23 +669,20 @@ impl<'a> Walk<'a> {
     }
 
     fn entry(&mut self, index: LogIndex, header: &RecordHeader, payload: &[u8]) -> Result<ControlFlow<()>, DamageKind> {
-        let mut flow = ControlFlow::Continue(());
+        let mut entry = RecoveredEntry { stream: self.end.stream, index, header, chain: self.end.last_chain, payload };
+        let mut events = 0;
+        match header.kind {
+            RecordKind::Group => {
+                events = u64::from(count_entries(payload)?);
+                entry.chain = header.chain(payload);
+            }
+            RecordKind::SetAside => self.check_set_aside(payload)?,
+            RecordKind::Blank | RecordKind::Membership | RecordKind::Vote => {}
+        }
+        let flow = (self.visit)(&entry)?;
         if header.kind == RecordKind::Group {
-            let events = u64::from(count_entries(payload)?);
-            let chain = header.chain(payload);
-            flow = (self.visit)(&RecoveredGroup {
-                stream: self.end.stream,
-                index,
-                sequence: header.sequence,
-                term: header.term,
-                leader: header.leader,
-                time: header.time,
-                predecessor: header.predecessor,
-                chain,
-                payload,
-            })?;
             self.end.last_sequence = header.sequence;
-            self.end.last_chain = chain;
+            self.end.last_chain = entry.chain;
             self.end.groups += 1;
             self.end.events += events;
             self.progress.groups.fetch_add(1, Ordering::Relaxed);
@@ -555,6 +695,13 @@ impl<'a> Walk<'a> {
             return Err(DamageKind::DurableDiffers);
         }
         Ok(if self.until.is_some_and(|until| until <= index) { ControlFlow::Break(()) } else { flow })
+    }
+
+    /// Checks that a group was not set aside for nothing: that would hide a group that counts.
+    fn check_set_aside(&self, payload: &[u8]) -> Result<(), DamageKind> {
+        let (predecessor, sequence, time, _) = split_set_aside(payload).ok_or(DamageKind::SetAside)?;
+        let continues = self.end.position().is_continued_by(predecessor, sequence, time);
+        if continues { Err(DamageKind::SetAside) } else { Ok(()) }
     }
 
     fn finish(mut self) -> Result<RecoveredStream, Damage> {

@@ -247,7 +247,13 @@ impl LogStore for SegmentedLog {
         let mut removed = 0;
         let writes_through = self.shared.writes_through.load(Ordering::Acquire);
         let newest = self.newest().number;
-        for segment in self.segments_now().iter().rev().filter(|segment| segment.holds_from(from.stream, from.index)) {
+        let segments = self.segments_now();
+        let mut later: Option<&Arc<Segment>> = None;
+        for segment in segments.iter().rev().filter(|segment| segment.holds_from(from.stream, from.index)) {
+            // An earlier segment must not lose its end while a later one still holds what follows it.
+            if let Some(later) = later.replace(segment) {
+                later.sync()?;
+            }
             removed += segment.remove(from, to, writes_through)?;
             if segment.number < newest {
                 self.ask(Job::Seal(Arc::downgrade(segment)))?;

@@ -1,7 +1,8 @@
 //! The sidecar: the highest durable entry of each stream, in a small file beside the log.
 //!
 //! It is written after a sync and is not synced itself, so it may only lag behind the log: a log that ends below it has lost entries that
-//! were acknowledged. Absent, torn or zeroed it says nothing, which is the longest lag there is.
+//! were acknowledged. Absent, torn or zeroed it says nothing, which is the longest lag there is. The one exception is a log whose end is taken
+//! back: what it says is then lowered, and synced, before anything is removed.
 //!
 //! ```text
 //!  0  4  "tgd1"
@@ -72,6 +73,11 @@ impl Sidecar {
         }
         self.bytes.extend_from_slice(&crc32c::crc32c(&self.bytes).to_be_bytes());
         self.file.write_all_at(&self.bytes, 0)
+    }
+
+    /// Waits until what was written survives a loss of power: before a log is cut short on purpose.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 }
 

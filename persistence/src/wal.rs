@@ -18,8 +18,9 @@ use crate::directory::DataDirectory;
 use crate::disk;
 use crate::group::Group;
 use crate::reader::{Kept, LogReader};
-use crate::record::{GROUP_BYTES_MAX, GroupSequence, NodeId, StreamId, VALUE_OVERHEAD_BYTES};
-use crate::recovery::RecoveredStream;
+use crate::record::{GROUP_BYTES_MAX, GroupSequence, LogIndex, NodeId, StreamId, VALUE_OVERHEAD_BYTES};
+use crate::recovery::{LogPosition, RecoveredStream, RecoveryError};
+use crate::replicated::{Promises, ReplicatedEntry};
 use crate::sidecar::Sidecar;
 use crate::sled_store::VALUE_BYTES_MAX;
 use crate::store::{LogStore, StoreError};
@@ -140,6 +141,27 @@ pub enum WalError {
         /// Its payload.
         bytes: usize,
     },
+    /// An entry of a replicated log does not follow the one before it.
+    #[error("entry {found} of {stream} where {expected} was expected")]
+    Index {
+        /// The stream.
+        stream: StreamId,
+        /// The entry that came.
+        found: LogIndex,
+        /// The entry that should have come.
+        expected: LogIndex,
+    },
+    /// A log is to end at an entry that it does not hold.
+    #[error("{stream} cannot be made to end at entry {last}, which it does not hold")]
+    NoSuchEnd {
+        /// The stream.
+        stream: StreamId,
+        /// The entry that was to be the last.
+        last: LogIndex,
+    },
+    /// The entry that a log is to end at cannot be read.
+    #[error(transparent)]
+    Log(#[from] RecoveryError),
     /// An option is out of its bounds.
     #[error("value_bytes_max is {given} where {VALUE_BYTES_MIN} to {VALUE_BYTES_MAX} are allowed")]
     ValueBytesMax {
@@ -191,6 +213,10 @@ pub trait WalListener: Send + Sync {
     fn failed(&self, error: &WalError);
 }
 
+/// Called on the log's thread once something is durable, so it must be quick and must not wait. Dropped uncalled when the log fails or stops
+/// before: what the disk holds is then unknown.
+pub type Done = Box<dyn FnOnce() + Send>;
+
 /// Hands groups to the log. One per thread that does so.
 #[derive(Clone)]
 pub struct WalWriter(Sender<Message>);
@@ -202,6 +228,34 @@ impl WalWriter {
     pub fn append(&self, stream: StreamId, group: Group) {
         // A send fails only once the thread is gone, which the listener has been told, or which stop() has returned.
         drop(self.0.send(Message::Append(stream, group)));
+    }
+
+    /// Hands `entries` over as the next of the replicated log `stream`. Never blocks, so whoever calls bounds what is in flight.
+    ///
+    /// `done` is called when they survive what the log's durability names. The listener is told of no commit: that is for consensus to say.
+    ///
+    /// # Errors
+    /// [`WalError::Stopped`] when the log has stopped; nothing was written then. So with the other ways to write to a replicated log.
+    pub fn append_entries(&self, stream: StreamId, entries: Vec<ReplicatedEntry>, done: Done) -> Result<(), WalError> {
+        self.0.send(Message::Entries(stream, entries, done)).map_err(|_| WalError::Stopped)
+    }
+
+    /// Keeps `promises` for `shard` from now on. Never blocks. `done` is called when they survive a loss of power, whatever the log's
+    /// durability: a node that forgets its vote could vote twice.
+    pub fn promise(&self, shard: u16, promises: Promises, done: Done) -> Result<(), WalError> {
+        self.0.send(Message::Promise(StreamId::votes(shard), Box::new(promises), done)).map_err(|_| WalError::Stopped)
+    }
+
+    /// Removes the entries of the replicated log `stream` behind `last`; `base` is where the log begins for consensus, and the least that
+    /// `last` may be. Never blocks. `done` is called when the removal survives a loss of power.
+    pub fn truncate_after(&self, stream: StreamId, last: LogIndex, base: LogPosition, done: Done) -> Result<(), WalError> {
+        self.0.send(Message::Truncate { stream, last, base: Box::new(base), done }).map_err(|_| WalError::Stopped)
+    }
+
+    /// Gives up all of the replicated log `stream`, which goes on behind `base` instead: that of a snapshot beyond its end. Never blocks.
+    /// What was promised before, `base` included, is durable before anything is removed. `done` is called when all of it is.
+    pub fn begin_at(&self, stream: StreamId, base: LogPosition, done: Done) -> Result<(), WalError> {
+        self.0.send(Message::BeginAt(stream, Box::new(base), done)).map_err(|_| WalError::Stopped)
     }
 
     /// Waits until everything that was appended before survives a loss of power, whatever the log's durability.

@@ -124,13 +124,13 @@ fn resealed(place: usize, byte: u8) -> Vec<u8> {
 fn another_format_kind_or_flag_is_refused_although_its_checksum_fits() {
     assert_eq!(decode_value(KEY, &resealed(0, 2)), Err(RecordError::Format(2)));
     assert_eq!(decode_value(KEY, &resealed(1, 0)), Err(RecordError::Kind(0)));
-    assert_eq!(decode_value(KEY, &resealed(1, 4)), Err(RecordError::Kind(4)));
+    assert_eq!(decode_value(KEY, &resealed(1, 6)), Err(RecordError::Kind(6)));
     assert_eq!(decode_value(KEY, &resealed(2, 3)), Err(RecordError::Flags(3)));
 }
 
 #[test]
-fn blank_and_membership_records_keep_their_kind() {
-    for kind in [RecordKind::Blank, RecordKind::Membership] {
+fn records_that_are_no_groups_keep_their_kind() {
+    for kind in [RecordKind::Blank, RecordKind::Membership, RecordKind::SetAside, RecordKind::Vote] {
         let (mut value, header) = (Vec::new(), RecordHeader { kind, ..HEADER });
         encode_value(KEY, &header, false, b"", &mut value);
         assert_eq!(decode_value(KEY, &value), Ok((header, false, &b""[..])));

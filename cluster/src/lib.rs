@@ -1,0 +1,20 @@
+//! The quorum: each shard's log is replicated by a consensus group of its own, and openraft is that consensus.
+//!
+//! An entry of consensus is a record of the log: [`ReplicatedLog`] gives openraft the one log that [`tidegate_persistence`] keeps, and
+//! [`StateMachine`] hands to a shard the groups that are committed. What a group's events mean is for the stock's rules, what a shard does with
+//! them is for the engine. [`transport`] is how bytes reach another node; nothing speaks over it yet. This crate is the only door of openraft.
+
+mod adopt;
+mod log_reader;
+mod log_store;
+mod members;
+mod state_machine;
+pub mod transport;
+mod types;
+
+pub use adopt::adopt;
+pub use log_reader::ReplicatedLogReader;
+pub use log_store::{PositionAt, ReplicatedLog};
+pub use members::{Member, MembersError};
+pub use state_machine::{CommittedGroup, Machine, MachineSnapshot, SnapshotFuture, SnapshotMaker, Standing, StateMachine};
+pub use types::{Entry, LeaderId, LogId, Membership, Outcome, Proposal, Raft, StoredMembership, TypeConfig, Vote};

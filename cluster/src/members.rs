@@ -1,0 +1,155 @@
+//! The members of a cluster, and the bytes that they are in the log.
+//!
+//! ```text
+//! 0  2  number of sets of voters, big-endian like everything here; two while members are being changed
+//!       each: 2 number of voters, 8 each of them, ascending
+//! n  2  number of members, voters or not
+//!       each, ascending: 8 node, 2 length of its address, its address
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use tidegate_persistence::NodeId;
+
+use crate::types::Membership;
+
+/// What is known of a member beside its number.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Member {
+    /// Where other nodes reach it.
+    pub address: String,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.address)
+    }
+}
+
+/// Why members cannot be written, or bytes are no members.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    /// A number or a length does not fit.
+    #[error("{0} members, voters or bytes of an address where 65,535 are allowed")]
+    TooMany(usize),
+    /// The bytes are not as long as they say.
+    #[error("members end early, or bytes are left behind the last")]
+    Length,
+    /// An address is no text.
+    #[error("the address of node {0} is no UTF-8")]
+    Address(NodeId),
+    /// They contradict each other.
+    #[error("members contradict each other: {0}")]
+    Contradiction(String),
+}
+
+pub(crate) fn encode_membership(membership: &Membership) -> Result<Vec<u8>, MembersError> {
+    let mut bytes = Vec::new();
+    let voters = membership.get_joint_config();
+    push_count(&mut bytes, voters.len())?;
+    for set in voters {
+        push_count(&mut bytes, set.len())?;
+        for node in set {
+            bytes.extend_from_slice(&node.0.to_be_bytes());
+        }
+    }
+    let members: BTreeMap<_, _> = membership.nodes().collect();
+    push_count(&mut bytes, members.len())?;
+    for (node, member) in members {
+        bytes.extend_from_slice(&node.0.to_be_bytes());
+        push_count(&mut bytes, member.address.len())?;
+        bytes.extend_from_slice(member.address.as_bytes());
+    }
+    Ok(bytes)
+}
+
+pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, MembersError> {
+    let mut rest = bytes;
+    let mut voters = Vec::new();
+    for _ in 0..take_count(&mut rest)? {
+        let set: Result<BTreeSet<_>, _> = (0..take_count(&mut rest)?).map(|_| take_node(&mut rest)).collect();
+        voters.push(set?);
+    }
+    let mut members = BTreeMap::new();
+    for _ in 0..take_count(&mut rest)? {
+        let node = take_node(&mut rest)?;
+        let length = usize::from(take_count(&mut rest)?);
+        let (address, behind) = rest.split_at_checked(length).ok_or(MembersError::Length)?;
+        rest = behind;
+        let address = std::str::from_utf8(address).map_err(|_| MembersError::Address(node))?;
+        members.insert(node, Member { address: address.to_owned() });
+    }
+    if !rest.is_empty() {
+        return Err(MembersError::Length);
+    }
+    Membership::new(voters, members).map_err(|error| MembersError::Contradiction(error.to_string()))
+}
+
+fn push_count(bytes: &mut Vec<u8>, count: usize) -> Result<(), MembersError> {
+    let count = u16::try_from(count).map_err(|_| MembersError::TooMany(count))?;
+    bytes.extend_from_slice(&count.to_be_bytes());
+    Ok(())
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], MembersError> {
+    let (taken, behind) = rest.split_first_chunk().ok_or(MembersError::Length)?;
+    *rest = behind;
+    Ok(*taken)
+}
+
+fn take_count(rest: &mut &[u8]) -> Result<u16, MembersError> {
+    take(rest).map(u16::from_be_bytes)
+}
+
+fn take_node(rest: &mut &[u8]) -> Result<NodeId, MembersError> {
+    take(rest).map(|number| NodeId(u64::from_be_bytes(number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members() -> Membership {
+        let address = |node: u64| (NodeId(node), Member { address: format!("node-{node}:4100") });
+        let voters = vec![BTreeSet::from([NodeId(1), NodeId(2)]), BTreeSet::from([NodeId(2), NodeId(3)])];
+        // The fourth has no vote.
+        Membership::new(voters, BTreeMap::from([1, 2, 3, 4].map(address))).unwrap()
+    }
+
+    #[test]
+    fn members_come_back_as_they_were_written() {
+        let bytes = encode_membership(&members()).unwrap();
+        assert_eq!(decode_membership(&bytes), Ok(members()));
+        let expected = [
+            &[0, 2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2][..],
+            &[0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3],
+            &[0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 11],
+            b"node-1:4100",
+        ];
+        assert!(bytes.starts_with(&expected.concat()), "{bytes:?}");
+    }
+
+    #[test]
+    fn bytes_that_are_no_members_are_refused() {
+        let bytes = encode_membership(&members()).unwrap();
+        for end in 0..bytes.len() {
+            assert_eq!(decode_membership(&bytes[..end]), Err(MembersError::Length), "the first {end} bytes");
+        }
+        assert_eq!(decode_membership(&[&bytes[..], &[0]].concat()), Err(MembersError::Length));
+        let mut no_text = bytes.clone();
+        *no_text.last_mut().unwrap() = 0xff;
+        assert_eq!(decode_membership(&no_text), Err(MembersError::Address(NodeId(4))));
+        // A voter that is no member.
+        let mut stranger = bytes;
+        stranger[11] = 9;
+        assert!(matches!(decode_membership(&stranger), Err(MembersError::Contradiction(_))));
+    }
+
+    #[test]
+    fn an_address_that_is_too_long_is_refused() {
+        let member = Member { address: "x".repeat(65_536) };
+        let members = Membership::new(vec![BTreeSet::from([NodeId(1)])], BTreeMap::from([(NodeId(1), member)])).unwrap();
+        assert_eq!(encode_membership(&members), Err(MembersError::TooMany(65_536)));
+    }
+}
