@@ -19,6 +19,7 @@ const SHARE_BITS: u32 = 12;
 /// as many as the last, and those between rise evenly by a factor: while the whole doubles, one part after the other grows.
 static PART_OF_SHARE: [u8; SHARES] = part_of_share();
 
+#[expect(clippy::cast_possible_truncation, reason = "parts are numbered by 8 bits")]
 const fn part_of_share() -> [u8; SHARES] {
     /// 2^(1/256) in units of 2^-48.
     const STEP: u128 = 282_238_132_792_267;
