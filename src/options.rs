@@ -21,7 +21,7 @@ pub(crate) fn engine_options(settings: &EngineSettings) -> EngineOptions {
         groups_in_flight_max: to_usize(settings.groups_in_flight_max),
         resolved_in_memory_max: to_usize(settings.resolved_in_memory_max),
         recalls_in_flight_max: to_usize(settings.recalls_in_flight_max),
-        known_filter_bytes: to_usize(settings.known_filter_bytes),
+        known_filter_bytes_max: to_usize(settings.known_filter_bytes_max),
     }
 }
 
@@ -185,7 +185,7 @@ mod tests {
             "groups_in_flight_max",
             "resolved_in_memory_max",
             "recalls_in_flight_max",
-            "known_filter_bytes",
+            "known_filter_bytes_max",
         ];
         let http = [
             "connections_max",

@@ -265,7 +265,10 @@ impl Door {
         let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
         let mut name = Vec::with_capacity(self.request_prefix.len() + digits as usize);
         name.extend_from_slice(self.request_prefix.as_bytes());
-        name.extend((0..digits).rev().map(|place| HEXADECIMAL[(number >> (4 * place)) as usize % HEXADECIMAL.len()]));
+        name.extend((0..digits).rev().map(|place| {
+            let [.., last] = (number >> (4 * place)).to_be_bytes();
+            HEXADECIMAL[usize::from(last) % HEXADECIMAL.len()]
+        }));
         HeaderValue::from_maybe_shared(Bytes::from(name)).expect("hexadecimal digits and hyphens make a header")
     }
 }

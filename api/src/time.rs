@@ -38,7 +38,7 @@ impl Shown {
 /// Fills `place` with the last decimal digits of `number`, which is not negative.
 fn write_digits(place: &mut [u8], mut number: i32) {
     for digit in place.iter_mut().rev() {
-        *digit = b"0123456789"[(number % 10) as usize];
+        *digit = u8::try_from(number % 10).map_or(b'0', |last| b'0' + last);
         number /= 10;
     }
 }

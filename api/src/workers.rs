@@ -237,7 +237,7 @@ mod tests {
             for ask in &asks {
                 ask.send(round).unwrap();
             }
-            let mut seen = vec![false; TASKS];
+            let mut seen = [false; TASKS];
             for _ in 0..TASKS {
                 let (task, answer) = timeout(WAIT_MAX, answered.recv()).await.expect("a wake-up is lost").unwrap();
                 assert_eq!(answer, round);

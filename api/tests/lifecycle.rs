@@ -18,6 +18,7 @@ const RESERVE: &str = "/v1/stocks/s/reservations";
 
 /// Limits that no test reaches, but for that of an answer.
 const QUICK: HttpOptions = HttpOptions {
+    worker_threads: 2,
     body_bytes_max: 1024 * 1024,
     batch_body_bytes_max: 1024 * 1024,
     bodies_bytes_max: 16 * 1024 * 1024,

@@ -17,6 +17,7 @@ const RESERVE: &str = "/v1/stocks/s/reservations";
 
 /// Limits so long that no test reaches them; each test shortens the one that it is about.
 const PATIENT: HttpOptions = HttpOptions {
+    worker_threads: 2,
     body_bytes_max: 1_000,
     batch_body_bytes_max: 1_000,
     bodies_bytes_max: 1_000_000,

@@ -175,9 +175,9 @@ pub struct EngineSettings {
     /// Commands of each shard that wait for a reservation from the history at once, 1 to 1,000,000; more are refused as `overloaded`.
     /// Default: 1,024.
     pub recalls_in_flight_max: u64,
-    /// Bytes by which each shard's door knows whom the shard knows, a power of two, 64 KiB to 1 GiB: strangers hear that something is sold out
-    /// without asking the shard. With as many users and keys as bytes, one in twenty asks all the same. Default: 8 MiB.
-    pub known_filter_bytes: u64,
+    /// Most bytes by which each shard's door knows whom the shard knows, a power of two, 64 KiB to 1 GiB: strangers hear that something is sold
+    /// out without asking the shard. With as many users and keys as bytes, one in twenty asks all the same. Default: 4 MiB.
+    pub known_filter_bytes_max: u64,
 }
 
 impl Default for EngineSettings {
@@ -190,7 +190,7 @@ impl Default for EngineSettings {
             groups_in_flight_max: 4,
             resolved_in_memory_max: 100_000,
             recalls_in_flight_max: 1_024,
-            known_filter_bytes: 8 * MIB,
+            known_filter_bytes_max: 4 * MIB,
         }
     }
 }
@@ -396,7 +396,12 @@ impl Settings {
             ("engine", "groups_in_flight_max", Sight::Open, Slot::Number(&mut engine.groups_in_flight_max, 1..=1_024)),
             ("engine", "resolved_in_memory_max", Sight::Open, Slot::Number(&mut engine.resolved_in_memory_max, 0..=50_000_000)),
             ("engine", "recalls_in_flight_max", Sight::Open, Slot::Number(&mut engine.recalls_in_flight_max, 1..=1_000_000)),
-            ("engine", "known_filter_bytes", Sight::Open, Slot::PowerOfTwo(&mut engine.known_filter_bytes, 65_536..=1_073_741_824)),
+            (
+                "engine",
+                "known_filter_bytes_max",
+                Sight::Open,
+                Slot::PowerOfTwo(&mut engine.known_filter_bytes_max, 65_536..=1_073_741_824),
+            ),
             ("log", "durability", Sight::Open, Slot::Durability(&mut log.durability)),
             ("log", "disk_free_bytes_min", Sight::Open, Slot::Number(&mut log.disk_free_bytes_min, MIB..=MIB * MIB)),
             ("log", "cache_bytes", Sight::Open, Slot::Number(&mut log.cache_bytes, MIB..=64 * 1024 * MIB)),

@@ -98,10 +98,10 @@ impl KnownInUse {
 /// The shard's side: adds, and makes new filters.
 pub(crate) struct KnownKeeper {
     shared: Arc<KnownInUse>,
-    bytes: usize,
+    bytes_max: usize,
     in_use: Option<Arc<KnownFilter>>,
-    /// What was added since the newest filter was begun.
-    added: usize,
+    /// What may be added to the newest filter before it is too full.
+    room: usize,
     making: Option<Making>,
 }
 
@@ -114,10 +114,10 @@ struct Making {
 }
 
 impl KnownKeeper {
-    /// Begins with the first filter, of `bytes` bytes, which is in use at once if `ledger` knows nobody.
-    pub(crate) fn new(shared: Arc<KnownInUse>, bytes: usize, ledger: &Ledger, committed: GroupSequence) -> Self {
-        let mut keeper = Self { shared, bytes, in_use: None, added: 0, making: None };
-        keeper.begin();
+    /// Begins with the first filter, which is in use at once if `ledger` knows nobody. None is larger than `bytes_max`.
+    pub(crate) fn new(shared: Arc<KnownInUse>, bytes_max: usize, ledger: &Ledger, committed: GroupSequence) -> Self {
+        let mut keeper = Self { shared, bytes_max, in_use: None, room: 0, making: None };
+        keeper.begin(ledger);
         if mutant!(KnownForgottenAtRestart) {
             keeper.making = keeper.making.take().map(|making| Making { whole_at: Some(committed), ..making });
         }
@@ -126,9 +126,13 @@ impl KnownKeeper {
         keeper
     }
 
-    fn begin(&mut self) {
-        self.added = 0;
-        let filter = Arc::new(KnownFilter::new(self.bytes));
+    fn begin(&mut self, ledger: &Ledger) {
+        let known = ledger.user_count() + ledger.key_count();
+        let bytes = (2 * known).next_power_of_two().clamp(KNOWN_BYTES_MIN, self.bytes_max);
+        // With as many known as bytes a word has eight of them, and one in twenty strangers is taken for somebody known. Beyond the largest
+        // size there is no such filter, and it is enough not to make one all the time.
+        self.room = bytes.saturating_sub(known).max(bytes / 2);
+        let filter = Arc::new(KnownFilter::new(bytes));
         self.making = Some(Making { filter, walk: KnownWalk::default(), whole_at: None });
     }
 
@@ -139,7 +143,7 @@ impl KnownKeeper {
             if mutant!(KnownNotNoted) {
                 continue;
             }
-            self.added += 1;
+            self.room = self.room.saturating_sub(1);
             for filter in self.in_use.iter().chain(self.making.as_ref().map(|making| &making.filter)) {
                 filter.add(known);
             }
@@ -149,9 +153,8 @@ impl KnownKeeper {
     /// Goes on making a filter, if one is being made or due. `head` is the newest group that anything was applied for. Returns whether
     /// there was anything to do.
     pub(crate) fn go_on(&mut self, ledger: &Ledger, head: GroupSequence) -> bool {
-        // By then every word has eight, and one in twenty strangers is taken for somebody known.
-        if self.making.is_none() && self.added >= self.bytes {
-            self.begin();
+        if self.making.is_none() && self.room == 0 {
+            self.begin(ledger);
         }
         let Some(making) = self.making.as_mut().filter(|making| making.whole_at.is_none()) else { return false };
         let filter = &making.filter;

@@ -22,10 +22,10 @@ pub struct EngineOptions {
     pub resolved_in_memory_max: usize,
     /// Commands of one shard that wait for a reservation from the history at once; more are refused. At least 1. Default 1,024.
     pub recalls_in_flight_max: usize,
-    /// Bytes of what each shard's door knows of whom the shard knows, so that strangers hear that something is sold out without asking the
-    /// shard. A power of two, at least 4 KiB; while a new one is made, twice as many are used. With as many users and keys as bytes, one stranger
-    /// in twenty asks the shard all the same. Default 8 MiB.
-    pub known_filter_bytes: usize,
+    /// Most bytes of what each shard's door knows of whom the shard knows, so that strangers hear that something is sold out without asking
+    /// the shard. A power of two, at least 4 KiB; while a new one is made, up to twice as many are used. With as many users and keys as bytes, one
+    /// stranger in twenty asks the shard all the same, and with more of them more. Default 4 MiB.
+    pub known_filter_bytes_max: usize,
 }
 
 impl Default for EngineOptions {
@@ -38,7 +38,7 @@ impl Default for EngineOptions {
             groups_in_flight_max: 4,
             resolved_in_memory_max: 100_000,
             recalls_in_flight_max: 1_024,
-            known_filter_bytes: 8 * 1024 * 1024,
+            known_filter_bytes_max: 4 * 1024 * 1024,
         }
     }
 }
@@ -50,7 +50,7 @@ pub enum OptionError {
     #[error("ring_slots is {0} where a power of two of at least {RING_SLOTS_MIN} is needed")]
     RingSlots(usize),
     /// The filter cannot have that many bytes.
-    #[error("known_filter_bytes is {0} where a power of two of at least {KNOWN_BYTES_MIN} is needed")]
+    #[error("known_filter_bytes_max is {0} where a power of two of at least {KNOWN_BYTES_MIN} is needed")]
     KnownFilter(usize),
     /// A limit is zero.
     #[error("{0} is 0 where at least 1 is needed")]
@@ -63,8 +63,8 @@ impl EngineOptions {
         if !self.ring_slots.is_power_of_two() || self.ring_slots < RING_SLOTS_MIN {
             return Err(OptionError::RingSlots(self.ring_slots));
         }
-        if !self.known_filter_bytes.is_power_of_two() || self.known_filter_bytes < KNOWN_BYTES_MIN {
-            return Err(OptionError::KnownFilter(self.known_filter_bytes));
+        if !self.known_filter_bytes_max.is_power_of_two() || self.known_filter_bytes_max < KNOWN_BYTES_MIN {
+            return Err(OptionError::KnownFilter(self.known_filter_bytes_max));
         }
         let zero = [
             ("batch_commands_max", self.batch_commands_max == 0),

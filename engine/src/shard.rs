@@ -164,7 +164,7 @@ impl ShardActor {
         parts.published.show_up_to(parts.number.stream(), proposed);
         parts.published.show_lapse(parts.number.stream(), parts.ledger.next_lapse());
         let newest = parts.ledger.last_applied();
-        let known = KnownKeeper::new(Arc::clone(&parts.known), parts.options.known_filter_bytes, &parts.ledger, proposed);
+        let known = KnownKeeper::new(Arc::clone(&parts.known), parts.options.known_filter_bytes_max, &parts.ledger, proposed);
         Self {
             parts,
             open: None,

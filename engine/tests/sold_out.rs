@@ -7,7 +7,7 @@ use std::sync::Arc;
 use support::{
     PATIENCE, RULES, START, answer, create, held, instant, is_ready, keyed, release, reservation, reserve, restarted, sealing, sku,
 };
-use tidegate_engine::{Engine, EngineOptions, Failure, Submission, partition_of};
+use tidegate_engine::{Answer, Engine, EngineOptions, Failure, Submission, partition_of};
 use tidegate_persistence::GroupSequence;
 use tidegate_stock::{
     Allotment, Command, Ledger, Quantity, Recall, Rejection, Request, StockTerms, UserId, decide, sold_out_to_a_stranger,
@@ -102,7 +102,7 @@ async fn after_a_restart_who_was_known_is_known() {
 async fn no_new_filter_forgets_anybody() {
     const CALLERS: usize = 8;
     const ROUNDS: usize = 4_000;
-    let bench = Arc::new(instant(EngineOptions { known_filter_bytes: 4 * 1024, ..EngineOptions::default() }));
+    let bench = Arc::new(instant(EngineOptions { known_filter_bytes_max: 4 * 1024, ..EngineOptions::default() }));
     answer(bench.engine.try_submit(one_for_each("lamp", 3)).unwrap()).await.unwrap();
     let callers: Vec<_> = (0..CALLERS)
         .map(|caller| {
@@ -174,6 +174,6 @@ fn a_stranger_hears_what_the_rules_say() {
     assert!(told > 20, "{told}");
 }
 
-async fn ask(engine: &Engine, submission: Submission) -> Result<tidegate_engine::Answer, Failure> {
-    answer(engine.try_submit(submission).unwrap()).await
+async fn ask(engine: &Engine, submission: Submission) -> Result<Answer, Failure> {
+    answer(engine.try_submit(submission).expect("a ring that is nearly empty takes it")).await
 }

@@ -115,7 +115,7 @@ fn shard_on(ledger: Ledger, log: impl FnOnce(&World) -> Box<dyn CommitLog>) -> (
         known: Arc::default(),
         history: None,
         changes: Arc::<Changes>::default(),
-        options: EngineOptions { resolved_in_memory_max: 8, known_filter_bytes: KNOWN_BYTES_MIN, ..EngineOptions::default() },
+        options: EngineOptions { resolved_in_memory_max: 8, known_filter_bytes_max: KNOWN_BYTES_MIN, ..EngineOptions::default() },
         clock: Arc::new(ManualClock::new(NOW)),
         metrics: metrics(),
     });

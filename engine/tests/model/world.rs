@@ -107,7 +107,7 @@ fn options(rng: &mut SmallRng) -> EngineOptions {
         groups_in_flight_max: one_of(&[1, 2, 4]),
         resolved_in_memory_max: one_of(&[0, 0, 3, 30, 1_000]),
         recalls_in_flight_max: 1_024,
-        known_filter_bytes: 4 * 1024,
+        known_filter_bytes_max: 4 * 1024,
     }
 }
 
