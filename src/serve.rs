@@ -30,6 +30,9 @@ use crate::telemetry::Telemetry;
 /// Open files that the process needs beside its connections.
 const FILES_BESIDE_CONNECTIONS: u64 = 128;
 
+/// Open files that the runtime of each thread that serves connections needs.
+const FILES_OF_A_THREAD: u64 = 4;
+
 /// How often the door hears how far the recovery is.
 const RECOVERY_REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -78,7 +81,8 @@ pub(crate) enum ServeError {
 pub(crate) fn run(settings: Settings, telemetry: Option<Telemetry>, lines: &LogLines) -> Result<(), ServeError> {
     let last_lines = lines.clone();
     abort_on_panic(|| sled_store::opening() || asking_history(), move || last_lines.flush_at_end());
-    raise_open_files(settings.http.connections_max);
+    let threads = http_options(&settings).worker_threads as u64;
+    raise_open_files(settings.http.connections_max, FILES_BESIDE_CONNECTIONS + threads * FILES_OF_A_THREAD);
     let address = settings.http.listen;
     let listen_error = |source| ServeError::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(listen_error)?;
@@ -314,14 +318,14 @@ fn never_panics<T>(joined: Result<T, JoinError>) -> T {
 }
 
 /// Raises the number of files that the process may have open as far as it may itself, because every connection needs one.
-fn raise_open_files(connections_max: u64) {
+fn raise_open_files(connections_max: u64, beside: u64) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
     {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-    let needed = connections_max + FILES_BESIDE_CONNECTIONS;
+    let needed = connections_max + beside;
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < needed) {
         tracing::warn!(files, needed, connections_max, "fewer files may be open than http.connections_max needs");
     }

@@ -11,13 +11,17 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, oneshot};
+
+/// Threads for work that blocks (the history, metrics), all workers together, where there are few of those; and of each at least.
+const BLOCKING_THREADS_MAX: usize = 512;
+const BLOCKING_THREADS_MIN: usize = 8;
 
 thread_local! {
     /// Whose thread this is: the address of its [`Gathered`], 0 on every other thread.
@@ -42,7 +46,9 @@ impl Workers {
     /// # Errors
     /// When the operating system gives no thread or no reactor.
     pub(crate) fn start(count: usize) -> io::Result<Self> {
-        (0..count.max(1)).map(|_| Worker::start()).collect::<io::Result<_>>().map(|workers| Self { workers })
+        let count = count.max(1);
+        let blocking = (BLOCKING_THREADS_MAX / count).max(BLOCKING_THREADS_MIN);
+        (0..count).map(|_| Worker::start(blocking)).collect::<io::Result<_>>().map(|workers| Self { workers })
     }
 
     /// The thread that has least to look after, and `task` in the form in which it runs best there.
@@ -54,13 +60,23 @@ impl Workers {
 }
 
 impl Worker {
-    fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
+    fn start(blocking_threads_max: usize) -> io::Result<Self> {
         let gathered = Arc::new(Gathered::default());
-        let (running, end) = oneshot::channel();
         let home = Arc::clone(&gathered);
-        thread::Builder::new().name("http".to_owned()).spawn(move || run(runtime, &home, end))?;
+        let (running, end) = oneshot::channel();
+        let (started, starting) = mpsc::sync_channel(1);
+        // The runtime is made where it runs: it must not be dropped inside another one if the operating system gives no thread.
+        thread::Builder::new().name("http".to_owned()).spawn(move || {
+            match Builder::new_current_thread().enable_all().max_blocking_threads(blocking_threads_max).build() {
+                Ok(runtime) => {
+                    // Whoever starts it waits for this.
+                    let _ = started.send(Ok(runtime.handle().clone()));
+                    run(runtime, &home, end);
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        })?;
+        let handle = starting.recv().map_err(|_| io::Error::other("a thread for connections ended as it began"))??;
         Ok(Self { handle, gathered, _running: running })
     }
 }

@@ -14,8 +14,8 @@ use actix::{Actor, Addr, Arbiter, System};
 use parking_lot::Mutex;
 use tidegate_persistence::{ActorName, GroupSequence, History, HistoryError, StreamId};
 use tidegate_stock::{
-    Command, GrantSequence, IdempotencyKey, Known, Ledger, Listed, Rejection, Request, ReservationId, ReservationRecord,
-    ReservationState, Sku, StockId, Timestamp, UserId, sold_out_to_a_stranger,
+    Command, GrantSequence, Idempotency, IdempotencyKey, Known, Ledger, Listed, Rejection, Request, ReservationId,
+    ReservationRecord, ReservationState, Sku, StockId, Timestamp, UserId, sold_out_to_a_stranger,
 };
 
 use crate::answer::{Answer, Failure, Fault, Refusal, ReservationPage, StockAnswer};
@@ -35,6 +35,7 @@ use crate::router::{Router, ShardNumber};
 use crate::sealing::Sealing;
 use crate::shard::{BeginCopy, Inspect, Mark, ShardActor, ShardParts, ShardReport, Stop};
 use crate::sync::{mpsc, oneshot, watch};
+use crate::under_way::KeysUnderWay;
 use crate::work::{Job, ListQuery, Many, Outcome, WORK_COMMANDS_MAX, Work};
 
 /// Most reservations that one piece of work looks at, so that it takes a fraction of a millisecond.
@@ -118,6 +119,7 @@ struct Inner {
     progress: Vec<Arc<CommitProgress>>,
     published: Arc<Published>,
     known: Vec<Arc<KnownInUse>>,
+    under_way: Vec<Arc<KeysUnderWay>>,
     sealing: Sealing,
     clock: Arc<dyn Clock>,
     metrics: Arc<EngineMetrics>,
@@ -263,6 +265,7 @@ impl Engine {
                 shards,
                 progress,
                 published,
+                under_way: known.iter().map(|_| Arc::default()).collect(),
                 known,
                 sealing: parts.sealing,
                 clock: parts.clock,
@@ -296,7 +299,8 @@ impl Engine {
             return Ok(Pending { reply: PendingReply::Known(Some(rejection)) });
         }
         let (reply, receiver) = oneshot::channel();
-        self.send(shard, Work { job: Job::One { request, actor, reply }, recalled: None })?;
+        let under_way = inner.under_way[usize::from(shard.0)].enter(&request);
+        self.send(shard, Work { job: Job::One { request, actor, under_way, reply }, recalled: None })?;
         Ok(Pending { reply: PendingReply::Ring(receiver) })
     }
 
@@ -540,7 +544,7 @@ impl Engine {
     }
 
     /// That what `request` asks for is sold out, if the committed view says so and the shard would: if its stock knows neither the user, where
-    /// that matters, nor the key.
+    /// that matters, nor the key, and no reservation with that key waits to be decided.
     fn sold_out(&self, shard: ShardNumber, request: &Request) -> Option<Rejection> {
         let Command::Reserve { sku, user, quantity, hold_seconds, .. } = &request.command else { return None };
         let in_use = &self.inner.known[usize::from(shard.0)];
@@ -550,9 +554,12 @@ impl Engine {
             let rejection = sold_out_to_a_stranger(view, available, *quantity, *hold_seconds, now)?;
             Some((view.id, view.terms.per_user_limit.is_some(), rejection))
         })??;
-        let user = Known::User(stock, user.as_str());
-        let key = request.idempotency.map(|idempotency| Known::Key(stock, idempotency.key));
-        let is_stranger = !(is_limited && known.may_know(user)) && key.is_none_or(|key| !known.may_know(key));
+        let under_way = &self.inner.under_way[usize::from(shard.0)];
+        // First whether it is under way, and then whether it is known: what was under way until just now is known.
+        let is_known_key =
+            |idempotency: Idempotency| under_way.may_hold(idempotency) || known.may_know(Known::Key(stock, idempotency.key));
+        let is_known_user = is_limited && known.may_know(Known::User(stock, user.as_str()));
+        let is_stranger = !is_known_user && !request.idempotency.is_some_and(is_known_key);
         (is_stranger && in_use.is(&known)).then_some(rejection)
     }
 
@@ -580,7 +587,8 @@ impl Engine {
         }
         let (reply, receiver) = oneshot::channel();
         let decided = Vec::with_capacity(requests.len());
-        let many = Box::new(Many { batch, actor, requests, outcomes: decided, reply });
+        let under_way = requests.iter().filter_map(|request| self.inner.under_way[usize::from(shard.0)].enter(request)).collect();
+        let many = Box::new(Many { batch, actor, requests, outcomes: decided, under_way, reply });
         match self.send(shard, Work { job: Job::Many(many), recalled: None }) {
             Ok(()) => {
                 parts.push(BatchPart { places, reply: receiver });

@@ -33,6 +33,7 @@ mod schedules;
 mod sealing;
 mod shard;
 mod sync;
+mod under_way;
 mod wake;
 mod work;
 

@@ -197,7 +197,8 @@ impl ShardActor {
         let taken = if self.may_take() { self.take_batch() } else { 0 };
         self.propose_if_room();
         let left = self.let_leave();
-        let learns = self.known.go_on(&self.parts.ledger, self.head());
+        // Not at a stop, which would wait for it.
+        let learns = self.stopping.is_none() && self.known.go_on(&self.parts.ledger, self.head());
         // Faster than keys can come in, so that those whose time is over never gather.
         let tidies = self.parts.ledger.tidy(self.committed_time(), TIDIED_IDLE.max(2 * taken));
         if settled || heard || copied || left || learns || tidies || taken > 0 { Turn::Worked } else { Turn::Idle }
@@ -344,9 +345,9 @@ impl ShardActor {
         self.recalled -= usize::from(recalled.is_some());
         match work.job {
             Job::List { .. } => unreachable!("answered above"),
-            Job::One { request, actor, reply } => match self.outcome(&request, &actor, recalled.as_ref(), now) {
+            Job::One { request, actor, under_way, reply } => match self.outcome(&request, &actor, recalled.as_ref(), now) {
                 Ok(outcome) => self.wait(1, Reply::One(reply, outcome)),
-                Err(needed) => self.set_aside(Work { job: Job::One { request, actor, reply }, recalled }, needed),
+                Err(needed) => self.set_aside(Work { job: Job::One { request, actor, under_way, reply }, recalled }, needed),
             },
             Job::Many(mut many) => {
                 while let Some(request) = many.requests.pop_front() {
@@ -360,6 +361,7 @@ impl ShardActor {
                         }
                     }
                 }
+                drop(many.under_way);
                 let batch = many.batch;
                 self.wait(many.outcomes.len(), Reply::Many(many.reply, many.outcomes));
                 self.let_go(batch);

@@ -7,6 +7,7 @@ use tidegate_stock::{GrantSequence, Listed, Recall, Request, ReservationId, Rese
 
 use crate::answer::{Answer, Failure};
 use crate::sync::oneshot;
+use crate::under_way::UnderWay;
 
 /// Most commands of a batch that go through the ring as one piece of work.
 pub const WORK_COMMANDS_MAX: usize = 64;
@@ -40,7 +41,7 @@ impl Recalled {
 /// What is to be done.
 pub(crate) enum Job {
     /// Decide one command.
-    One { request: Request, actor: ActorName, reply: oneshot::Sender<Outcome> },
+    One { request: Request, actor: ActorName, under_way: Option<UnderWay>, reply: oneshot::Sender<Outcome> },
     /// Decide commands of a batch, in order.
     Many(Box<Many>),
     /// Look at a stock's reservations in memory.
@@ -57,6 +58,8 @@ pub(crate) struct Many {
     pub(crate) requests: VecDeque<Request>,
     /// What came of the others.
     pub(crate) outcomes: Vec<Outcome>,
+    /// Those of them that are keyed reservations.
+    pub(crate) under_way: Vec<UnderWay>,
     pub(crate) reply: oneshot::Sender<Vec<Outcome>>,
 }
 

@@ -165,7 +165,7 @@ fn work(command: Command) -> (Work, oneshot::Receiver<Outcome>) {
     let (reply, receiver) = oneshot::channel();
     let request = Request { command, idempotency: None };
     let actor = ActorName::new("model").expect("a legal name");
-    (Work { job: Job::One { request, actor, reply }, recalled: None }, receiver)
+    (Work { job: Job::One { request, actor, under_way: None, reply }, recalled: None }, receiver)
 }
 
 impl World {

@@ -112,6 +112,7 @@ mutants! {
     Engine {
         ReplyBeforeDurable "an answer leaves before its group is committed"
         KnownNotNoted "whoever is granted something, and the key of it, stay strangers to who says that it is sold out"
+        UnderWayForgotten "a repeat is told that something is sold out while its first attempt waits to be decided"
         KnownForgottenAtRestart "after a restart everybody, and every key, is a stranger to who says that it is sold out"
         RejectionBeforeObserved "a rejection leaves before what it saw is committed"
         ReplyBeforeView "an answer leaves before its view is shown"

@@ -128,6 +128,7 @@ impl Known {
             Mutant::HistoryForgetsHalf => log("history", "random_puts_and_removals_agree_with_a_map"),
             Mutant::ReplyBeforeDurable => engine("commit", "an_answer_and_its_view_appear_only_when_the_group_is_committed"),
             Mutant::KnownNotNoted => engine("sold_out", "who_is_known_is_never_taken_for_a_stranger"),
+            Mutant::UnderWayForgotten => engine("sold_out", "a_repeat_waits_behind_its_first_attempt_that_nobody_has_decided_yet"),
             Mutant::KnownForgottenAtRestart => engine("sold_out", "after_a_restart_who_was_known_is_known"),
             Mutant::RejectionBeforeObserved => engine("commit", "a_rejection_waits_for_the_head_that_it_observed"),
             Mutant::ReplyBeforeView => engine("commit", "an_answer_and_its_view_appear_only_when_the_group_is_committed"),
