@@ -24,6 +24,7 @@ use crate::commit::{CommitLog, CommitProgress};
 use crate::copying::{CopyPiece, LedgerCopy};
 use crate::historian::{HistoryAnswer, Message, line_to};
 use crate::inbox::Inbox;
+use crate::known::KNOWN_BYTES_MIN;
 use crate::metrics::EngineMetrics;
 use crate::model::{Check, spawn};
 use crate::options::EngineOptions;
