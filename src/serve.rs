@@ -27,7 +27,7 @@ use crate::recovery::StartProgress;
 use crate::sd_notify::ServiceManager;
 use crate::telemetry::Telemetry;
 
-/// Open files that the process needs beside its connections.
+/// Open files that the process needs beside its connections and the threads that serve them.
 const FILES_BESIDE_CONNECTIONS: u64 = 128;
 
 /// Open files that the runtime of each thread that serves connections needs.

@@ -83,6 +83,10 @@ const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Threads that sort and merge files: one, whatever the machine.
 const WORKERS: usize = 1;
 
+/// Files that are kept open to be read again. The store does not close those of a range that is dropped before others take their places, and
+/// until then the operating system does not give their space back: at most so many times [`TABLE_BYTES_MAX`].
+const OPEN_FILES_MAX: usize = 32;
+
 const STORE: &str = "store";
 const RANGE_PREFIX: &str = "range-";
 
@@ -485,6 +489,7 @@ impl Opened {
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .worker_threads(WORKERS)
+            .max_cached_files(Some(OPEN_FILES_MAX))
             .manual_journal_persist(true);
         let store = ask(directory, &store_path, || settings.open())?;
         let mut numbers = Vec::new();

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -416,6 +417,47 @@ fn the_space_of_what_is_removed_comes_back() {
 }
 
 /// A closed history with files of every kind, and what is in it.
+/// Files of the history in `directory` that this process has open, dropped ones included.
+#[cfg(target_os = "linux")]
+fn open_files(directory: &Path) -> usize {
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap();
+    let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.unwrap().path()).ok());
+    targets.filter(|target| target.starts_with(directory) && target.to_string_lossy().contains("/tables/")).count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn few_files_are_kept_open_whatever_is_read_and_dropped() {
+    const RANGES: u64 = 40;
+    // More than a range gathers before it is written to a file.
+    const RECORDS: u64 = 150;
+    let directory = TempDir::new().unwrap();
+    let history = open(directory.path());
+    let value = "v".repeat(60_000);
+    for range in 0..RANGES {
+        let records: Vec<_> =
+            (0..RECORDS).map(|place| record(LAMP, 1 + range * RECORDS + place, "ada", range * RANGE_MS, &value)).collect();
+        for records in records.chunks(8) {
+            history.put(records).unwrap();
+        }
+    }
+    history.persist().unwrap();
+    drop(history);
+    let history = open(directory.path());
+    // The store writes its files when it comes to it.
+    let (began, mut most) = (Instant::now(), 0);
+    while most < 10 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{most} files are open");
+        for range in 0..RANGES {
+            assert!(text(&history, key(LAMP, 1 + range * RECORDS)).is_some());
+            most = most.max(open_files(directory.path()));
+        }
+    }
+    assert!(most <= 32, "{most} files are open");
+    while history.remove_resolved_before(Timestamp::from_unix_ms(u64::MAX)).unwrap() > 0 {}
+    assert!(open_files(directory.path()) <= 32);
+}
+
 fn sample(directory: &Path) -> Vec<Told> {
     let history = open(directory);
     for range in 0..2 {
