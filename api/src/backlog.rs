@@ -14,8 +14,8 @@ use tokio::time::sleep;
 /// How long connections may take that the operating system has begun to make. Those that take longer are reset.
 const HANDSHAKE_GRACE: Duration = Duration::from_millis(20);
 
-/// Closes `listener`, and returns up to `max` connections that waited to be accepted, each ready for a runtime. What is beyond `max` is reset. Where nobody can be
-/// kept from connecting, so are those that connect in the moment between the last look and the closing.
+/// Closes `listener`, and returns up to `max` connections that waited to be accepted, each ready for a runtime. What is beyond `max` is
+/// reset. Where nobody can be kept from connecting, so are those that connect in the moment between the last look and the closing.
 pub(crate) async fn take(listener: TcpListener, max: usize) -> Vec<TcpStream> {
     match connect_nobody(&listener) {
         Ok(()) => sleep(HANDSHAKE_GRACE).await,

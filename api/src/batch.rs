@@ -124,7 +124,10 @@ impl Results<'_> {
                 let id = self.engine.seal(view.id);
                 let status = if created { status::CREATED } else { status::OK };
                 let reservation = ReservationDocument::of(&id, &view);
-                write(body, &ResultDocument::Done { status: status.as_u16(), replayed: replayed.then_some(true), reservation })
+                json::append(
+                    body,
+                    &ResultDocument::Done { status: status.as_u16(), replayed: replayed.then_some(true), reservation },
+                )
             }
             Some(Ok(_)) => Err(Problem::internal(&"a command of a batch was answered with a stock")),
             Some(Err(failure)) => failed(body, failure.into(), &Told(failure)),
@@ -137,9 +140,5 @@ impl Results<'_> {
 }
 
 fn failed(body: &mut Vec<u8>, code: Code, detail: &dyn fmt::Display) -> Result<(), Problem> {
-    write(body, &ResultDocument::Failed { status: code.status().as_u16(), code: code.name(), detail })
-}
-
-fn write(body: &mut Vec<u8>, result: &ResultDocument<'_>) -> Result<(), Problem> {
-    json::append(body, result)
+    json::append(body, &ResultDocument::Failed { status: code.status().as_u16(), code: code.name(), detail })
 }
