@@ -77,17 +77,23 @@ impl Waiting {
 pub struct Tally {
     commits: LocalCommits,
     sum: Mutex<(SyncReport, u64)>,
+    longest: Mutex<Duration>,
 }
 
 impl Tally {
     /// A tally in front of `commits`.
     pub fn new(commits: LocalCommits) -> Self {
-        Self { commits, sum: Mutex::default() }
+        Self { commits, sum: Mutex::default(), longest: Mutex::default() }
     }
 
     /// The sum of all reports so far, and how many syncs they are.
     pub fn sum(&self) -> (SyncReport, u64) {
         *self.sum.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The longest that the log took to hand over and sync a batch of groups, since the last call.
+    pub fn take_longest(&self) -> Duration {
+        std::mem::take(&mut *self.longest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -101,6 +107,8 @@ impl WalListener for Tally {
         let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
         add(&mut sum.0, report);
         sum.1 += 1;
+        let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = (report.append + report.sync).max(*longest);
     }
 
     fn disk_low(&self, is_low: bool) {

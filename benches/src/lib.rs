@@ -4,6 +4,7 @@
 //! The crate knows the rooms' public faces only, and the node only by its program and its HTTP contract.
 
 pub mod bulk;
+mod bystander;
 mod callers;
 pub mod child;
 pub mod committed;

@@ -15,6 +15,7 @@ use tidegate_persistence::{
 use tidegate_stock::{Command, IdempotencyKey, Ledger, Rules};
 
 use crate::error::BenchError;
+use crate::heard::Tally;
 use crate::machine::temporary_directory;
 use crate::sample::{RULES, START, actor, secret};
 use crate::wait::block_on;
@@ -62,6 +63,8 @@ pub struct Node {
     pub engine: Engine,
     /// Its log.
     pub wal: Wal,
+    /// What the log says.
+    pub tally: Arc<Tally>,
     /// Its history.
     pub history: Option<Arc<History>>,
     /// What its directory says of itself.
@@ -95,11 +98,13 @@ impl Node {
         } else {
             None
         };
-        let commits = Arc::new(LocalCommits::new([(STREAM, tail.last_sequence)], Arc::clone(&metrics), |_| ()));
+        let commits = LocalCommits::new([(STREAM, tail.last_sequence)], Arc::clone(&metrics), |_| ());
         let progress = commits.progress(STREAM).ok_or_else(|| BenchError::wrong("the shard has no watermark"))?;
         let disk_low = commits.disk_low_flag();
         let options = WalOptions { durability: parameters.durability, ..WalOptions::default() };
-        let wal = Wal::start(directory, [tail], options, commits).map_err(BenchError::wrong)?;
+        let tally = Arc::new(Tally::new(commits));
+        let listener = Arc::<Tally>::clone(&tally);
+        let wal = Wal::start(directory, [tail], options, listener).map_err(BenchError::wrong)?;
         let engine = Engine::start(EngineParts {
             options: parameters.options,
             sealing: Sealing::new(&secret()),
@@ -109,7 +114,7 @@ impl Node {
             history: history.clone().map(|store| HistoryStart { store, on_failure: Box::new(|_| ()) }),
             shards: vec![ShardStart { ledger, log: Box::new(LocalLog::new(wal.writer(), STREAM)), progress }],
         });
-        Ok(Self { engine: engine.map_err(BenchError::wrong)?, wal, history, identity, data, actor: actor() })
+        Ok(Self { engine: engine.map_err(BenchError::wrong)?, wal, tally, history, identity, data, actor: actor() })
     }
 
     /// A command as it comes through a door.

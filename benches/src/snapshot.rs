@@ -14,6 +14,7 @@ use tidegate_engine::Sealing;
 use tidegate_persistence::{Durability, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, snapshots};
 use tidegate_stock::Sku;
 
+use crate::bystander::{Bystanders, Seen};
 use crate::callers::{Paced, closed_loop, fill, open_loop};
 use crate::child::{self, Part};
 use crate::copies;
@@ -170,6 +171,10 @@ pub fn run(parameters: &SnapshotParameters) -> Result<Vec<Figure>, BenchError> {
 struct Span {
     paced: Paced,
     latencies: Latencies,
+    /// The longest that the log was busy with one batch of groups.
+    log_longest: Duration,
+    /// What the machine did to bystanders.
+    seen: Seen,
 }
 
 impl Span {
@@ -207,6 +212,8 @@ impl Callers {
     fn paced(&mut self, node: &Node, rate: f64, goes_on: impl FnMut() -> Result<bool, BenchError>) -> Result<Span, BenchError> {
         let (first, sku, answered) = (self.came, &self.sku, &mut self.answered);
         let mut latencies = Latencies::default();
+        node.tally.take_longest();
+        let bystanders = Bystanders::begin();
         let paced = open_loop(
             node,
             rate,
@@ -220,7 +227,7 @@ impl Callers {
             },
         )?;
         self.came += paced.came;
-        Ok(Span { paced, latencies })
+        Ok(Span { paced, latencies, log_longest: node.tally.take_longest(), seen: bystanders.end() })
     }
 }
 
@@ -231,6 +238,8 @@ fn callers_figure(how: &str, durability: &str, holds: u64, spans: &[Span]) -> Fi
         .collect();
     let (rate, spread, latency) = medians(&runs);
     let longest = spans.iter().map(|span| span.latencies.max_ms()).fold(0.0, f64::max);
+    let ms = |of: fn(&Span) -> Duration| spans.iter().map(of).max().unwrap_or_default().as_secs_f64() * 1e3;
+    let stolen: Vec<f64> = spans.iter().map(|span| span.seen.stolen).collect();
     let refused: u64 = spans.iter().map(|span| span.paced.refused).sum();
     Figure {
         bench: "snapshot",
@@ -243,7 +252,13 @@ fn callers_figure(how: &str, durability: &str, holds: u64, spans: &[Span]) -> Fi
         spread,
         latency: Some(latency),
         against: None,
-        more: vec![Detail { name: "max_ms", value: longest }, Detail { name: "refused", value: number(refused) }],
+        more: vec![
+            Detail { name: "max_ms", value: longest },
+            Detail { name: "log_max_ms", value: ms(|span| span.log_longest) },
+            Detail { name: "held_up_max_ms", value: ms(|span| span.seen.held_up) },
+            Detail { name: "stolen_share", value: median(&stolen) },
+            Detail { name: "refused", value: number(refused) },
+        ],
     }
 }
 

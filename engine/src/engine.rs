@@ -14,8 +14,8 @@ use actix::{Actor, Addr, Arbiter, System};
 use parking_lot::Mutex;
 use tidegate_persistence::{ActorName, GroupSequence, History, HistoryError, StreamId};
 use tidegate_stock::{
-    Command, GrantSequence, Idempotency, IdempotencyKey, Known, Ledger, Listed, Rejection, Request, ReservationId,
-    ReservationRecord, ReservationState, Sku, StockId, Timestamp, UserId, sold_out_to_a_stranger,
+    Command, GrantSequence, IdempotencyKey, Ledger, Listed, Rejection, Request, ReservationId, ReservationRecord, ReservationState,
+    Sku, StockId, Timestamp, UserId,
 };
 
 use crate::answer::{Answer, Failure, Fault, Refusal, ReservationPage, StockAnswer};
@@ -26,7 +26,6 @@ use crate::commit::{CommitLog, CommitProgress};
 use crate::copying::{BLOCKS_WAITING_MAX, CopyGivenUp, LedgerCopy};
 use crate::historian::{ArchiveError, Historian};
 use crate::inbox::Inbox;
-use crate::known::KnownInUse;
 use crate::metrics::{EngineMetrics, HistoryOperation, command_name, rejection_name};
 use crate::options::{EngineOptions, OptionError};
 use crate::published::Published;
@@ -34,8 +33,8 @@ use crate::ring::{RingFull, RingSender, ring};
 use crate::router::{Router, ShardNumber};
 use crate::sealing::Sealing;
 use crate::shard::{BeginCopy, Inspect, Mark, ShardActor, ShardParts, ShardReport, Stop};
+use crate::strangers::Strangers;
 use crate::sync::{mpsc, oneshot, watch};
-use crate::under_way::KeysUnderWay;
 use crate::work::{Job, ListQuery, Many, Outcome, WORK_COMMANDS_MAX, Work};
 
 /// Most reservations that one piece of work looks at, so that it takes a fraction of a millisecond.
@@ -118,8 +117,7 @@ struct Inner {
     shards: Vec<Addr<ShardActor>>,
     progress: Vec<Arc<CommitProgress>>,
     published: Arc<Published>,
-    known: Vec<Arc<KnownInUse>>,
-    under_way: Vec<Arc<KeysUnderWay>>,
+    strangers: Vec<Strangers>,
     sealing: Sealing,
     clock: Arc<dyn Clock>,
     metrics: Arc<EngineMetrics>,
@@ -235,7 +233,7 @@ impl Engine {
             None => (None, None),
         };
         let changes = Arc::<Changes>::default();
-        let known: Vec<Arc<KnownInUse>> = parts.shards.iter().map(|_| Arc::default()).collect();
+        let strangers: Vec<Strangers> = parts.shards.iter().map(|_| Strangers::default()).collect();
         let mut rings = Vec::with_capacity(parts.shards.len());
         let mut actors = Vec::with_capacity(parts.shards.len());
         for (number, shard) in (0_u16..).map(ShardNumber).zip(parts.shards) {
@@ -249,7 +247,7 @@ impl Engine {
                 log: shard.log,
                 progress: shard.progress,
                 published: Arc::clone(&published),
-                known: Arc::clone(&known[usize::from(number.0)]),
+                known: Arc::clone(strangers[usize::from(number.0)].known()),
                 history,
                 changes: Arc::clone(&changes),
                 options: parts.options,
@@ -265,8 +263,7 @@ impl Engine {
                 shards,
                 progress,
                 published,
-                under_way: known.iter().map(|_| Arc::default()).collect(),
-                known,
+                strangers,
                 sealing: parts.sealing,
                 clock: parts.clock,
                 metrics: parts.metrics,
@@ -294,12 +291,13 @@ impl Engine {
         };
         self.admit(&command, shard).inspect_err(|refusal| inner.metrics.count_refusal(*refusal))?;
         let request = self.request(command, key.as_ref());
-        if let Some(rejection) = self.sold_out(shard, &request) {
+        let strangers = &inner.strangers[usize::from(shard.0)];
+        if let Some(rejection) = strangers.sold_out(&inner.published, &request, self.now()) {
             inner.metrics.count_command(command_name(&request.command), rejection_name(rejection));
             return Ok(Pending { reply: PendingReply::Known(Some(rejection)) });
         }
         let (reply, receiver) = oneshot::channel();
-        let under_way = inner.under_way[usize::from(shard.0)].enter(&request);
+        let under_way = strangers.enter(&request);
         self.send(shard, Work { job: Job::One { request, actor, under_way, reply }, recalled: None })?;
         Ok(Pending { reply: PendingReply::Ring(receiver) })
     }
@@ -543,26 +541,6 @@ impl Engine {
         Request { command, idempotency }
     }
 
-    /// That what `request` asks for is sold out, if the committed view says so and the shard would: if its stock knows neither the user, where
-    /// that matters, nor the key, and no reservation with that key waits to be decided.
-    fn sold_out(&self, shard: ShardNumber, request: &Request) -> Option<Rejection> {
-        let Command::Reserve { sku, user, quantity, hold_seconds, .. } = &request.command else { return None };
-        let in_use = &self.inner.known[usize::from(shard.0)];
-        let known = in_use.get()?;
-        let now = self.now();
-        let (stock, is_limited, rejection) = self.inner.published.look(sku, now, |view, available| {
-            let rejection = sold_out_to_a_stranger(view, available, *quantity, *hold_seconds, now)?;
-            Some((view.id, view.terms.per_user_limit.is_some(), rejection))
-        })??;
-        let under_way = &self.inner.under_way[usize::from(shard.0)];
-        // First whether it is under way, and then whether it is known: what was under way until just now is known.
-        let is_known_key =
-            |idempotency: Idempotency| under_way.may_hold(idempotency) || known.may_know(Known::Key(stock, idempotency.key));
-        let is_known_user = is_limited && known.may_know(Known::User(stock, user.as_str()));
-        let is_stranger = !is_known_user && !request.idempotency.is_some_and(is_known_key);
-        (is_stranger && in_use.is(&known)).then_some(rejection)
-    }
-
     fn send(&self, shard: ShardNumber, work: Work) -> Result<(), Refusal> {
         let inner = &*self.inner;
         inner.rings[usize::from(shard.0)].try_send(work).map_err(|RingFull(work)| {
@@ -587,7 +565,8 @@ impl Engine {
         }
         let (reply, receiver) = oneshot::channel();
         let decided = Vec::with_capacity(requests.len());
-        let under_way = requests.iter().filter_map(|request| self.inner.under_way[usize::from(shard.0)].enter(request)).collect();
+        let strangers = &self.inner.strangers[usize::from(shard.0)];
+        let under_way = requests.iter().filter_map(|request| strangers.enter(request)).collect();
         let many = Box::new(Many { batch, actor, requests, outcomes: decided, under_way, reply });
         match self.send(shard, Work { job: Job::Many(many), recalled: None }) {
             Ok(()) => {

@@ -12,16 +12,15 @@
 
 use std::hash::Hasher;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use siphasher::sip::SipHasher13;
 use tidegate_persistence::GroupSequence;
 use tidegate_stock::{Event, Fingerprint, Idempotency, Known, KnownWalk, Ledger, StockId};
 
-use crate::sync::{Ordering, RwLock};
+use crate::sync::{AtomicU64, Ordering, RwLock};
 
-/// Fewest bytes of a filter.
-pub(crate) const KNOWN_BYTES_MIN: usize = 4 * 1024;
+/// Fewest bytes of a filter. A model checker looks at each word of it.
+pub(crate) const KNOWN_BYTES_MIN: usize = if cfg!(all(test, feature = "loom")) { 16 } else { 4 * 1024 };
 
 /// Looks at records in one turn of a shard while a filter is made.
 const LOOKS: usize = 256;
@@ -162,6 +161,12 @@ impl KnownKeeper {
             making.whole_at = Some(head);
         }
         true
+    }
+
+    /// Makes a new filter of those whom `ledger` knows now.
+    #[cfg(all(test, feature = "loom"))]
+    pub(crate) fn make_anew(&mut self, ledger: &Ledger) {
+        self.begin(ledger);
     }
 
     /// Puts a filter that is whole in use, if everything it was made of is committed. The views must have been shown up to `committed`.

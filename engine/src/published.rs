@@ -59,7 +59,8 @@ impl Published {
     /// The views of `stream` are about to count holds of which the earliest falls due at `due`. Only the owning shard's thread calls this.
     pub(crate) fn expect_lapse(&self, stream: StreamId, due: Option<Timestamp>) {
         let due_ms = &self.due_ms[usize::from(stream.0)];
-        due_ms.store(due_ms.load(Ordering::Relaxed).min(in_ms(due)), Ordering::Release);
+        // Whoever sees counters that are written behind it sees it too, by their order.
+        due_ms.store(due_ms.load(Ordering::Relaxed).min(in_ms(due)), Ordering::Relaxed);
     }
 
     /// The views of `stream` count holds of which the earliest falls due at `due`. Only the owning shard's thread calls this.

@@ -174,6 +174,18 @@ impl AtomicUsize {
     }
 }
 
+impl AtomicU64 {
+    #[track_caller]
+    pub(crate) fn fetch_add(&self, value: u64, asked: Ordering) -> u64 {
+        self.0.fetch_add(value, granted(asked))
+    }
+
+    #[track_caller]
+    pub(crate) fn fetch_sub(&self, value: u64, asked: Ordering) -> u64 {
+        self.0.fetch_sub(value, granted(asked))
+    }
+}
+
 /// loom's mutex, never poisoned.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
