@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tidegate_engine::{CodecError, snapshot_items};
+use tidegate_engine::{CodecError, for_each_item};
 use tidegate_persistence::{
     DataDirectory, GroupSequence, Identity, LogPosition, RecoveredStream, RecoveryError, RecoveryProgress, SnapshotError,
     SnapshotExpectation, SnapshotInfo, SnapshotReader, StreamId, set_aside, snapshots,
@@ -273,21 +273,15 @@ fn read_snapshot(
     identity: &Identity,
     stream: StreamId,
     bytes: &AtomicU64,
-    mut visit: impl FnMut(SnapshotItem) -> Result<(), SnapshotLoadError>,
+    visit: impl FnMut(SnapshotItem) -> Result<(), SnapshotLoadError>,
 ) -> Result<LogPosition, SnapshotLoadError> {
     let mut reader = SnapshotReader::open(path, &SnapshotExpectation::new(identity, stream))?;
     let position = reader.header().position;
     let mut counted = 0;
-    let mut count = |reader: &SnapshotReader| {
+    let count = |reader: &SnapshotReader| {
         bytes.fetch_add(reader.bytes_read() - counted, Ordering::Relaxed);
         counted = reader.bytes_read();
     };
-    while let Some(block) = reader.block()? {
-        for item in snapshot_items(block) {
-            visit(item?)?;
-        }
-        count(&reader);
-    }
-    count(&reader);
+    for_each_item(&mut reader, count, visit)?;
     Ok(position)
 }

@@ -1,10 +1,11 @@
 //! Snapshots of a node in process, made and loaded by the public faces that the assembly uses for its own.
 
+use std::error::Error;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidegate_engine::snapshot_items;
+use tidegate_engine::for_each_item;
 use tidegate_persistence::{
     Identity, LogIndex, LogPosition, SnapshotExpectation, SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotWriter,
 };
@@ -55,11 +56,8 @@ pub fn load(path: &Path, identity: &Identity, rules: Rules, seed: u64) -> Result
     let mut reader = SnapshotReader::open(path, &SnapshotExpectation::new(identity, STREAM)).map_err(BenchError::wrong)?;
     let position = reader.header().position;
     let mut loader = Loader::new(rules, seed);
-    while let Some(block) = reader.block().map_err(BenchError::wrong)? {
-        for item in snapshot_items(block) {
-            loader.add(item.map_err(BenchError::wrong)?).map_err(BenchError::wrong)?;
-        }
-    }
+    let add = |item| -> Result<(), Box<dyn Error + Send + Sync>> { Ok(loader.add(item)?) };
+    for_each_item(&mut reader, |_| (), add).map_err(BenchError::wrong)?;
     let ledger = loader.finish().map_err(BenchError::wrong)?;
     Ok((position, ledger))
 }

@@ -27,6 +27,7 @@ mod options;
 mod panic;
 mod published;
 mod quorum;
+mod reading;
 mod ring;
 mod router;
 #[cfg(all(test, feature = "loom"))]
@@ -55,6 +56,7 @@ pub use metrics::EngineMetrics;
 pub use options::{EngineOptions, OptionError};
 pub use panic::abort_on_panic;
 pub use quorum::{Installed, QuorumLine, QuorumVoice, Room, Told, quorum_line};
+pub use reading::for_each_item;
 pub use router::{Router, ShardNumber, partition_of};
 pub use sealing::Sealing;
 pub use shard::ShardReport;
