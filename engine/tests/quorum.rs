@@ -7,7 +7,6 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use support::{
     HeldLog, PATIENCE, RULES, START, answer, create, is_ready, keyed, loaded, release, reservation, reserve, sealing, sku,
@@ -265,7 +264,7 @@ async fn only_who_leads_lapses_holds() {
     first.call(create("lamp", 1, 60), &[&second]).await.unwrap();
     first.call(reserve("lamp", "ann"), &[&second]).await.unwrap();
     for node in [&first, &second] {
-        node.clock.advance(Duration::from_secs(61));
+        node.clock.set(START.plus_seconds(61));
     }
     let lapse = first.commit_next(&[]).await;
     assert_eq!(lapse.events, 1);
@@ -281,7 +280,7 @@ async fn only_who_leads_lapses_holds() {
 #[tokio::test]
 async fn time_does_not_run_backwards_with_a_change_of_leaders() {
     let (mut first, mut second) = (Node::start(), Node::start());
-    first.clock.advance(Duration::from_secs(100));
+    first.clock.set(START.plus_seconds(100));
     first.lead(1).await;
     first.call(create("lamp", 2, 600), &[&second]).await.unwrap();
     first.follow().await;
