@@ -170,6 +170,7 @@ impl Node {
                 ledger: shard.ledger,
                 log: Box::new(LocalLog::new(wal.writer(), shard.tail.stream)),
                 progress: commits.progress(shard.tail.stream).expect("every recovered stream has a watermark"),
+                quorum: None,
             })
             .collect();
         let engine = Engine::start(EngineParts {

@@ -271,7 +271,7 @@ impl Keeper {
             self.handle.block_on(engine.mark_log(stream))?;
         }
         let mut copy = self.handle.block_on(engine.copy_ledger(stream))?;
-        while !copy.is_committed() {
+        while !copy.is_committed()? {
             if !engine.takes_commands() {
                 return Err(CopyGivenUp.into());
             }

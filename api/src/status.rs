@@ -10,11 +10,8 @@ pub(crate) const OK: StatusCode = StatusCode::OK;
 pub(crate) const CREATED: StatusCode = StatusCode::CREATED;
 
 /// Codes that the contract has and no call answers yet, with their status and title.
-pub(crate) const RESERVED_CODES: [(&str, u16, &str); 3] = [
-    ("rate_limited", 429, "The caller asks too often"),
-    ("not_leader", 503, "Another node decides for this stock"),
-    ("no_quorum", 503, "Too few nodes can be reached"),
-];
+pub(crate) const RESERVED_CODES: [(&str, u16, &str); 2] =
+    [("rate_limited", 429, "The caller asks too often"), ("no_quorum", 503, "Too few nodes can be reached")];
 
 macro_rules! codes {
     ($($variant:ident $name:literal $status:ident $title:literal)*) => {
@@ -93,6 +90,7 @@ codes! {
     Timeout "timeout" SERVICE_UNAVAILABLE "The answer took too long; the request may have happened"
     OutcomeUnknown "outcome_unknown" SERVICE_UNAVAILABLE "The outcome is unknown; the request may have happened"
     Recovering "recovering" SERVICE_UNAVAILABLE "The node is not ready yet"
+    NotLeader "not_leader" SERVICE_UNAVAILABLE "Another node decides for this stock"
     Stopping "stopping" SERVICE_UNAVAILABLE "The node is stopping"
 }
 
@@ -145,6 +143,7 @@ impl From<Refusal> for Code {
             | Refusal::UsersFull { .. }
             | Refusal::RecallsFull { .. }
             | Refusal::HistoryFailed => Self::Overloaded,
+            Refusal::NotLeader => Self::NotLeader,
             Refusal::Stopping => Self::Stopping,
         }
     }

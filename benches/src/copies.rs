@@ -25,7 +25,7 @@ const COMMIT_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 pub fn make(node: &Node, bytes_per_second: u64) -> Result<SnapshotInfo, BenchError> {
     let began = Instant::now();
     let mut copy = block_on(node.engine.copy_ledger(STREAM)).map_err(BenchError::wrong)?;
-    while !copy.is_committed() {
+    while !copy.is_committed().map_err(BenchError::wrong)? {
         if began.elapsed() > COMMIT_WAIT_MAX {
             return Err(BenchError::wrong("the group that the copy stands at was not committed in a minute"));
         }

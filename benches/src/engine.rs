@@ -17,8 +17,8 @@ use tidegate_engine::{
     Sealing, ShardNumber, ShardStart, Submission, SystemClock,
 };
 use tidegate_persistence::{
-    ActorName, DataDirectory, DirectoryOptions, Durability, DurabilityError, Group, GroupSequence, RecoveredStream, StreamId, Wal,
-    WalOptions,
+    ActorName, DataDirectory, DirectoryOptions, Durability, DurabilityError, Group, GroupSequence, RecoveredStream, StreamId, Term,
+    Wal, WalOptions,
 };
 use tidegate_stock::{Ledger, Rejection, Sku};
 
@@ -183,7 +183,7 @@ struct Counted {
 }
 
 impl CommitLog for InstantLog {
-    fn propose(&mut self, group: Group) {
+    fn propose(&mut self, _: Term, group: Group) {
         self.counted.groups.fetch_add(1, Ordering::Relaxed);
         self.counted.events.fetch_add(u64::from(group.events), Ordering::Relaxed);
         self.progress.commit(group.sequence);
@@ -225,7 +225,7 @@ impl Machine {
                 (None, Arc::new(AtomicBool::new(false)), progress, commit_log)
             }
         };
-        let shard = ShardStart { ledger: Ledger::new(RULES, sealing.table_seed()), log: commit_log, progress };
+        let shard = ShardStart { ledger: Ledger::new(RULES, sealing.table_seed()), log: commit_log, progress, quorum: None };
         let engine = Engine::start(EngineParts {
             options: parameters.options,
             sealing,

@@ -112,7 +112,7 @@ impl Node {
             metrics,
             disk_low,
             history: history.clone().map(|store| HistoryStart { store, on_failure: Box::new(|_| ()) }),
-            shards: vec![ShardStart { ledger, log: Box::new(LocalLog::new(wal.writer(), STREAM)), progress }],
+            shards: vec![ShardStart { ledger, log: Box::new(LocalLog::new(wal.writer(), STREAM)), progress, quorum: None }],
         });
         Ok(Self { engine: engine.map_err(BenchError::wrong)?, wal, tally, history, identity, data, actor: actor() })
     }

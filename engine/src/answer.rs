@@ -99,6 +99,9 @@ pub enum Refusal {
     /// The history could not be read, so the command was not decided.
     #[error("the history could not be read")]
     HistoryFailed,
+    /// Another node's shard decides, or none does.
+    #[error("this node does not decide for the stock at present")]
+    NotLeader,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

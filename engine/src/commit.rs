@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use tidegate_persistence::{Group, GroupSequence};
+use tidegate_persistence::{Group, GroupSequence, Term};
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::wake::Wake;
 
 /// Takes a shard's groups, in order, and makes them last. One node's log is one implementation, a replicated log another.
 pub trait CommitLog: Send + 'static {
-    /// Proposes the shard's next group. Never blocks. That it is committed, or that the log has failed, is told through the shard's
-    /// [`CommitProgress`]; groups of one shard are committed in the order proposed.
-    fn propose(&mut self, group: Group);
+    /// Proposes the shard's next group, which it decided in `term`. Never blocks. That it is committed, or that the log has failed, is told
+    /// through the shard's [`CommitProgress`], by a quorum through the shard's line; groups of one shard are committed in the order proposed.
+    fn propose(&mut self, term: Term, group: Group);
 }
 
 /// The committed watermark of one shard. Written by the log, read by the shard.
@@ -19,13 +19,23 @@ pub trait CommitLog: Send + 'static {
 pub struct CommitProgress {
     committed: AtomicU64,
     failed: AtomicBool,
+    /// Whether the shard decides; for those who ask it, and it looks again itself.
+    leads: AtomicBool,
+    /// How often the shard has taken back what it decided.
+    taken_back: AtomicU64,
     wake: Arc<Wake>,
 }
 
 impl CommitProgress {
     /// A watermark that stands at `committed`: everything recovered.
     pub fn new(committed: GroupSequence) -> Arc<Self> {
-        Arc::new(Self { committed: AtomicU64::new(committed.0), failed: AtomicBool::new(false), wake: Arc::default() })
+        Arc::new(Self {
+            committed: AtomicU64::new(committed.0),
+            failed: AtomicBool::new(false),
+            leads: AtomicBool::new(true),
+            taken_back: AtomicU64::new(0),
+            wake: Arc::default(),
+        })
     }
 
     /// Every group up to `sequence` is committed. Wakes the shard.
@@ -48,6 +58,25 @@ impl CommitProgress {
     /// Whether the log has failed.
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether the shard decides: always, unless a quorum has another node's shard do so.
+    pub fn leads(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_leads(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Relaxed);
+    }
+
+    /// How often groups were taken back that had been numbered. Read behind [`Self::committed`] it is as new as that.
+    pub(crate) fn taken_back(&self) -> u64 {
+        self.taken_back.load(Ordering::Relaxed)
+    }
+
+    /// Groups behind the watermark are taken back, and others will have their numbers. Only the shard's thread calls this.
+    pub(crate) fn note_taken_back(&self) {
+        self.taken_back.store(self.taken_back() + 1, Ordering::Relaxed);
     }
 
     pub(crate) const fn wake(&self) -> &Arc<Wake> {

@@ -33,6 +33,8 @@ const _: () = assert!(COPY_BLOCK_BYTES + SNAPSHOT_ITEM_BYTES_MAX <= SNAPSHOT_BLO
 /// A ledger's copy that is being taken. Dropping it ends it.
 pub struct LedgerCopy {
     at: GroupSequence,
+    /// How often the shard had taken groups back before the copy was asked for.
+    taken_back: u64,
     pieces: mpsc::Receiver<CopyPiece>,
     /// Behind the pieces, so that the shard that is woken when both are dropped finds that nobody takes them any more.
     shard: CopiedShard,
@@ -64,8 +66,13 @@ pub struct CopyBlock {
 pub struct CopyGivenUp;
 
 impl LedgerCopy {
-    pub(crate) fn new(at: GroupSequence, pieces: mpsc::Receiver<CopyPiece>, progress: &Arc<CommitProgress>) -> Self {
-        Self { at, pieces, shard: CopiedShard(Arc::clone(progress)) }
+    pub(crate) fn new(
+        at: GroupSequence,
+        taken_back: u64,
+        pieces: mpsc::Receiver<CopyPiece>,
+        progress: &Arc<CommitProgress>,
+    ) -> Self {
+        Self { at, taken_back, pieces, shard: CopiedShard(Arc::clone(progress)) }
     }
 
     /// The last group that is in it. It need not be committed yet.
@@ -74,8 +81,13 @@ impl LedgerCopy {
     }
 
     /// Whether that group is committed. Until it is, nobody may rely on the copy.
-    pub fn is_committed(&self) -> bool {
-        self.shard.0.committed() >= self.at || mutant!(CopyBeforeCommit)
+    ///
+    /// # Errors
+    /// [`CopyGivenUp`] when the shard has taken groups back since the copy was asked for: that one may be among them, and another group have
+    /// its number.
+    pub fn is_committed(&self) -> Result<bool, CopyGivenUp> {
+        let is_committed = self.shard.0.committed() >= self.at || mutant!(CopyBeforeCommit);
+        if self.shard.0.taken_back() == self.taken_back { Ok(is_committed) } else { Err(CopyGivenUp) }
     }
 
     /// The next block; `None` after the last. Waits for the shard.

@@ -29,6 +29,7 @@ use crate::inbox::Inbox;
 use crate::metrics::{EngineMetrics, HistoryOperation, command_name, rejection_name};
 use crate::options::{EngineOptions, OptionError};
 use crate::published::Published;
+use crate::quorum::QuorumLine;
 use crate::ring::{RingFull, RingSender, ring};
 use crate::router::{Router, ShardNumber};
 use crate::sealing::Sealing;
@@ -51,6 +52,8 @@ pub struct ShardStart {
     pub log: Box<dyn CommitLog>,
     /// Its committed watermark, standing at the newest recovered group.
     pub progress: Arc<CommitProgress>,
+    /// Where it hears what a quorum has to say, if its log is one: then it decides nothing until it is told to lead.
+    pub quorum: Option<QuorumLine>,
 }
 
 /// What an engine is made of.
@@ -245,6 +248,7 @@ impl Engine {
                 ledger: shard.ledger,
                 ring: receiver,
                 log: shard.log,
+                quorum: shard.quorum,
                 progress: shard.progress,
                 published: Arc::clone(&published),
                 known: Arc::clone(strangers[usize::from(number.0)].known()),
@@ -457,11 +461,13 @@ impl Engine {
         let (Some(actor), Some(progress)) = (self.inner.shards.get(shard), self.inner.progress.get(shard)) else {
             return Err(CopyGivenUp);
         };
+        // Before it is asked for: what is taken back later may have been in it.
+        let taken_back = progress.taken_back();
         let (sink, pieces) = mpsc::sync_channel(BLOCKS_WAITING_MAX);
         let (begun, at) = oneshot::channel();
         actor.send(BeginCopy { sink, begun }).await.map_err(|_| CopyGivenUp)?;
         let at = at.await.map_err(|_| CopyGivenUp)?;
-        Ok(LedgerCopy::new(at, pieces, progress))
+        Ok(LedgerCopy::new(at, taken_back, pieces, progress))
     }
 
     /// Has a shard propose a group, without events if there are none, so that its stream has an entry newer than any that was proposed
@@ -567,7 +573,7 @@ impl Engine {
         let decided = Vec::with_capacity(requests.len());
         let strangers = &self.inner.strangers[usize::from(shard.0)];
         let under_way = requests.iter().filter_map(|request| strangers.enter(request)).collect();
-        let many = Box::new(Many { batch, actor, requests, outcomes: decided, under_way, reply });
+        let many = Box::new(Many { batch, actor, requests, outcomes: decided, taken_back: 0, under_way, reply });
         match self.send(shard, Work { job: Job::Many(many), recalled: None }) {
             Ok(()) => {
                 parts.push(BatchPart { places, reply: receiver });
@@ -593,10 +599,11 @@ impl Engine {
 
     fn admit_read(&self, shard: ShardNumber) -> Result<(), Refusal> {
         // After its log has failed a node only stops.
-        if self.inner.stopping.load(Ordering::Acquire) || self.inner.progress[usize::from(shard.0)].has_failed() {
+        let progress = &self.inner.progress[usize::from(shard.0)];
+        if self.inner.stopping.load(Ordering::Acquire) || progress.has_failed() {
             return Err(Refusal::Stopping);
         }
-        Ok(())
+        if progress.leads() { Ok(()) } else { Err(Refusal::NotLeader) }
     }
 }
 

@@ -125,6 +125,13 @@ impl KnownKeeper {
         keeper
     }
 
+    /// Begins a filter under way from the start: what the ledger was when it began has been taken back.
+    pub(crate) fn begin_again(&mut self, ledger: &Ledger) {
+        if self.making.take().is_some() {
+            self.begin(ledger);
+        }
+    }
+
     fn begin(&mut self, ledger: &Ledger) {
         let known = ledger.user_count() + ledger.key_count();
         let bytes = (2 * known).next_power_of_two().clamp(KNOWN_BYTES_MIN, self.bytes_max);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tidegate_persistence::{Group, GroupSequence, StreamId, SyncReport, WalError, WalListener, WalWriter};
+use tidegate_persistence::{Group, GroupSequence, StreamId, SyncReport, Term, WalError, WalListener, WalWriter};
 
 use crate::commit::{CommitLog, CommitProgress};
 use crate::metrics::EngineMetrics;
@@ -23,7 +23,7 @@ impl LocalLog {
 }
 
 impl CommitLog for LocalLog {
-    fn propose(&mut self, group: Group) {
+    fn propose(&mut self, _: Term, group: Group) {
         self.writer.append(self.stream, group);
     }
 }

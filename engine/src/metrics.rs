@@ -177,6 +177,7 @@ impl EngineMetrics {
             Refusal::UsersFull { .. } => "users_full",
             Refusal::RecallsFull { .. } => "recalls_full",
             Refusal::HistoryFailed => "history_failed",
+            Refusal::NotLeader => "not_leader",
             Refusal::Stopping => "stopping",
         };
         self.refusals.get_or_create(&RefusalLabels { reason }).inc_by(commands as u64);

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidegate_persistence::{Actor as Acted, ActorName, Group, GroupBuilder, GroupSequence};
+use tidegate_persistence::{Actor as Acted, ActorName, Group, GroupBuilder, GroupSequence, Term};
 use tidegate_stock::limits::LAPSE_RESERVATIONS_MAX;
 use tidegate_stock::{
-    Accepted, Event, Ledger, Listed, NeedsRecord, NoRoom, Request, ReservationId, ReservationView, StockId, StockView, Subject,
-    Timestamp, decide, decide_lapse,
+    Accepted, Event, Inverse, Ledger, Listed, NeedsRecord, NoRoom, Request, ReservationId, ReservationView, StockId, StockView,
+    Subject, Timestamp, decide, decide_lapse,
 };
 
 use crate::answer::{Answer, Content, Position, Refusal, StockAnswer};
@@ -25,11 +25,13 @@ use crate::known::{KnownInUse, KnownKeeper};
 use crate::metrics::{EngineMetrics, answer_name, command_name, rejection_name};
 use crate::options::EngineOptions;
 use crate::published::Published;
+use crate::quorum::{Message, QuorumLine};
 use crate::ring::RingReceiver;
 use crate::router::ShardNumber;
 use crate::sync::oneshot;
 use crate::work::{Job, Outcome, Recalled, Work};
 
+mod following;
 mod running;
 #[cfg(all(test, feature = "loom"))]
 mod schedules;
@@ -50,6 +52,7 @@ pub(crate) struct ShardParts {
     pub(crate) ledger: Ledger,
     pub(crate) ring: RingReceiver<Work>,
     pub(crate) log: Box<dyn CommitLog>,
+    pub(crate) quorum: Option<QuorumLine>,
     pub(crate) progress: Arc<CommitProgress>,
     pub(crate) published: Arc<Published>,
     pub(crate) known: Arc<KnownInUse>,
@@ -60,9 +63,26 @@ pub(crate) struct ShardParts {
     pub(crate) metrics: Arc<EngineMetrics>,
 }
 
+/// The term in which a shard decides that nobody tells to.
+const TERM_ALONE: Term = Term(1);
+
+/// Whether a shard decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It does, in this term.
+    Leads(Term),
+    /// Another node's does, or none.
+    Follows,
+}
+
 /// The actor. It runs from its start until [`Stop`], or until its log fails.
 pub(crate) struct ShardActor {
     parts: ShardParts,
+    role: Role,
+    /// What a quorum told that has not been taken in yet.
+    told: VecDeque<Message>,
+    /// How often what was not committed has been taken back.
+    taken_back: u64,
     /// The group that is being decided; empty between groups.
     open: Option<OpenGroup>,
     /// The newest group that was proposed.
@@ -103,6 +123,8 @@ struct OpenGroup {
     time: Timestamp,
     builder: GroupBuilder,
     touched: Vec<StockId>,
+    /// What takes its events back, in their order; none where nothing is ever taken back.
+    inverses: Vec<Inverse>,
 }
 
 /// A proposed group, until it is committed.
@@ -114,6 +136,8 @@ struct InFlight {
     views: Vec<StockView>,
     /// When the earliest hold falls due that there was at its end.
     next_lapse: Option<Timestamp>,
+    /// What takes its events back, in their order.
+    inverses: Vec<Inverse>,
 }
 
 struct Waiting {
@@ -164,9 +188,14 @@ impl ShardActor {
         parts.published.show_up_to(parts.number.stream(), proposed);
         parts.published.show_lapse(parts.number.stream(), parts.ledger.next_lapse());
         let newest = parts.ledger.last_applied();
+        let role = if parts.quorum.is_some() { Role::Follows } else { Role::Leads(TERM_ALONE) };
+        parts.progress.set_leads(role != Role::Follows);
         let known = KnownKeeper::new(Arc::clone(&parts.known), parts.options.known_filter_bytes_max, &parts.ledger, proposed);
         Self {
             parts,
+            role,
+            told: VecDeque::new(),
+            taken_back: 0,
             open: None,
             proposed,
             in_flight: VecDeque::new(),
@@ -190,7 +219,7 @@ impl ShardActor {
 
     fn turn(&mut self) -> Turn {
         let settled = self.settle();
-        let heard = self.hear_history();
+        let heard = self.hear_quorum() | self.hear_history();
         // What gathered while there was no room goes first, so that a group never grows past its bounds by more than one batch.
         self.propose_if_room();
         let copied = self.copy();
@@ -313,7 +342,7 @@ impl ShardActor {
     }
 
     fn lapse(&mut self, now: Timestamp) -> usize {
-        let Some(event) = decide_lapse(&self.parts.ledger, now) else {
+        let Some(event) = Some(&self.parts.ledger).filter(|_| self.leads()).and_then(|ledger| decide_lapse(ledger, now)) else {
             self.is_lapsing = false;
             return 0;
         };
@@ -350,6 +379,11 @@ impl ShardActor {
                 Err(needed) => self.set_aside(Work { job: Job::One { request, actor, under_way, reply }, recalled }, needed),
             },
             Job::Many(mut many) => {
+                if many.taken_back != self.taken_back {
+                    // What was decided before it was set aside may have been taken back meanwhile.
+                    following::make_unknown(&mut many.outcomes);
+                    many.taken_back = self.taken_back;
+                }
                 while let Some(request) = many.requests.pop_front() {
                     match self.outcome(&request, &many.actor, recalled.as_ref(), now) {
                         Ok(outcome) => many.outcomes.push(outcome),
@@ -391,6 +425,10 @@ impl ShardActor {
         recalled: Option<&Recalled>,
         now: Timestamp,
     ) -> Result<Outcome, NeedsRecord> {
+        if !self.leads() {
+            self.parts.metrics.count_refusal(Refusal::NotLeader);
+            return Ok(Err(Refusal::NotLeader.into()));
+        }
         let command = command_name(&request.command);
         let ledger = &self.parts.ledger;
         if let Some(no_room) = ledger.lacks_room(request, now) {
@@ -450,33 +488,29 @@ impl ShardActor {
     /// Applies `event` to the head and adds it to the open group, which it opens if there is none.
     fn apply(&mut self, event: &Event, acted: &Acted, now: Timestamp) {
         self.known.note(event);
-        // The inverse is for logs that can refuse a group; here a group that fails stops the node.
-        drop(self.parts.ledger.apply(event, now));
+        let inverse = self.parts.ledger.apply(event, now);
+        // Where a node stands alone a group that fails stops it, and nothing is taken back.
+        let inverse = self.parts.quorum.is_some().then_some(inverse);
         write_image(&mut self.image, &self.parts.ledger.image(event));
         let image = std::mem::take(&mut self.image);
         let open = self.open_group(now);
         if !(mutant!(RecallNotLogged) && matches!(event, Event::Recalled { .. })) {
             open.builder.push(event, acted, now, &image);
         }
-        if let Event::Expired { reservations } = event {
-            for reservation in reservations {
-                open.touch(reservation.stock);
-            }
-        } else if let Some(stock) = event.stock() {
-            open.touch(stock);
-        }
+        open.touch_all(event);
+        open.inverses.extend(inverse);
         self.image = image;
     }
 
     /// The group that is being decided, which begins now if there is none.
     fn open_group(&mut self, now: Timestamp) -> &mut OpenGroup {
         let sequence = self.proposed.next();
-        self.open.get_or_insert_with(|| OpenGroup {
-            sequence,
-            time: now,
-            builder: GroupBuilder::new(sequence, now),
-            touched: Vec::new(),
-        })
+        self.open.get_or_insert_with(|| OpenGroup::new(sequence, now))
+    }
+
+    /// Whether this shard decides.
+    const fn leads(&self) -> bool {
+        matches!(self.role, Role::Leads(_))
     }
 
     fn propose_if_room(&mut self) {
@@ -484,9 +518,8 @@ impl ShardActor {
             return;
         }
         let Some(mut open) = self.open.take() else { return };
-        open.touched.sort_unstable();
-        open.touched.dedup();
-        let views: Vec<_> = open.touched.iter().filter_map(|id| self.parts.ledger.stock(*id)).collect();
+        let Role::Leads(term) = self.role else { unreachable!("a shard that follows opens no group") };
+        let views = open.views(&self.parts.ledger);
         if mutant!(ViewBeforeCommit) {
             for view in &views {
                 self.parts.published.publish(view.clone(), self.parts.number.stream(), open.sequence);
@@ -496,8 +529,9 @@ impl ShardActor {
         self.parts.metrics.observe_proposal(group.events, group.payload.len());
         self.proposed = group.sequence;
         let (sequence, time, next_lapse) = (group.sequence, group.time, self.parts.ledger.next_lapse());
-        self.in_flight.push_back(InFlight { sequence, time, proposed_at: Instant::now(), views, next_lapse });
-        self.parts.log.propose(group);
+        let inverses = open.inverses;
+        self.in_flight.push_back(InFlight { sequence, time, proposed_at: Instant::now(), views, next_lapse, inverses });
+        self.parts.log.propose(term, group);
     }
 
     /// A time that every committed event has reached and no uncommitted one precedes.
@@ -511,6 +545,27 @@ impl ShardActor {
 }
 
 impl OpenGroup {
+    fn new(sequence: GroupSequence, time: Timestamp) -> Self {
+        Self { sequence, time, builder: GroupBuilder::new(sequence, time), touched: Vec::new(), inverses: Vec::new() }
+    }
+
+    fn touch_all(&mut self, event: &Event) {
+        if let Event::Expired { reservations } = event {
+            for reservation in reservations {
+                self.touch(reservation.stock);
+            }
+        } else if let Some(stock) = event.stock() {
+            self.touch(stock);
+        }
+    }
+
+    /// The stocks that it changed, as they stand in `ledger`.
+    fn views(&mut self, ledger: &Ledger) -> Vec<StockView> {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        self.touched.iter().filter_map(|id| ledger.stock(*id)).collect()
+    }
+
     fn touch(&mut self, stock: StockId) {
         // Neighbouring events mostly touch one hot product; the rest is made unique when the group closes.
         if self.touched.last() != Some(&stock) {

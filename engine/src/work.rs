@@ -58,6 +58,8 @@ pub(crate) struct Many {
     pub(crate) requests: VecDeque<Request>,
     /// What came of the others.
     pub(crate) outcomes: Vec<Outcome>,
+    /// How often the shard had taken back what was not committed when those came about.
+    pub(crate) taken_back: u64,
     /// Those of them that are keyed reservations.
     pub(crate) under_way: Vec<UnderWay>,
     pub(crate) reply: oneshot::Sender<Vec<Outcome>>,

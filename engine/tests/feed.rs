@@ -108,6 +108,7 @@ fn rig(shards: u16) -> Rig {
                 ledger: Ledger::new(RULES, sealing.table_seed()),
                 log: Box::new(LocalLog::new(wal.writer(), *stream)),
                 progress,
+                quorum: None,
             })
             .collect(),
     });

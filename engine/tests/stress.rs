@@ -16,7 +16,7 @@ use tidegate_engine::{
     CommitLog, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Fault, ManualClock, Pending,
     Refusal, Router, Sealing, ShardStart, partition_of,
 };
-use tidegate_persistence::{Group, GroupSequence};
+use tidegate_persistence::{Group, GroupSequence, Term};
 use tidegate_stock::Ledger;
 use tokio::runtime;
 
@@ -35,7 +35,7 @@ const ENDS: u64 = 60;
 struct OtherThreadsLog(mpsc::Sender<Group>);
 
 impl CommitLog for OtherThreadsLog {
-    fn propose(&mut self, group: Group) {
+    fn propose(&mut self, _: Term, group: Group) {
         // The thread has ended where the log was made to fail.
         drop(self.0.send(group));
     }
@@ -64,6 +64,7 @@ fn machine(fails_behind: Option<u64>) -> Machine {
             ledger: Ledger::new(RULES, sealing.table_seed()),
             log: Box::new(OtherThreadsLog(groups)),
             progress: Arc::clone(&watermark),
+            quorum: None,
         });
         thread::spawn(move || {
             while let Ok(group) = proposed.recv() {

@@ -54,7 +54,7 @@ struct LogState {
 }
 
 impl CommitLog for TestLog {
-    fn propose(&mut self, group: Group) {
+    fn propose(&mut self, _: Term, group: Group) {
         let mut state = self.state.lock();
         state.proposed = group.sequence.0;
         self.write(&mut state, &group);
@@ -186,7 +186,12 @@ pub fn machine(options: EngineOptions, idempotency_keys_max: usize) -> Machine {
         metrics: Arc::new(EngineMetrics::default()),
         disk_low: Arc::clone(&disk_low),
         history: None,
-        shards: vec![ShardStart { ledger: Ledger::new(rules, sealing.table_seed()), log: Box::new(log.clone()), progress }],
+        shards: vec![ShardStart {
+            ledger: Ledger::new(rules, sealing.table_seed()),
+            log: Box::new(log.clone()),
+            progress,
+            quorum: None,
+        }],
     });
     let engine = engine.unwrap();
     let tails = [RecoveredStream::empty(StreamId::votes(0))];

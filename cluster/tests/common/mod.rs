@@ -230,16 +230,26 @@ pub fn values(store: &dyn LogStore, stream: StreamId) -> Vec<(Vec<u8>, Vec<u8>)>
 }
 
 /// Calls from node to node within the process. A node that is cut off reaches nobody and is reached by nobody.
-#[derive(Clone, Default)]
-pub struct Network(Arc<Mutex<Wires>>);
+pub struct Network<M: Machine = LedgerMachine>(Arc<Mutex<Wires<M>>>);
 
-#[derive(Default)]
-struct Wires {
-    nodes: BTreeMap<NodeId, Raft<LedgerMachine>>,
+struct Wires<M: Machine> {
+    nodes: BTreeMap<NodeId, Raft<M>>,
     cut_off: BTreeSet<NodeId>,
 }
 
-impl Network {
+impl<M: Machine> Clone for Network<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M: Machine> Default for Network<M> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Wires { nodes: BTreeMap::new(), cut_off: BTreeSet::new() })))
+    }
+}
+
+impl<M: Machine> Network<M> {
     pub fn cut_off(&self, node: NodeId) {
         self.0.lock().cut_off.insert(node);
     }
@@ -248,28 +258,28 @@ impl Network {
         self.0.lock().cut_off.clear();
     }
 
-    fn connect(&self, node: NodeId, raft: Raft<LedgerMachine>) {
+    pub fn connect(&self, node: NodeId, raft: Raft<M>) {
         self.0.lock().nodes.insert(node, raft);
     }
 
-    fn disconnect(&self, node: NodeId) {
+    pub fn disconnect(&self, node: NodeId) {
         self.0.lock().nodes.remove(&node);
     }
 }
 
-pub struct Dialer {
-    from: NodeId,
-    network: Network,
+pub struct Dialer<M: Machine = LedgerMachine> {
+    pub from: NodeId,
+    pub network: Network<M>,
 }
 
-pub struct Wire {
+pub struct Wire<M: Machine> {
     from: NodeId,
     to: NodeId,
-    network: Network,
+    network: Network<M>,
 }
 
-impl Wire {
-    fn reach(&self) -> Result<Raft<LedgerMachine>, Unreachable<TypeConfig>> {
+impl<M: Machine> Wire<M> {
+    fn reach(&self) -> Result<Raft<M>, Unreachable<TypeConfig>> {
         let wires = self.network.0.lock();
         let is_cut = [self.from, self.to].iter().any(|node| wires.cut_off.contains(node));
         let node = wires.nodes.get(&self.to).filter(|_| !is_cut).cloned();
@@ -283,16 +293,16 @@ impl Wire {
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for Dialer {
-    type Network = Wire;
+impl<M: Machine> RaftNetworkFactory<TypeConfig> for Dialer<M> {
+    type Network = Wire<M>;
 
-    async fn new_client(&mut self, target: NodeId, _: &Member) -> Wire {
+    async fn new_client(&mut self, target: NodeId, _: &Member) -> Wire<M> {
         Wire { from: self.from, to: target, network: self.network.clone() }
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for Wire {
-    type SnapshotData = MachineSnapshot<Arc<Vec<CommittedGroup>>>;
+impl<M: Machine> RaftNetworkV2<TypeConfig> for Wire<M> {
+    type SnapshotData = MachineSnapshot<M::Snapshot>;
 
     async fn append_entries(
         &mut self,

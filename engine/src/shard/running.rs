@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 
 use super::{CopyState, ShardActor, Turn};
 use crate::copying::CopyPiece;
+use crate::quorum::QuorumLine;
 use crate::router::ShardNumber;
 use crate::sync::{mpsc, oneshot};
 
@@ -151,8 +152,11 @@ impl Handler<Mark> for ShardActor {
     type Result = ();
 
     fn handle(&mut self, _: Mark, _: &mut Self::Context) {
-        self.newest = self.parts.clock.now().max(self.newest);
-        self.open_group(self.newest);
+        // Where another node's shard decides it makes the newer entries too.
+        if self.leads() {
+            self.newest = self.parts.clock.now().max(self.newest);
+            self.open_group(self.newest);
+        }
         self.parts.progress.wake().notify();
     }
 }
@@ -262,13 +266,15 @@ impl ShardActor {
     fn has_work(&self) -> bool {
         (self.may_take() && ((self.may_drain() && self.parts.ring.has_items()) || !self.backlog.is_empty()))
             || self.parts.progress.has_failed()
+            || !self.told.is_empty()
+            || self.parts.quorum.as_ref().is_some_and(QuorumLine::has_items)
             || self.parts.history.as_ref().is_some_and(|history| history.inbox().has_items())
             || self.in_flight.front().is_some_and(|group| group.sequence <= self.parts.progress.committed())
     }
 
     /// How long until the next hold falls due; `None` while nothing is held.
     fn until_next_lapse(&self) -> Option<Duration> {
-        let due = self.parts.ledger.next_lapse()?;
+        let due = self.parts.ledger.next_lapse().filter(|_| self.leads())?;
         let now = self.parts.clock.now();
         if mutant!(LapseOverslept) {
             return Some(Duration::from_secs(3));

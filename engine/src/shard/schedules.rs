@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use loom::future::block_on;
-use tidegate_persistence::{ActorName, Group, GroupSequence};
+use tidegate_persistence::{ActorName, Group, GroupSequence, Term};
 use tidegate_stock::{
     Allotment, Command, HoldSeconds, Ledger, Partition, Quantity, Recall, Rejection, Request, ReservationId, ReservationRecord,
     Rules, Sku, StockTerms, Timestamp, UserId, decide,
@@ -50,7 +50,7 @@ struct World {
 struct ToldLog(mpsc::Sender<GroupSequence>);
 
 impl CommitLog for ToldLog {
-    fn propose(&mut self, group: Group) {
+    fn propose(&mut self, _: Term, group: Group) {
         // The thread that hears has ended where the log has failed.
         let _ = self.0.send(group.sequence);
     }
@@ -74,7 +74,7 @@ fn metrics() -> Arc<EngineMetrics> {
 struct LogAtOnce(Arc<CommitProgress>, Arc<AtomicU64>);
 
 impl CommitLog for LogAtOnce {
-    fn propose(&mut self, group: Group) {
+    fn propose(&mut self, _: Term, group: Group) {
         self.1.store(group.sequence.0, Ordering::Relaxed);
         self.0.commit(group.sequence);
     }
@@ -111,6 +111,7 @@ fn shard_on(ledger: Ledger, log: impl FnOnce(&World) -> Box<dyn CommitLog>) -> (
         ledger,
         ring: receiver,
         log: log(&world),
+        quorum: None,
         progress: Arc::clone(&world.progress),
         published: Arc::clone(&world.published),
         known: Arc::default(),

@@ -101,6 +101,7 @@ impl Ground {
                 ledger,
                 log: Box::new(LocalLog::new(wal.writer(), tail.stream)),
                 progress: commits.progress(tail.stream).unwrap(),
+                quorum: None,
             })
             .collect();
         let engine = Engine::start(EngineParts {

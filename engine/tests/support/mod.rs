@@ -15,12 +15,12 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tidegate_engine::{
     Answer, Clock, CommitLog, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, HistoryStart,
-    ManualClock, Pending, Sealing, ShardStart, Submission, partition_of,
+    LedgerCopy, ManualClock, Pending, Sealing, ShardStart, Submission, partition_of, snapshot_items,
 };
-use tidegate_persistence::{ActorName, Group, GroupSequence, History};
+use tidegate_persistence::{ActorName, Group, GroupSequence, History, SNAPSHOT_BLOCK_BYTES_MAX, Term};
 use tidegate_stock::{
-    Allotment, Command, HoldSeconds, IdempotencyKey, Ledger, Quantity, ReservationId, ReservationView, Rules, Sku, StockTerms,
-    Timestamp, UserId,
+    Allotment, Command, HoldSeconds, IdempotencyKey, Ledger, Loader, Quantity, ReservationId, ReservationView, Rules, Sku,
+    StockTerms, Timestamp, UserId,
 };
 
 /// The longest that any wait of these tests may take before the test fails.
@@ -36,7 +36,7 @@ pub struct HeldLog {
 }
 
 impl CommitLog for HeldLog {
-    fn propose(&mut self, group: Group) {
+    fn propose(&mut self, _: Term, group: Group) {
         self.proposed.0.lock().push(group);
         self.proposed.1.notify_all();
     }
@@ -63,9 +63,9 @@ impl HeldLog {
 pub struct InstantLog(pub Arc<CommitProgress>, pub HeldLog);
 
 impl CommitLog for InstantLog {
-    fn propose(&mut self, group: Group) {
+    fn propose(&mut self, term: Term, group: Group) {
         let sequence = group.sequence;
-        self.1.propose(group);
+        self.1.propose(term, group);
         self.0.commit(sequence);
     }
 }
@@ -188,7 +188,7 @@ fn start_on(
         metrics: Arc::clone(&metrics),
         disk_low: Arc::clone(&disk_low),
         history: history.map(|store| HistoryStart { store, on_failure: Box::new(|error| panic!("the history failed: {error}")) }),
-        shards: vec![ShardStart { ledger, log: log_of(&progress, &log), progress: Arc::clone(&progress) }],
+        shards: vec![ShardStart { ledger, log: log_of(&progress, &log), progress: Arc::clone(&progress), quorum: None }],
     })
     .unwrap();
     Bench { engine, clock, log, progress, disk_low, metrics }
@@ -273,4 +273,18 @@ pub fn reservation(answer: Result<Answer, Failure>) -> ReservationView {
 /// Looks at a pending answer once, without waiting.
 pub fn is_ready(pending: &mut Pending) -> bool {
     matches!(pin!(pending).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
+}
+
+/// The ledger of a copy, and how many items it came in. Each block is one that a snapshot takes.
+pub async fn loaded(mut copy: LedgerCopy) -> (Ledger, u32) {
+    let load = move || {
+        let (mut loader, mut items) = (Loader::new(RULES, 99), 0);
+        while let Some(block) = copy.next_block().unwrap() {
+            assert!((1..=SNAPSHOT_BLOCK_BYTES_MAX).contains(&block.bytes.len()), "a block of {} bytes", block.bytes.len());
+            items += block.items;
+            snapshot_items(&block.bytes).for_each(|item| loader.add(item.unwrap()).unwrap());
+        }
+        (loader.finish().unwrap(), items)
+    };
+    tokio::task::spawn_blocking(load).await.unwrap()
 }

@@ -1,0 +1,327 @@
+//! A shard of the engine as a member of its consensus group.
+//!
+//! What the shard decides is proposed here, one group behind the other, each naming the chain hash of the one before it. What is committed comes back
+//! by the state machine in one order, whoever proposed it, and goes to the shard, which finds its own proposals among it. In between stands who
+//! leads:
+//!
+//! - The shard decides once its node leads *and* all that was proposed before is settled: the leader's own blank entry is committed and applied,
+//!   and with it whatever stands before it. So the shard begins with the newest ledger there is.
+//! - It stops as soon as the node leads no longer or has not heard of its quorum for longer than its lease, and when consensus refuses one of its
+//!   proposals or sets one aside: what was decided behind that means nothing. It may begin again in the same term, once all is settled.
+//!
+//! What the shard is told and which of its proposals are still its own are under one lock, so that they have one order.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use openraft::type_config::alias::OneshotReceiverOf;
+use openraft::{Instant as _, ReadPolicy, ServerState};
+use parking_lot::Mutex;
+use tidegate_engine::{CommitLog, Installed, QuorumVoice, Room, Told};
+use tidegate_persistence::{ChainHash, Group, NodeId, RecordHeader, RecordKind, Term};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::state_machine::{CommittedGroup, Machine, SnapshotFuture, Standing};
+use crate::types::{LeaderId, Outcome, Proposal, Raft, TypeConfig};
+
+/// How long a node waits before it tries again to find out whether it may decide.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Keeps a shard's snapshots, and makes ledgers of those of others.
+pub trait Snapshots: Send + Sync + 'static {
+    /// A snapshot, as it is handed to another node.
+    type Snapshot: Clone + Send + Sync + 'static;
+
+    /// As [`Machine::begin_snapshot`].
+    fn begin(&mut self, standing: Standing) -> impl Future<Output = SnapshotFuture<Self::Snapshot>> + Send;
+
+    /// Keeps `snapshot` with its standing, and makes a ledger of it.
+    fn install(&mut self, standing: Standing, snapshot: Self::Snapshot) -> impl Future<Output = io::Result<Installed>> + Send;
+
+    /// As [`Machine::current_snapshot`].
+    fn current(&mut self) -> impl Future<Output = io::Result<Option<(Standing, Self::Snapshot)>>> + Send;
+}
+
+/// Between a shard and its consensus group.
+struct Line {
+    voice: QuorumVoice,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// In which term the shard has been told to lead, unless it was told to follow since.
+    leads: Option<Term>,
+    /// The chain hash of the group applied last.
+    applied: ChainHash,
+    /// The chain hash of the newest proposal, or of the group applied last.
+    head: ChainHash,
+    /// The chain hashes of what is proposed and not applied, oldest first.
+    pending: VecDeque<ChainHash>,
+}
+
+impl Line {
+    /// Tells the shard to lead. All that was proposed before must be settled.
+    fn lead(&self, term: Term) {
+        let mut state = self.state.lock();
+        state.pending.clear();
+        (state.leads, state.head) = (Some(term), state.applied);
+        self.voice.tell(Told::Lead(term));
+    }
+
+    /// Tells the shard to follow, if it leads. What it proposed is its own no more.
+    fn give_up(&self) {
+        self.give_up_locked(&mut self.state.lock());
+    }
+
+    fn give_up_locked(&self, state: &mut State) {
+        if state.leads.take().is_some() {
+            state.pending.clear();
+            self.voice.tell(Told::Follow);
+        }
+    }
+
+    fn leads(&self) -> Option<Term> {
+        self.state.lock().leads
+    }
+
+    /// The proposal of `group`, if the shard leads in `term`, as `leader`.
+    fn proposal(&self, term: Term, leader: NodeId, group: Group) -> Option<Proposal> {
+        let mut state = self.state.lock();
+        if state.leads != Some(term) {
+            // The shard has been told, or will be before anything else.
+            return None;
+        }
+        let predecessor = state.head;
+        let header =
+            RecordHeader { kind: RecordKind::Group, term, leader, sequence: group.sequence, predecessor, time: group.time };
+        state.head = header.chain(&group.payload);
+        let head = state.head;
+        state.pending.push_back(head);
+        Some(Proposal { predecessor, group: Arc::new(group) })
+    }
+
+    fn committed(&self, room: Room, committed: CommittedGroup) {
+        let mut state = self.state.lock();
+        let chain = committed.position.chain;
+        let is_own = state.pending.front() == Some(&chain);
+        if is_own {
+            state.pending.pop_front();
+        } else {
+            // Nobody else proposes while this shard leads: it leads no more, and has not heard of it yet.
+            self.give_up_locked(&mut state);
+        }
+        state.applied = chain;
+        self.voice.tell_committed(room, committed.group, is_own);
+    }
+
+    fn installed(&self, installed: Installed, chain: ChainHash) {
+        let mut state = self.state.lock();
+        self.give_up_locked(&mut state);
+        state.applied = chain;
+        self.voice.tell(Told::Install(Box::new(installed)));
+    }
+}
+
+/// A shard's machine: hands what is committed to the shard.
+pub struct ShardMachine<S> {
+    line: Arc<Line>,
+    snapshots: S,
+}
+
+impl<S> fmt::Debug for ShardMachine<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ShardMachine").field("state", &*self.line.state.lock()).finish_non_exhaustive()
+    }
+}
+
+impl<S: Snapshots> Machine for ShardMachine<S> {
+    type Snapshot = S::Snapshot;
+
+    async fn apply(&mut self, group: CommittedGroup) -> io::Result<()> {
+        let room = self.line.voice.room().await;
+        self.line.committed(room, group);
+        Ok(())
+    }
+
+    async fn begin_snapshot(&mut self, standing: Standing) -> SnapshotFuture<S::Snapshot> {
+        self.snapshots.begin(standing).await
+    }
+
+    async fn install_snapshot(&mut self, standing: Standing, snapshot: S::Snapshot) -> io::Result<()> {
+        let chain = standing.position.chain;
+        let installed = self.snapshots.install(standing, snapshot).await?;
+        self.line.installed(installed, chain);
+        Ok(())
+    }
+
+    async fn current_snapshot(&mut self) -> io::Result<Option<(Standing, S::Snapshot)>> {
+        self.snapshots.current().await
+    }
+}
+
+/// The shard's log: what it decides goes to its [`ShardLeader`].
+#[derive(Debug)]
+pub struct ShardLog(mpsc::UnboundedSender<(Term, Group)>);
+
+impl CommitLog for ShardLog {
+    // The shard bounds what is in flight.
+    fn propose(&mut self, term: Term, group: Group) {
+        // Nobody takes it any more: the node is stopping, and the shard is told to follow.
+        drop(self.0.send((term, group)));
+    }
+}
+
+/// Proposes what a shard decides, and has it lead or follow.
+pub struct ShardLeader {
+    node: NodeId,
+    line: Arc<Line>,
+    proposals: mpsc::UnboundedReceiver<(Term, Group)>,
+}
+
+/// The parts of a shard of `node` that has applied all up to the group with chain hash `applied`: its log, its machine, which keeps snapshots in
+/// `snapshots`, and what has it lead.
+pub fn shard_parts<S: Snapshots>(
+    node: NodeId,
+    voice: QuorumVoice,
+    applied: ChainHash,
+    snapshots: S,
+) -> (ShardLog, ShardMachine<S>, ShardLeader) {
+    let state = State { leads: None, applied, head: applied, pending: VecDeque::new() };
+    let line = Arc::new(Line { voice, state: Mutex::new(state) });
+    let (sender, proposals) = mpsc::unbounded_channel();
+    (ShardLog(sender), ShardMachine { line: Arc::clone(&line), snapshots }, ShardLeader { node, line, proposals })
+}
+
+/// The answer to a proposal, and in which term it was made.
+type Answer = (Term, Result<ClientWriteResult<TypeConfig>, io::Error>);
+
+/// What comes of the question whether a node may decide in a term.
+type Settled = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+impl ShardLeader {
+    /// Works until the shard is gone or consensus has stopped; the shard follows then.
+    ///
+    /// # Errors
+    /// Why consensus has stopped: the node must stop.
+    pub async fn run<M: Machine>(self, raft: Raft<M>) -> io::Result<()> {
+        let line = Arc::clone(&self.line);
+        let end = self.lead_and_follow(raft).await;
+        line.give_up();
+        end
+    }
+
+    async fn lead_and_follow<M: Machine>(mut self, raft: Raft<M>) -> io::Result<()> {
+        let lease = Duration::from_millis(raft.config().election_timeout_max);
+        let mut metrics = raft.metrics();
+        let mut look = interval(lease / 8);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut answers: FuturesOrdered<Pin<Box<dyn Future<Output = Answer> + Send>>> = FuturesOrdered::new();
+        // While it is asked whether the node may decide: in which term, and the question.
+        let mut asked: Option<(Term, Settled)> = None;
+        let mut ask_at = Instant::now();
+        loop {
+            let led = {
+                let metrics = metrics.borrow_watched();
+                if let Err(fatal) = &metrics.running_state {
+                    return Err(io::Error::other(fatal.to_string()));
+                }
+                let has_quorum = metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < lease);
+                (metrics.state == ServerState::Leader && has_quorum).then_some(Term(metrics.current_term))
+            };
+            let leads = self.line.leads();
+            if leads.is_some() && leads != led {
+                self.line.give_up();
+            }
+            if asked.as_ref().is_some_and(|(term, _)| Some(*term) != led) {
+                asked = None;
+            }
+            if let Some(term) = led.filter(|term| self.line.leads() != Some(*term))
+                && asked.is_none()
+                // What is not answered is not settled: it may still be committed.
+                && answers.is_empty()
+                && ask_at <= Instant::now()
+            {
+                let raft = raft.clone();
+                let question = async move {
+                    raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(drop).map_err(|error| error.to_string())
+                };
+                asked = Some((term, Box::pin(question)));
+            }
+            let retries = led.is_some() && asked.is_none() && ask_at > Instant::now();
+            let settled = async {
+                match &mut asked {
+                    Some((_, question)) => question.await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = metrics.changed() => {
+                    changed.map_err(|_| io::Error::other("consensus has stopped"))?;
+                }
+                Some((term, answer)) = answers.next(), if !answers.is_empty() => self.hear(term, answer),
+                answer = settled => {
+                    let term = asked.take().map(|(term, _)| term);
+                    match (term, answer) {
+                        (Some(term), Ok(())) => self.line.lead(term),
+                        (_, answer) => {
+                            tracing::debug!(node = %self.node, ?answer, "not settled yet who decides");
+                            ask_at = Instant::now() + RETRY;
+                        }
+                    }
+                }
+                proposal = self.proposals.recv() => {
+                    let Some((term, group)) = proposal else { return Ok(()) };
+                    if let Some(proposal) = self.line.proposal(term, self.node, group) {
+                        answers.push_back(Box::pin(propose(&raft, term, self.node, proposal).await?));
+                    }
+                }
+                _ = look.tick() => {}
+                () = sleep_until(ask_at), if retries => {}
+            }
+        }
+    }
+
+    fn hear(&self, term: Term, answer: Result<ClientWriteResult<TypeConfig>, io::Error>) {
+        let refused = match answer {
+            Ok(Ok(response)) => match response.data {
+                Outcome::Applied(_) => return,
+                outcome => format!("{outcome:?}"),
+            },
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => "the node leads no more".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        if self.line.leads() == Some(term) {
+            tracing::info!(node = %self.node, %term, %refused, "a proposal is refused: what was decided behind it is taken back");
+            self.line.give_up();
+        }
+    }
+}
+
+/// Proposes; the future that comes back ends with what became of it.
+async fn propose<M: Machine>(
+    raft: &Raft<M>,
+    term: Term,
+    node: NodeId,
+    proposal: Proposal,
+) -> io::Result<impl Future<Output = Answer> + Send + use<M>> {
+    let (responder, receiver): (_, OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>) =
+        ProgressResponder::complete_only();
+    let leader = LeaderId { term: term.0, node_id: node };
+    let proposed = raft.write(proposal).with_leader(leader).responder(responder).await;
+    proposed.map_err(|fatal| io::Error::other(fatal.to_string()))?;
+    Ok(async move { (term, receiver.await.map_err(io::Error::other)) })
+}

@@ -1,0 +1,113 @@
+//! The port to a log that a quorum keeps: what such a log tells a shard, beside taking what it proposes.
+//!
+//! Only one node's shard decides at a time, and only while the log says so. Groups of whoever decides come to the shards of all nodes in one
+//! order; a shard finds its own proposals among them. What it decided ahead of them is taken back where they turn out otherwise.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tidegate_persistence::{Group, GroupSequence, Term};
+use tidegate_stock::Ledger;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::commit::CommitProgress;
+use crate::inbox::Inbox;
+
+/// Groups that wait for a shard at most before the log waits for the shard.
+const GROUPS_WAITING_MAX: usize = 64;
+
+/// What a log tells its shard. Order counts.
+pub enum Told {
+    /// Decide, from now on and in this term. Every group that is committed has been told, and no other will become so unless it is proposed in
+    /// answer to this.
+    Lead(Term),
+    /// Decide no longer. What is proposed and has not been told as committed may become so or not.
+    Follow,
+    /// The next group is committed.
+    Committed {
+        /// The group.
+        group: Arc<Group>,
+        /// Whether the shard itself proposed it since it was last told to lead. Such groups are told in the order proposed.
+        is_own: bool,
+    },
+    /// Take this for all that is known.
+    Install(Box<Installed>),
+}
+
+/// A ledger that takes the place of a shard's.
+pub struct Installed {
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The newest group in it.
+    pub at: GroupSequence,
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lead(term) => formatter.debug_tuple("Lead").field(term).finish(),
+            Self::Follow => formatter.write_str("Follow"),
+            Self::Committed { group, is_own } => {
+                formatter.debug_struct("Committed").field("sequence", &group.sequence).field("is_own", is_own).finish()
+            }
+            Self::Install(installed) => formatter.debug_struct("Install").field("at", &installed.at).finish_non_exhaustive(),
+        }
+    }
+}
+
+/// Something told, and its room in the line.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) told: Told,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Room for a group in a shard's line.
+#[derive(Debug)]
+pub struct Room(OwnedSemaphorePermit);
+
+/// The log's end of the line to a shard.
+#[derive(Debug, Clone)]
+pub struct QuorumVoice {
+    inbox: Arc<Inbox<Message>>,
+    room: Arc<Semaphore>,
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub struct QuorumLine(Arc<Inbox<Message>>);
+
+/// A line to the shard whose watermark `progress` is.
+pub fn quorum_line(progress: &CommitProgress) -> (QuorumVoice, QuorumLine) {
+    let inbox = Inbox::new(Arc::clone(progress.wake()));
+    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::new(Semaphore::new(GROUPS_WAITING_MAX)) };
+    (voice, QuorumLine(inbox))
+}
+
+impl QuorumVoice {
+    /// Waits until the shard has room for another group.
+    pub async fn room(&self) -> Room {
+        let permit = Arc::clone(&self.room).acquire_owned().await;
+        Room(permit.expect("the line's room is never closed"))
+    }
+
+    /// Tells the shard of a committed group, for which there is `room`. Does not wait.
+    pub fn tell_committed(&self, room: Room, group: Arc<Group>, is_own: bool) {
+        self.inbox.put(Message { told: Told::Committed { group, is_own }, _room: Some(room.0) });
+    }
+
+    /// Tells the shard anything else, which is seldom. Does not wait.
+    pub fn tell(&self, told: Told) {
+        self.inbox.put(Message { told, _room: None });
+    }
+}
+
+impl QuorumLine {
+    pub(crate) fn has_items(&self) -> bool {
+        self.0.has_items()
+    }
+
+    pub(crate) fn take(&self) -> Vec<Message> {
+        self.0.take()
+    }
+}

@@ -1,0 +1,164 @@
+//! What a shard does with what a quorum tells it: it leads or follows, finds its proposals committed or takes them back, and applies what others
+//! decided.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidegate_persistence::{Group, Term};
+use tidegate_stock::{Event, Inverse};
+
+use super::{CopyState, InFlight, OpenGroup, Reply, Role, ShardActor};
+use crate::answer::{Failure, Fault};
+use crate::known::KnownKeeper;
+use crate::quorum::{Installed, Told};
+use crate::work::Outcome;
+
+impl ShardActor {
+    /// Takes what the quorum has to say, about as much as a batch in one turn. Returns whether there was anything.
+    pub(super) fn hear_quorum(&mut self) -> bool {
+        let Some(line) = &self.parts.quorum else { return false };
+        self.told.extend(line.take());
+        let mut events = 0;
+        let heard = !self.told.is_empty();
+        while events < self.parts.options.batch_commands_max
+            && let Some(message) = self.told.pop_front()
+        {
+            match message.told {
+                Told::Lead(term) => self.lead(term),
+                Told::Follow => self.follow(),
+                Told::Committed { group, is_own: true } => {
+                    let own = self.in_flight.front().map(|own| own.sequence);
+                    assert_eq!(own, Some(group.sequence), "a group is said to be this shard's own, and is not its oldest proposal");
+                    self.parts.progress.commit(group.sequence);
+                    self.settle();
+                    events += 1;
+                }
+                Told::Committed { group, is_own: false } => {
+                    events += group.events as usize + 1;
+                    self.follow_group(&group);
+                }
+                Told::Install(installed) => self.install(*installed),
+            }
+        }
+        heard
+    }
+
+    fn lead(&mut self, term: Term) {
+        self.take_back();
+        self.role = Role::Leads(term);
+        // What another node stamped counts: time does not run backwards with a change of leaders.
+        self.newest = self.newest.max(self.parts.ledger.last_applied());
+        self.parts.progress.set_leads(true);
+    }
+
+    fn follow(&mut self) {
+        self.parts.progress.set_leads(false);
+        self.role = Role::Follows;
+        self.take_back();
+    }
+
+    /// Undoes what is not committed. Whoever waits for it learns that nobody knows what becomes of it.
+    fn take_back(&mut self) {
+        self.settle();
+        let mut inverses: Vec<Inverse> = self.open.take().map_or_else(Vec::new, |open| open.inverses);
+        while let Some(group) = self.in_flight.pop_back() {
+            let newer = std::mem::replace(&mut inverses, group.inverses);
+            inverses.extend(newer);
+        }
+        if !inverses.is_empty() {
+            // Before any other group can be committed under the same number.
+            self.parts.progress.note_taken_back();
+            self.taken_back += 1;
+        }
+        for inverse in inverses.into_iter().rev() {
+            self.parts.ledger.undo(inverse);
+        }
+        self.proposed = self.parts.progress.committed();
+        self.is_lapsing = false;
+        // A filter under way may leave out whom only what is undone made unknown.
+        self.known.begin_again(&self.parts.ledger);
+        for waiting in std::mem::take(&mut self.waiting) {
+            waiting.reply.send_unknown();
+        }
+        self.waiting_commands = 0;
+    }
+
+    /// Applies a group that another node decided.
+    fn follow_group(&mut self, group: &Arc<Group>) {
+        self.take_back();
+        assert_eq!(group.sequence, self.proposed.next(), "a committed group does not follow the one before it");
+        let mut touched = OpenGroup::new(group.sequence, group.time);
+        // It came through the log, whose checksums it has passed: if it cannot be read, whoever wrote it has another format.
+        let entries: Result<Vec<_>, _> = group.entries().and_then(Iterator::collect);
+        let entries = entries.unwrap_or_else(|error| panic!("committed group {} cannot be read: {error}", group.sequence));
+        for entry in entries {
+            self.known.note(&entry.event);
+            // What is committed is never taken back.
+            drop(self.parts.ledger.apply(&entry.event, entry.at));
+            touched.touch_all(&entry.event);
+            self.newest = self.newest.max(entry.at);
+            if let Event::Expired { reservations } = &entry.event {
+                self.parts.metrics.count_lapsed(reservations.len());
+            }
+        }
+        self.proposed = group.sequence;
+        let views = touched.views(&self.parts.ledger);
+        let next_lapse = self.parts.ledger.next_lapse();
+        let in_flight = InFlight {
+            sequence: group.sequence,
+            time: group.time,
+            proposed_at: Instant::now(),
+            views,
+            next_lapse,
+            inverses: Vec::new(),
+        };
+        self.in_flight.push_back(in_flight);
+        self.parts.progress.commit(group.sequence);
+        self.settle();
+    }
+
+    /// Goes on with another ledger, which knows more than this shard's.
+    fn install(&mut self, installed: Installed) {
+        self.take_back();
+        let Installed { ledger, at } = installed;
+        let stream = self.parts.number.stream();
+        self.parts.ledger = ledger;
+        self.copy = CopyState::None;
+        self.newest = self.newest.max(self.parts.ledger.last_applied());
+        self.proposed = at;
+        let shared = Arc::clone(&self.parts.known);
+        self.known = KnownKeeper::new(shared, self.parts.options.known_filter_bytes_max, &self.parts.ledger, at);
+        self.parts.progress.commit(at);
+        self.parts.published.expect_lapse(stream, self.parts.ledger.next_lapse());
+        for view in self.parts.ledger.stocks() {
+            self.parts.published.publish(view, stream, at);
+        }
+        self.parts.published.show_lapse(stream, self.parts.ledger.next_lapse());
+        self.parts.published.show_up_to(stream, at);
+        self.parts.changes.tell();
+    }
+}
+
+/// What was decided and not refused may have happened.
+pub(super) fn make_unknown(outcomes: &mut [Outcome]) {
+    for outcome in outcomes.iter_mut().filter(|outcome| !matches!(outcome, Err(Failure::Refusal(_)))) {
+        *outcome = Err(Fault::OutcomeUnknown.into());
+    }
+}
+
+impl Reply {
+    /// Tells whoever waits that nobody knows. A look at a list simply ends.
+    fn send_unknown(self) {
+        match self {
+            Self::One(reply, mut outcome) => {
+                make_unknown(std::slice::from_mut(&mut outcome));
+                drop(reply.send(outcome));
+            }
+            Self::Many(reply, mut outcomes) => {
+                make_unknown(&mut outcomes);
+                drop(reply.send(outcomes));
+            }
+            Self::List(..) => {}
+        }
+    }
+}
