@@ -171,11 +171,10 @@ fn the_picture_of_connections_batches_and_products_sells_what_there_is() {
     assert_eq!(names, ["picture.json", "connections.svg", "batch.svg", "products.svg"]);
     for plot in &files[1..] {
         let plot = std::fs::read_to_string(plot).unwrap();
-        for word in
-            ["reservations a second", "p99.9", "processor time", "power_loss", "cores that node", "medians of 2 runs", "Flat?"]
-        {
+        for word in ["reservations a second", "p99.9", "processor time", "power_loss", "cores that node", "medians of 2 runs"] {
             assert!(plot.contains(word), "{word} in {plot}");
         }
+        assert_eq!(plot.contains("Flat over the whole width?"), plot.contains("by the number of products"), "{plot}");
         // Throughput, three percentiles, processor time; a dot for each of two points.
         assert_eq!((plot.matches("<polyline").count(), plot.matches("<circle").count()), (5, 10), "{plot}");
     }

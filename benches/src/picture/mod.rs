@@ -190,8 +190,8 @@ pub struct Sweep {
     pub durability: &'static str,
     /// Where the design says that cost stays flat from: the first place.
     pub flat_from: u64,
-    /// How flat it was from there on.
-    pub flatness: Flatness,
+    /// How flat it was from there on; of one point alone nothing can be said.
+    pub flatness: Option<Flatness>,
     /// What was measured, by place.
     pub points: Vec<Point>,
 }
@@ -302,7 +302,7 @@ fn figure(sweep: &Sweep, point: &Point) -> Figure {
     let median_of = |pick: fn(&Sample) -> f64| median(&point.runs.iter().map(pick).collect::<Vec<_>>());
     Figure {
         bench: "picture",
-        what: format!("{} {}", panels::varied(sweep.subject), amount(point.at)),
+        what: format!("{:.0} {}", point.at, panels::varied(sweep.subject)),
         durability: sweep.durability.to_owned(),
         group_events: Some(median_of(|run| run.group_events)),
         unit: "reservations/s",
@@ -347,11 +347,9 @@ impl Point {
 }
 
 impl Flatness {
-    fn of(points: &[Point], flat_from: f64) -> Self {
+    fn of(points: &[Point], flat_from: f64) -> Option<Self> {
         let mut flat = points.iter().filter(|point| point.at >= flat_from);
-        let Some(first) = flat.next() else {
-            return Self { rate_last: 1.0, rate_least: 1.0, server_cpu_last: 1.0, server_cpu_most: 1.0 };
-        };
+        let first = flat.next()?;
         let ratios = |pick: fn(&Sample) -> f64| -> Vec<f64> {
             let within_runs = |point: &Point| {
                 let ratios = point.runs.iter().zip(&first.runs).map(|(run, first)| pick(run) / pick(first).max(f64::MIN_POSITIVE));
@@ -360,12 +358,12 @@ impl Flatness {
             flat.clone().map(within_runs).collect()
         };
         let (rates, costs) = (ratios(|run| run.rate), ratios(|run| run.server_cpu_us));
-        Self {
-            rate_last: rates.last().copied().unwrap_or(1.0),
+        Some(Self {
+            rate_last: rates.last().copied()?,
             rate_least: rates.iter().copied().fold(1.0, f64::min),
-            server_cpu_last: costs.last().copied().unwrap_or(1.0),
+            server_cpu_last: costs.last().copied()?,
             server_cpu_most: costs.iter().copied().fold(1.0, f64::max),
-        }
+        })
     }
 }
 
@@ -452,13 +450,13 @@ mod tests {
         ];
         let sweep = Sweep::new(Subject::Products, String::new(), 2, points);
         let expected = Flatness { rate_last: 0.9, rate_least: 0.5, server_cpu_last: 1.0, server_cpu_most: 1.5 };
-        assert_eq!(sweep.flatness, expected);
+        assert_eq!(sweep.flatness, Some(expected));
         assert!((sweep.points[1].rate - 200.0).abs() < 1e-9 && (sweep.points[1].spread - 1.5).abs() < 1e-9);
     }
 
     #[test]
-    fn one_point_alone_is_flat() {
-        let sweep = Sweep::new(Subject::Open, String::new(), 0, vec![vec![sample(5.0, 1.0, 1.0)]]);
-        assert!((sweep.flatness.rate_last - 1.0).abs() < 1e-9 && (sweep.flatness.server_cpu_most - 1.0).abs() < 1e-9);
+    fn one_point_alone_is_not_said_to_be_flat() {
+        let points = vec![vec![sample(5.0, 1.0, 1.0)], vec![sample(8.0, 1.0, 1.0)]];
+        assert_eq!(Sweep::new(Subject::Open, String::new(), 6, points).flatness, None);
     }
 }

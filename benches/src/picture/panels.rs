@@ -2,7 +2,7 @@
 
 use super::{Point, Sample, Subject, Sweep};
 use crate::chart::{Chart, Mark, Panel, Scale, Series, Unit};
-use crate::figure::Percentiles;
+use crate::figure::{Percentiles, median};
 use crate::machine::Machine;
 use crate::report::amount;
 
@@ -43,7 +43,7 @@ pub(super) fn chart(sweep: &Sweep, machine: &Machine) -> Chart {
     let mut rates = vec![series("reserved", sweep, |point| Some(point.rate), |run| Some(run.rate))];
     if sweep.subject == Subject::History {
         let moved = |point: &Point| point.runs.iter().map(|run| run.moved_rate).collect::<Option<Vec<_>>>();
-        let moved = |point: &Point| moved(point).map(|rates| crate::figure::median(&rates));
+        let moved = |point: &Point| moved(point).map(|rates| median(&rates));
         rates.push(series("reserved, lapsed and in the history", sweep, moved, |run| run.moved_rate));
     }
     let percentile = |name: &'static str, pick: fn(&Percentiles) -> f64| {
@@ -55,8 +55,8 @@ pub(super) fn chart(sweep: &Sweep, machine: &Machine) -> Chart {
         percentile("p99.9", |latency| latency.p999_us),
     ];
     let cost = match sweep.subject {
-        Subject::History => "Node's processor time for one, until it has left memory",
-        _ => "Node's processor time for one",
+        Subject::History => "Node's processor time for one, until it left memory",
+        _ => "Node's processor time for one reservation",
     };
     let costs = vec![series("", sweep, |point| Some(point.server_cpu_us), |run| Some(run.server_cpu_us))];
     let mut panels = vec![
@@ -98,13 +98,7 @@ fn series(
 fn caption(sweep: &Sweep, machine: &Machine) -> Vec<String> {
     let runs = sweep.points.first().map_or(0, |point| point.runs.len());
     let Machine { processor, cores, memory_mib, kernel, file_system, load_before } = machine;
-    let flat = &sweep.flatness;
-    let from = if sweep.flat_from > 1 {
-        format!("from {} {} on", sweep.flat_from, varied(sweep.subject))
-    } else {
-        "over the whole width".to_owned()
-    };
-    vec![
+    let mut caption = vec![
         format!("Load: over HTTP on the loopback, closed loop, {}.", sweep.load),
         format!("Durability: {}; the node has default settings, and is a new one for every run.", sweep.durability),
         format!(
@@ -112,12 +106,19 @@ fn caption(sweep: &Sweep, machine: &Machine) -> Vec<String> {
              {file_system}; load before {load_before:.2}."
         ),
         format!("Dots: medians of {runs} runs; whiskers: least and most of them."),
-        format!(
-            "Flat? {from}, the last point beside the first: rate {} x (least {} x), processor time {} x (most {} x).",
+    ];
+    if let Some(flat) = &sweep.flatness {
+        let from = match sweep.flat_from {
+            0 | 1 => "over the whole width".to_owned(),
+            from => format!("from {from} {} on", varied(sweep.subject)),
+        };
+        caption.push(format!(
+            "Flat {from}? The last point there beside the first: rate {} x (least {} x), processor time {} x (most {} x).",
             amount(flat.rate_last),
             amount(flat.rate_least),
             amount(flat.server_cpu_last),
             amount(flat.server_cpu_most)
-        ),
-    ]
+        ));
+    }
+    caption
 }

@@ -1,6 +1,7 @@
 //! Points that take turns, each on a fresh node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -12,7 +13,7 @@ use crate::figure::number;
 use crate::http::{SKU, UNITS_MAX};
 use crate::sample::{HOLD_SECONDS, SEED};
 use crate::server::{Server, stock_terms};
-use crate::wire::{NO_PRODUCT, Request, product_name, take_batch, take_opened, take_single};
+use crate::wire::{NO_PRODUCT, Request, Take, product_name, take_batch, take_opened, take_single};
 
 /// Connections that open products.
 const OPENING_CONNECTIONS: usize = 64;
@@ -59,7 +60,7 @@ pub(super) fn products(parameters: &PictureParameters, said: &mut Said<'_>) -> R
             connections: OPENING_CONNECTIONS,
             commands: 1,
             pace: None,
-            warm_up: std::time::Duration::ZERO,
+            warm_up: Duration::ZERO,
             measured: ONCE_MAX,
             first_buyer: 1,
             buyers_max: products,
@@ -106,13 +107,7 @@ fn in_turns(
 }
 
 /// Sells the hot product of a fresh node.
-fn sell_hot(
-    parameters: &PictureParameters,
-    request: &Request,
-    take: crate::wire::Take,
-    crowd: &Crowd,
-    at: u64,
-) -> Result<Sample, BenchError> {
+fn sell_hot(parameters: &PictureParameters, request: &Request, take: Take, crowd: &Crowd, at: u64) -> Result<Sample, BenchError> {
     let server = Server::node(&parameters.tidegate, parameters.directory.as_ref())?;
     server.open_stock(SKU, parameters.units)?;
     let sample = sell(&server, request, take, crowd, parameters.units, at)?;
