@@ -111,9 +111,8 @@ impl Chart {
         for (place, panel) in self.panels.iter().enumerate() {
             panel.draw(&mut drawing, corner(place), &x_axis, self.x_label);
         }
-        let has_room = self.panels.len() % 2 == 1;
-        let ((left, from), letters) =
-            if has_room { (corner(self.panels.len()), LETTERS_PANEL) } else { (corner(self.panels.len()), LETTERS_WHOLE) };
+        let (left, from) = corner(self.panels.len());
+        let letters = if self.panels.len() % 2 == 1 { LETTERS_PANEL } else { LETTERS_WHOLE };
         let mut y = from + 12.0;
         for paragraph in &self.caption {
             for line in lines(paragraph, letters) {

@@ -148,8 +148,11 @@ fn picture_of(subjects: &[Subject]) -> Picture {
     picture
 }
 
-/// Commands and grants of each run, by sweep and point, and how many there were of what varied.
-fn told(picture: &Picture) -> Vec<Vec<(f64, Vec<(u64, u64)>)>> {
+/// Commands and grants of each run of a point.
+type Runs = Vec<(u64, u64)>;
+
+/// What the buyers of each point were told, by sweep, and how many there were of what varied.
+fn told(picture: &Picture) -> Vec<Vec<(f64, Runs)>> {
     let runs = |point: &picture::Point| point.runs.iter().map(|run| (run.commands, run.granted)).collect();
     picture.sweeps.iter().map(|sweep| sweep.points.iter().map(|point| (point.at, runs(point))).collect()).collect()
 }
