@@ -141,9 +141,10 @@ fn the_log_gives_space_back_under_load() {
 }
 
 fn picture_of(subjects: &[Subject]) -> Picture {
-    let own = PictureParameters::tiny(build_node(&bench_program()).unwrap(), None);
+    let own = PictureParameters::tiny(build_node(&bench_program()).expect("the node builds"), None);
     let parameters = PictureParameters { subjects: subjects.to_vec(), ..own };
-    let picture = picture::run(&parameters, Machine::look(&std::env::temp_dir()), &mut |line| println!("{line}")).unwrap();
+    let picture = picture::run(&parameters, Machine::look(&std::env::temp_dir()), &mut |line| println!("{line}"));
+    let picture = picture.expect("the books agree");
     assert_measured(&picture.figures());
     picture
 }
