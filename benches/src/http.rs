@@ -14,10 +14,10 @@ use crate::machine::process_cpu;
 use crate::server::Server;
 
 /// The hot product.
-const SKU: &str = "hot-product";
+pub const SKU: &str = "hot-product";
 
 /// The most units that a stock can be opened with through the door.
-const UNITS_MAX: u64 = 1_000_000_000;
+pub const UNITS_MAX: u64 = 1_000_000_000;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -198,7 +198,7 @@ fn measure_node(parameters: &HttpParameters, sale: Sale, connections: usize) -> 
     server.open_stock(SKU, units)?;
     let (load, mut measured) = measure_server(parameters, &server, connections)?;
     check(&server, &load, units)?;
-    let (_, metrics) = server.ask("GET", "/metrics", "")?;
+    let metrics = server.metrics()?;
     let groups = Server::metric(&metrics, "log_groups_total");
     measured.group_events = if groups > 0.0 { Server::metric(&metrics, "log_events_total") / groups } else { 0.0 };
     measured.syncs_per_second =

@@ -86,7 +86,12 @@ pub struct Resident {
 impl Resident {
     /// This process's own.
     pub fn look() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self::of(std::process::id())
+    }
+
+    /// That of process `id`.
+    pub fn of(id: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
         Self { bytes: status_bytes(&status, "VmRSS:"), peak_bytes: status_bytes(&status, "VmHWM:") }
     }
 }

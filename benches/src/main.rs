@@ -21,10 +21,12 @@ use tidegate_benches::http::{self, HttpParameters};
 use tidegate_benches::instructions::{self, InstructionsParameters};
 use tidegate_benches::machine::Machine;
 use tidegate_benches::memory::{self, MemoryParameters};
+use tidegate_benches::picture::{self, PictureParameters, Subject};
 use tidegate_benches::recovery::{self, RecoveryParameters};
 use tidegate_benches::report::Report;
 use tidegate_benches::rules::{self, RulesParameters};
 use tidegate_benches::sample::SEED;
+use tidegate_benches::signals;
 use tidegate_benches::snapshot::{self, SnapshotParameters};
 use tidegate_engine::EngineOptions;
 use tidegate_persistence::Durability;
@@ -144,6 +146,16 @@ enum Bench {
         #[arg(long)]
         durability: Option<Durability>,
     },
+    /// Plots of throughput, latency and cost against connections, commands in a batch, products, open reservations and history, with all
+    /// figures as JSON.
+    Picture {
+        /// The folder for the plots and `picture.json`, made if it is missing.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// What varies. Default: everything.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<Subject>,
+    },
     /// Opening and replaying a log of a million reservations.
     Recovery,
     /// The rules alone, on one thread.
@@ -228,6 +240,7 @@ fn run(cli: &Cli) -> Result<(), BenchError> {
     let figures = match &cli.bench {
         Bench::All => figures_of(&all(), &cli.options)?,
         Bench::Tiers => figures_of(&tiers(), &cli.options)?,
+        Bench::Picture { out, only } => picture(out, only, machine.clone(), &cli.options)?,
         bench => figures(bench, &cli.options)?,
     };
     let report = Report { machine, seed: SEED, figures };
@@ -381,8 +394,30 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
                 ..own
             })?
         }
-        Bench::All | Bench::Tiers | Bench::Instructions { .. } | Bench::Part { .. } | Bench::ServeFixed { .. } => Vec::new(),
+        Bench::All
+        | Bench::Tiers
+        | Bench::Picture { .. }
+        | Bench::Instructions { .. }
+        | Bench::Part { .. }
+        | Bench::ServeFixed { .. } => Vec::new(),
     })
+}
+
+/// Measures, and writes the plots.
+fn picture(out: &Path, only: &[Subject], machine: Machine, options: &Options) -> Result<Vec<Figure>, BenchError> {
+    // A run takes long and fills a disk: one that is given up leaves neither nodes nor data behind.
+    signals::watch()?;
+    let (tidegate, directory) = (node_program(options)?, options.directory.clone());
+    let own =
+        if options.tiny { PictureParameters::tiny(tidegate, directory) } else { PictureParameters::full(tidegate, directory) };
+    let runs = |own: usize| options.runs.map_or(own, usize::from);
+    let mut parameters = PictureParameters { runs: runs(own.runs), rounds: runs(own.rounds), ..own };
+    or_own(only, &mut parameters.subjects);
+    let picture = picture::run(&parameters, machine, &mut |line| eprintln!("{line}"))?;
+    for file in picture.write(out)? {
+        eprintln!("written: {}", file.display());
+    }
+    Ok(picture.figures())
 }
 
 /// Counts, shows how the counts stand to the committed ones, and takes them over or judges them.
@@ -416,13 +451,17 @@ fn this_program() -> Result<PathBuf, BenchError> {
 
 /// The node's program and this one.
 fn programs(options: &Options) -> Result<(PathBuf, PathBuf), BenchError> {
-    let bench = this_program()?;
-    let tidegate = options.tidegate.clone().unwrap_or_else(|| bench.with_file_name("tidegate"));
+    Ok((node_program(options)?, this_program()?))
+}
+
+fn node_program(options: &Options) -> Result<PathBuf, BenchError> {
+    let beside = this_program()?.with_file_name("tidegate");
+    let tidegate = options.tidegate.clone().unwrap_or(beside);
     if !tidegate.is_file() {
         let tidegate = tidegate.display();
         return Err(BenchError::Wrong(format!(
             "{tidegate} is missing: make it with `cargo build --release`, or name it with --tidegate"
         )));
     }
-    Ok((tidegate, bench))
+    Ok(tidegate)
 }

@@ -8,12 +8,13 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::error::BenchError;
 use crate::floor::FixedAnswer;
 use crate::machine::temporary_directory;
+use crate::sample::HOLD_SECONDS;
 
 /// Longest wait for a node to be ready.
 const READY_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -23,6 +24,9 @@ const READY_LOOK: Duration = Duration::from_millis(5);
 
 /// Longest wait for one answer to a control request.
 const CONTROL_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Stocks in a page of their list: the most that there may be.
+const PAGE_STOCKS: usize = 1_000;
 
 /// The node's program beside `program`, as the tree has it now: cargo builds programs of a test's own package only, so tests ask it for this
 /// one. Fails with what cargo says.
@@ -66,11 +70,19 @@ impl Server {
 
     /// Starts a node with its default settings (durability included) on a new data directory in `parent`, and waits until it is ready.
     pub fn node(tidegate: &Path, parent: Option<&PathBuf>) -> Result<Self, BenchError> {
+        Self::node_with(tidegate, parent, &[])
+    }
+
+    /// The same with settings other than the defaults, each as `section.field=value`.
+    pub fn node_with(tidegate: &Path, parent: Option<&PathBuf>, settings: &[String]) -> Result<Self, BenchError> {
         let directory = temporary_directory(parent)?;
         let errors_path = directory.path().join("errors");
         let errors = File::create(&errors_path).map_err(BenchError::io("the node's errors"))?;
         let mut command = Command::new(tidegate);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.path().join("data")).stderr(errors);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
         match Self::start(command).and_then(|mut server| server.wait_ready().map(|()| server)) {
             Ok(mut server) => {
                 server.data = Some(directory);
@@ -119,8 +131,12 @@ impl Server {
 
     /// Opens a stock of `units`, one to a user.
     pub fn open_stock(&self, sku: &str, units: u64) -> Result<(), BenchError> {
-        let body = format!(r#"{{"quantity":{units},"per_user_limit":1,"hold_seconds":3600}}"#);
-        match self.ask("PUT", &format!("/v1/stocks/{sku}"), &body)? {
+        self.open_stock_on(sku, &stock_terms(units, Some(1), HOLD_SECONDS))
+    }
+
+    /// Opens a stock on such terms as [`stock_terms`] gives.
+    pub fn open_stock_on(&self, sku: &str, terms: &str) -> Result<(), BenchError> {
+        match self.ask("PUT", &format!("/v1/stocks/{sku}"), terms)? {
             (201, _) => Ok(()),
             (status, body) => Err(BenchError::Wrong(format!("opening a stock got {status}: {body}"))),
         }
@@ -131,6 +147,26 @@ impl Server {
         let (status, body) = self.ask("GET", &format!("/v1/stocks/{sku}"), "")?;
         let stock: Value = serde_json::from_str(&body).map_err(BenchError::wrong)?;
         stock[counter].as_u64().ok_or_else(|| BenchError::Wrong(format!("reading a stock got {status}: {body}")))
+    }
+
+    /// All stocks, as the node shows them, by name.
+    pub fn stocks(&self) -> Result<Vec<Value>, BenchError> {
+        let (mut stocks, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let (status, body) = self.ask("GET", &format!("/v1/stocks?limit={PAGE_STOCKS}{cursor}"), "")?;
+            let mut page: Value = serde_json::from_str(&body).map_err(BenchError::wrong)?;
+            let Some(Value::Array(shown)) = page.get_mut("stocks").map(Value::take) else {
+                return Err(BenchError::Wrong(format!("reading the stocks got {status}: {body}")));
+            };
+            stocks.extend(shown);
+            let Some(next) = page["next_cursor"].as_str() else { return Ok(stocks) };
+            cursor = format!("&cursor={next}");
+        }
+    }
+
+    /// What the node's metrics say now.
+    pub fn metrics(&self) -> Result<String, BenchError> {
+        self.ask("GET", "/metrics", "").map(|(_, metrics)| metrics)
     }
 
     /// The sum of the node's metrics whose name ends in `suffix`; 0 where there is none.
@@ -157,6 +193,11 @@ impl Server {
             thread::park_timeout(READY_LOOK);
         }
     }
+}
+
+/// The body that opens a stock: its units, how many of them a user may have, and how long they are held.
+pub fn stock_terms(units: u64, per_user_limit: Option<u64>, hold_seconds: u32) -> String {
+    json!({"quantity": units, "per_user_limit": per_user_limit, "hold_seconds": hold_seconds}).to_string()
 }
 
 fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> std::io::Result<String> {

@@ -15,6 +15,7 @@ use tidegate_benches::http::{self, HttpParameters};
 use tidegate_benches::load::{LoadPlan, RequestTemplate, load};
 use tidegate_benches::machine::Machine;
 use tidegate_benches::memory::{self, MemoryParameters};
+use tidegate_benches::picture::{self, Picture, PictureParameters, Subject};
 use tidegate_benches::recovery::{self, RecoveryParameters};
 use tidegate_benches::report::Report;
 use tidegate_benches::rules::{self, RulesParameters};
@@ -137,6 +138,70 @@ fn the_log_gives_space_back_under_load() {
     assert_measured(&figures);
     let figure = &figures[0];
     assert!(detail(figure, "given_back_mib") > 0.0 && detail(figure, "snapshots") >= 2.0, "{figure:?}");
+}
+
+fn picture_of(subjects: &[Subject]) -> Picture {
+    let own = PictureParameters::tiny(build_node(&bench_program()).expect("the node builds"), None);
+    let parameters = PictureParameters { subjects: subjects.to_vec(), ..own };
+    let picture = picture::run(&parameters, Machine::look(&std::env::temp_dir()), &mut |line| println!("{line}"));
+    let picture = picture.expect("the books agree");
+    assert_measured(&picture.figures());
+    picture
+}
+
+/// Commands and grants of each run of a point.
+type Runs = Vec<(u64, u64)>;
+
+/// What the buyers of each point were told, by sweep, and how many there were of what varied.
+fn told(picture: &Picture) -> Vec<Vec<(f64, Runs)>> {
+    let runs = |point: &picture::Point| point.runs.iter().map(|run| (run.commands, run.granted)).collect();
+    picture.sweeps.iter().map(|sweep| sweep.points.iter().map(|point| (point.at, runs(point))).collect()).collect()
+}
+
+#[test]
+fn the_picture_of_connections_batches_and_products_sells_what_there_is() {
+    let picture = picture_of(&[Subject::Connections, Subject::Batch, Subject::Products]);
+    let (few, many) = (vec![(400, 300); 2], vec![(400, 400); 2]);
+    let expected = [
+        vec![(1.0, few.clone()), (8.0, few.clone())],
+        vec![(1.0, few.clone()), (10.0, few)],
+        vec![(1.0, many.clone()), (20.0, many)],
+    ];
+    assert_eq!(told(&picture), expected);
+
+    let folder = tempfile::tempdir().unwrap();
+    let files = picture.write(&folder.path().join("made")).unwrap();
+    let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["picture.json", "connections.svg", "batch.svg", "products.svg"]);
+    for plot in &files[1..] {
+        let plot = std::fs::read_to_string(plot).unwrap();
+        for word in ["reservations a second", "p99.9", "processor time", "power_loss", "cores that node", "medians of 2 runs"] {
+            assert!(plot.contains(word), "{word} in {plot}");
+        }
+        assert_eq!(plot.contains("Flat over the whole width?"), plot.contains("by the number of products"), "{plot}");
+        // Throughput, three percentiles, processor time; a dot for each of two points.
+        assert_eq!((plot.matches("<polyline").count(), plot.matches("<circle").count()), (5, 10), "{plot}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&files[0]).unwrap()).unwrap();
+    assert_eq!(json["sweeps"][2]["points"][1]["runs"].as_array().unwrap().len(), 2);
+    assert!(json["machine"]["cores"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn the_picture_of_a_growing_node_keeps_all_that_is_open_and_moves_all_that_is_over() {
+    let picture = picture_of(&[Subject::Open, Subject::History]);
+    let stages = told(&picture);
+    let places: Vec<f64> = stages[0].iter().map(|(at, _)| *at).collect();
+    assert_eq!(places, [500.0, 1_500.0, 2_500.0]);
+    assert!(stages[0].iter().all(|(_, runs)| *runs == vec![(1_000, 1_000); 2]), "{stages:?}");
+    assert!(stages[1].iter().all(|(_, runs)| *runs == vec![(3_000, 3_000); 2]), "{stages:?}");
+    // Of the first 3,000 all have left but the 500 that stay and those that do not leave alone.
+    assert!(stages[1][0].0 < 1.0 && (1_476.0..=2_500.0).contains(&stages[1][1].0), "{stages:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    for plot in &picture.write(folder.path()).unwrap()[1..] {
+        assert!(std::fs::read_to_string(plot).unwrap().contains("resident memory"));
+    }
 }
 
 #[test]

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use tidegate_benches::error::BenchError;
+use tidegate_benches::exchange::Crowd;
 use tidegate_benches::figure::{Latencies, median, per_second};
 use tidegate_benches::floor::FixedAnswer;
 use tidegate_benches::groups::Plain;
 use tidegate_benches::machine::temporary_directory;
+use tidegate_benches::signals;
 
 use crate::contest::{Contest, Outcome, Side};
-use crate::exchange::Crowd;
 use crate::nginx::{Nginx, SoldOut};
 use crate::node::{Node, Places, measure_floor, probe};
 use crate::postgres::{Postgres, Way};
 use crate::programs::Programs;
 use crate::redis::{AppendOnly, Redis};
 use crate::shop::{RunFigure, measure};
-use crate::signals;
 
 /// The most units that a stock of Tidegate's can be opened with: more than any crowd here buys.
 const UNITS: u64 = 1_000_000_000;
@@ -158,7 +158,7 @@ impl Parameters {
 
     const fn crowd(&self, connections: usize) -> Crowd {
         let (warm_up, measured, buyers_max) = (self.warm_up, self.measured, self.buyers_max);
-        Crowd { connections, commands: 1, pace: None, warm_up, measured, buyers_max }
+        Crowd { connections, commands: 1, pace: None, warm_up, measured, first_buyer: 1, buyers_max }
     }
 
     fn most_connections(&self) -> usize {

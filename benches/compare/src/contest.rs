@@ -5,9 +5,9 @@ use serde::Serialize;
 use tidegate_benches::error::BenchError;
 use tidegate_benches::figure::{Percentiles, Run, median, medians};
 use tidegate_benches::report::amount;
+use tidegate_benches::signals;
 
 use crate::shop::RunFigure;
-use crate::signals;
 
 /// One side of a contest.
 pub struct Side<'a> {

@@ -6,17 +6,14 @@
 
 pub mod compare;
 pub mod contest;
-pub mod exchange;
 pub mod nginx;
 pub mod node;
-mod pace;
 pub mod plot;
 pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod redis;
 pub mod report;
+pub mod script;
 pub mod shop;
-pub mod signals;
 pub mod targets;
-pub mod wire;

@@ -8,11 +8,12 @@ use clap::{Parser, Subcommand};
 use tidegate_benches::error::BenchError;
 use tidegate_benches::floor::{FixedAnswer, serve_fixed};
 use tidegate_benches::machine::Machine;
+use tidegate_benches::signals;
 use tidegate_compare::compare::{self, Parameters, Subject};
 use tidegate_compare::node::Places;
 use tidegate_compare::programs::{Programs, install};
 use tidegate_compare::report::Report;
-use tidegate_compare::{plot, signals, targets::targets};
+use tidegate_compare::{plot, targets::targets};
 
 /// Gives Tidegate and its peers the same work in turns, and prints how they did. A peer that is not installed is left out.
 #[derive(Debug, Parser)]

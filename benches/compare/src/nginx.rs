@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tidegate_benches::error::BenchError;
+use tidegate_benches::exchange::{Crowd, Seen};
 use tidegate_benches::machine::temporary_directory;
 
-use crate::exchange::{Crowd, Seen};
 use crate::node::sell_singly;
 use crate::process::{Process, command};
 use crate::programs::NginxPrograms;

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_benches::error::{BenchError, expect_equal};
+use tidegate_benches::exchange::{Crowd, Seen, exchange};
 use tidegate_benches::floor::FixedAnswer;
 use tidegate_benches::load::{Load, LoadPlan, RequestTemplate, load};
 use tidegate_benches::server::Server;
+use tidegate_benches::signals;
+use tidegate_benches::wire::{Outcomes, Request, take_batch, take_single};
 
-use crate::exchange::{Crowd, Seen, exchange};
 use crate::process;
 use crate::shop::{Books, RunFigure, Shop, figure};
-use crate::wire::{Outcomes, Request, take_batch, take_single};
 
 /// Where the programs are, and where data goes.
 #[derive(Debug, Clone)]
@@ -36,7 +37,7 @@ impl Node {
 
     /// How many bytes the log's syncs took on average so far.
     pub fn bytes_per_sync(&self) -> Result<f64, BenchError> {
-        let (_, metrics) = self.0.ask("GET", "/metrics", "")?;
+        let metrics = self.0.metrics()?;
         let (bytes, syncs) =
             (Server::metric(&metrics, "log_written_bytes_total"), Server::metric(&metrics, "log_sync_seconds_count"));
         if bytes > 0.0 && syncs > 0.0 { Ok(bytes / syncs) } else { Err(BenchError::wrong("the node's metrics show no syncs")) }
@@ -127,7 +128,7 @@ pub fn measure_floor(places: &Places, answer: FixedAnswer, crowd: &Crowd) -> Res
     let cpu_before = process::cpu(&roots);
     let load = load(&plan(server.address(), crowd), &RequestTemplate::reserve("floor"))?;
     let server_cpu: Duration = process::cpu(&roots).saturating_sub(cpu_before);
-    crate::signals::check()?;
+    signals::check()?;
     let same = load.with_status(answer.status);
     expect_equal("answers with the floor's status", same, load.total())?;
     let outcomes = if answer.status == 201 {

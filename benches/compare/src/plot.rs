@@ -1,35 +1,34 @@
-//! The figures as bars: one picture of its own making, because bars and labels need no library.
+//! The figures as bars.
 
-use std::fmt::Write;
-
+use tidegate_benches::plot::{Anchor, COLOURS, Drawing, INK};
 use tidegate_benches::report::{amount, duration};
 
 use crate::compare::{Subject, sides};
 use crate::contest::{Entry, Outcome};
 
 /// Sizes in pixels.
-const WIDTH: usize = 960;
-const BARS_FROM: usize = 400;
+const WIDTH: f64 = 960.0;
+const BARS_FROM: f64 = 400.0;
 const BARS_WIDTH: f64 = 440.0;
-const LINE: usize = 22;
-const BAR: usize = 14;
-const MARGIN: usize = 24;
+const LINE: f64 = 22.0;
+const BAR: f64 = 14.0;
+const MARGIN: f64 = 24.0;
 
-/// Colours: Tidegate, floors, everybody else; each readable on white and on black.
-const TIDEGATE: &str = "#2f81f7";
-const FLOOR: &str = "#8b949e";
-const PEER: &str = "#d29922";
+/// Colours: Tidegate, floors, everybody else.
+const TIDEGATE: &str = COLOURS[0];
+const FLOOR: &str = INK;
+const PEER: &str = COLOURS[1];
 
 /// A plain SVG: for each contest a group of bars as long as its rates, for latency as long as the 99th percentile.
 pub fn svg(outcomes: &[Outcome], under: &str) -> String {
-    let mut body = String::new();
+    let mut drawing = Drawing::default();
     let mut y = MARGIN;
     for outcome in outcomes {
         let is_latency = outcome.contest == Subject::Latency.name();
         let value = |entry: &Entry| if is_latency { entry.latency.p99_us } else { entry.rate };
         let longest = outcome.entries.iter().map(value).fold(f64::MIN_POSITIVE, f64::max);
         let what = if is_latency { "p99 at a steady pace, shorter is better" } else { outcome.unit };
-        text(&mut body, MARGIN, y + BAR, "start", "font-weight=\"bold\"", &format!("{}: {what}", outcome.contest));
+        drawing.bold(MARGIN, y + BAR, Anchor::Start, &format!("{}: {what}", outcome.contest));
         y += LINE;
         for entry in &outcome.entries {
             let colour = match entry.side {
@@ -39,32 +38,16 @@ pub fn svg(outcomes: &[Outcome], under: &str) -> String {
             };
             let length = (value(entry) / longest * BARS_WIDTH).max(1.0);
             let label = format!("{}, {}, {}", entry.side, entry.durability, entry.load);
-            text(&mut body, BARS_FROM - 8, y + BAR - 2, "end", "", &label);
-            writeln!(body, r#"<rect x="{BARS_FROM}" y="{y}" width="{length:.1}" height="{BAR}" fill="{colour}"/>"#).expect(WRITES);
+            drawing.words(BARS_FROM - 8.0, y + BAR - 2.0, Anchor::End, &label);
+            drawing.filled_box(BARS_FROM, y, length, BAR, colour);
             let shown = if is_latency { duration(value(entry)) } else { amount(value(entry)) };
-            let end = format!("{:.1}", length + 6.0);
-            writeln!(body, r#"<text x="{BARS_FROM}" dx="{end}" y="{}">{}</text>"#, y + BAR - 2, escaped(&shown)).expect(WRITES);
+            drawing.words(BARS_FROM + length + 6.0, y + BAR - 2.0, Anchor::Start, &shown);
             y += LINE;
         }
-        y += LINE / 2;
+        y += LINE / 2.0;
     }
-    text(&mut body, MARGIN, y + BAR, "start", "", under);
-    let height = y + LINE + MARGIN;
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\" \
-         fill=\"#1f2328\">\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n{body}</svg>\n"
-    )
-}
-
-/// Why writing into a text is never checked.
-const WRITES: &str = "writing to a text does not fail";
-
-fn text(body: &mut String, x: usize, y: usize, anchor: &str, style: &str, words: &str) {
-    writeln!(body, r#"<text x="{x}" y="{y}" text-anchor="{anchor}" {style}>{}</text>"#, escaped(words)).expect(WRITES);
-}
-
-fn escaped(words: &str) -> String {
-    words.replace('&', "&amp;").replace('<', "&lt;")
+    drawing.words(MARGIN, y + BAR, Anchor::Start, under);
+    drawing.svg(WIDTH, y + LINE + MARGIN, "Tidegate and its peers")
 }
 
 #[cfg(test)]
@@ -89,8 +72,8 @@ mod tests {
         };
         let entries = vec![entry(sides::TIDEGATE, 200.0), entry(sides::AXUM, 100.0)];
         let picture = svg(&[Outcome { contest: "reserve", unit: "/s", entries }], "under & below");
-        assert!(picture.contains(r##"width="440.0" height="14" fill="#2f81f7""##), "{picture}");
-        assert!(picture.contains(r##"width="220.0" height="14" fill="#8b949e""##), "{picture}");
+        assert!(picture.contains(&format!(r#"width="440.0" height="14.0" fill="{TIDEGATE}""#)), "{picture}");
+        assert!(picture.contains(&format!(r#"width="220.0" height="14.0" fill="{FLOOR}""#)), "{picture}");
         assert!(picture.contains("a &lt; b") && picture.contains("under &amp; below"), "{picture}");
     }
 }

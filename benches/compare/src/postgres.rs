@@ -10,18 +10,18 @@ use std::time::Instant;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tidegate_benches::error::BenchError;
+use tidegate_benches::exchange::{Crowd, Seen};
 use tidegate_benches::figure::Latencies;
 use tidegate_benches::machine::{temporary_directory, thread_cpu};
+use tidegate_benches::signals;
+use tidegate_benches::wire::Outcomes;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
-use crate::exchange::{Crowd, Seen};
 use crate::process::{Account, Process, command};
 use crate::programs::PostgresPrograms;
 use crate::shop::{Books, Shop};
-use crate::signals;
-use crate::wire::Outcomes;
 
 /// The configuration that every server here ends with.
 const CONFIGURATION: &str = include_str!("../peers/postgresql.conf");

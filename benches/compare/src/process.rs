@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tidegate_benches::error::BenchError;
-
-use crate::signals;
+use tidegate_benches::signals;
 
 /// Longest wait for a server to be ready, or to end after it was told to.
 const WAIT_MAX: Duration = Duration::from_secs(30);

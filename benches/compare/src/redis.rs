@@ -9,12 +9,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tidegate_benches::error::BenchError;
+use tidegate_benches::exchange::{Crowd, Seen, exchange};
 use tidegate_benches::machine::temporary_directory;
 
-use crate::exchange::{Crowd, Seen, exchange};
 use crate::process::{Process, command};
+use crate::script::{redis_command, request, take_results};
 use crate::shop::{Books, Shop};
-use crate::wire::{Request, redis_command, take_script_results};
 
 /// The configuration that every Redis here begins with.
 const CONFIGURATION: &str = include_str!("../peers/redis.conf");
@@ -120,7 +120,7 @@ impl Shop for Redis {
     }
 
     fn sell(&mut self, sku: &str, crowd: &Crowd) -> Result<Seen, BenchError> {
-        exchange(self.address, &Request::script(&self.digest, sku, crowd.commands), take_script_results, crowd)
+        exchange(self.address, &request(&self.digest, sku, crowd.commands), take_results, crowd)
     }
 
     fn books(&mut self, sku: &str) -> Result<Books, BenchError> {

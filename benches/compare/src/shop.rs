@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tidegate_benches::error::{BenchError, expect_equal};
+use tidegate_benches::exchange::{Crowd, Seen};
 use tidegate_benches::figure::{Percentiles, mean, per_second};
+use tidegate_benches::signals;
+use tidegate_benches::wire::Outcomes;
 
-use crate::exchange::{Crowd, Seen};
 use crate::process;
-use crate::signals;
-use crate::wire::Outcomes;
 
 /// The hot product.
 pub const HOT: &str = "hot-product";
@@ -212,7 +212,7 @@ mod tests {
 
     fn measured(defect: Defect) -> Result<RunFigure, BenchError> {
         let (warm_up, measured) = (Duration::ZERO, Duration::from_secs(1));
-        let crowd = Crowd { connections: 1, commands: 1, pace: None, warm_up, measured, buyers_max: 500 };
+        let crowd = Crowd { connections: 1, commands: 1, pace: None, warm_up, measured, first_buyer: 1, buyers_max: 500 };
         measure(&mut TestShop { defect, products: BTreeMap::new() }, &crowd, 300)
     }
 

@@ -1,7 +1,7 @@
 //! A load of requests that may hold many commands, over one thread and non-blocking sockets, each connection with one request in flight;
 //! in a closed loop or at a steady pace. The door of mio.
 //!
-//! It serves what the benches' own generator does not do: pipelines, batches, and callers at their own pace.
+//! It serves what the generator of [`load`](crate::load) does not do: batches, pipelines, many products, and callers at their own pace.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use tidegate_benches::error::BenchError;
-use tidegate_benches::figure::Latencies;
-use tidegate_benches::machine::thread_cpu;
 
+use crate::error::BenchError;
+use crate::figure::Latencies;
+use crate::machine::thread_cpu;
 use crate::pace::Pace;
 use crate::signals;
 use crate::wire::{Outcomes, Request, Take};
@@ -42,7 +42,9 @@ pub struct Crowd {
     pub warm_up: Duration,
     /// Time that counts.
     pub measured: Duration,
-    /// Buyers after which nobody comes any more, whatever the time.
+    /// The number of the first buyer.
+    pub first_buyer: u64,
+    /// Buyers after whom nobody comes any more, whatever the time.
     pub buyers_max: u64,
 }
 
@@ -63,7 +65,7 @@ pub struct Seen {
     pub elapsed: Duration,
 }
 
-/// Sends requests for buyers numbered from 1, each used once. Every request sent has its answer at return. A signal ends it with an error.
+/// Sends requests for buyers with numbers in a row, each used once. Every request sent has its answer at return. A signal ends it with an error.
 pub fn exchange(address: SocketAddr, request: &Request, take: Take, crowd: &Crowd) -> Result<Seen, BenchError> {
     Exchange::connect(address, request, take, crowd)?.run(crowd)
 }
@@ -104,7 +106,7 @@ impl<'a> Exchange<'a> {
         let connections = (0..crowd.connections).map(open).collect::<io::Result<Vec<_>>>();
         let connections = connections.map_err(BenchError::io(format!("connection to {address}")))?;
         let idle = (0..connections.len()).collect();
-        Ok(Self { poll, request, take, connections, idle, next_buyer: 1 })
+        Ok(Self { poll, request, take, connections, idle, next_buyer: crowd.first_buyer })
     }
 
     fn run(mut self, crowd: &Crowd) -> Result<Seen, BenchError> {
@@ -114,12 +116,13 @@ impl<'a> Exchange<'a> {
         let start = Instant::now();
         let measure_from = start + crowd.warm_up;
         let measure_to = measure_from + crowd.measured;
+        let buyers_end = crowd.first_buyer.saturating_add(crowd.buyers_max);
         let mut last_answer = start;
         let pace = Pace::new(start, measure_to, crowd.pace, self.poll.registry(), TIMER);
         let mut pace = pace.map_err(BenchError::io("a timer"))?;
         loop {
             signals::check()?;
-            let is_over = self.send_due(&mut pace, crowd.buyers_max)?;
+            let is_over = self.send_due(&mut pace, buyers_end)?;
             if is_over && self.idle.len() == self.connections.len() {
                 break;
             }
@@ -165,10 +168,10 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends what is due as far as connections are free; whether nothing more will be.
-    fn send_due(&mut self, pace: &mut Pace, buyers_max: u64) -> Result<bool, BenchError> {
+    fn send_due(&mut self, pace: &mut Pace, buyers_end: u64) -> Result<bool, BenchError> {
         loop {
             let now = Instant::now();
-            let is_over = pace.is_over(now) || self.next_buyer + self.request.commands() - 1 > buyers_max;
+            let is_over = pace.is_over(now) || self.next_buyer + self.request.commands() > buyers_end;
             let Some(number) = self.idle.last().copied().filter(|_| !is_over) else { return Ok(is_over) };
             let Some(due) = pace.next(now) else { return Ok(is_over) };
             self.idle.pop();

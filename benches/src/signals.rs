@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use tidegate_benches::error::BenchError;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::BenchError;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 

@@ -1,16 +1,23 @@
-//! Requests in which only buyers change, and answers as three kinds of conversation give them: one reservation over HTTP, a batch of them
-//! over HTTP, and a script's results over Redis' own protocol. The door of httparse and memchr.
+//! Requests in which only buyers and products change, and answers over HTTP as three kinds of conversation give them: one reservation, a
+//! batch of them, and a stock that is opened. The door of httparse and memchr.
 //!
-//! It turns bytes into counted outcomes. It knows no sockets.
+//! It turns bytes into counted outcomes. It knows no sockets. Other conversations have the same shape: see [`Request::new`] and [`Take`].
 
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use memchr::memmem;
-use tidegate_benches::error::BenchError;
-use tidegate_benches::load::RequestTemplate;
+
+use crate::error::BenchError;
+use crate::load::RequestTemplate;
 
 /// Who stands in a request until the buyers are put in: a letter and ten digits.
-const NOBODY: &[u8] = b"u0000000000";
+pub const NOBODY: &str = "u0000000000";
+
+/// What stands in a request for a product with a number, until that is put in.
+pub const NO_PRODUCT: &str = "p0000000000";
+
+const _: () = assert!(NOBODY.len() == NO_PRODUCT.len(), "both have as many digits");
 
 /// Header fields of an answer that are read at most.
 const FIELDS_MAX: usize = 32;
@@ -52,24 +59,35 @@ pub type Take = fn(&[u8], &mut Outcomes) -> Result<usize, BenchError>;
 #[derive(Debug, Clone)]
 pub struct Request {
     bytes: Vec<u8>,
+    commands: u64,
     /// Where the digits of each buyer end.
     buyers: Vec<usize>,
+    /// Where the digits of each command's product end, where products are numbered.
+    products: Vec<usize>,
+    /// Users that there are.
+    users: u64,
+    /// The products that commands ask for, one after the other.
+    asked_for: Arc<[u32]>,
 }
 
 impl Request {
-    fn new(bytes: Vec<u8>) -> Self {
-        let buyers = memmem::find_iter(&bytes, NOBODY).map(|at| at + NOBODY.len()).collect();
-        Self { bytes, buyers }
+    /// A request that has [`NOBODY`] in place of each command's buyer and, where products are numbered, [`NO_PRODUCT`] in place of its
+    /// product. Each buyer is a user of its own.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let ends = |nobody: &str| memmem::find_iter(&bytes, nobody).map(|at| at + nobody.len()).collect::<Vec<_>>();
+        let (buyers, products) = (ends(NOBODY), ends(NO_PRODUCT));
+        let commands = buyers.len().max(products.len()) as u64;
+        Self { bytes, commands, buyers, products, users: u64::MAX, asked_for: Arc::default() }
     }
 
-    /// One reservation over HTTP: the request that the benches' own generator sends.
+    /// One reservation over HTTP: the request that the load generator of one command a request sends.
     pub fn single(sku: &str) -> Self {
         Self::new(RequestTemplate::reserve(sku).bytes().to_vec())
     }
 
     /// `commands` reservations in one batch over HTTP, one a line.
     pub fn batch(sku: &str, commands: usize) -> Self {
-        let line = format!("{{\"op\":\"reserve\",\"sku\":\"{sku}\",\"user\":\"{}\"}}\n", String::from_utf8_lossy(NOBODY));
+        let line = format!("{{\"op\":\"reserve\",\"sku\":\"{sku}\",\"user\":\"{NOBODY}\"}}\n");
         let body = line.repeat(commands);
         let length = body.len();
         let head = format!(
@@ -78,12 +96,31 @@ impl Request {
         Self::new([head, body].concat().into_bytes())
     }
 
-    /// `commands` calls of the script `digest` over Redis' own protocol, one behind the other.
-    pub fn script(digest: &str, sku: &str, commands: usize) -> Self {
-        let mut words = vec!["EVALSHA".to_owned(), digest.to_owned(), "3".to_owned()];
-        words.extend(["stock", "users", "orders"].map(|kind| format!("{sku}:{kind}")));
-        words.push(String::from_utf8_lossy(NOBODY).into_owned());
-        Self::new(redis_command(&words).repeat(commands))
+    /// Opens the product whose number the buyer has. `terms` is the request's body.
+    pub fn open(terms: &str) -> Self {
+        let length = terms.len();
+        Self::new(
+            format!(
+                "PUT /v1/stocks/{NO_PRODUCT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+                 content-length: {length}\r\n\r\n{terms}"
+            )
+            .into_bytes(),
+        )
+    }
+
+    /// The same of so many users, at least 1: when all have been there, the first comes again.
+    #[must_use]
+    pub fn of_users(mut self, users: u64) -> Self {
+        self.users = users.max(1);
+        self
+    }
+
+    /// The same for numbered products: the first buyer asks for the first of `asked_for`, and when all have been asked for, the next for
+    /// the first again.
+    #[must_use]
+    pub fn for_products(mut self, asked_for: Arc<[u32]>) -> Self {
+        self.asked_for = asked_for;
+        self
     }
 
     /// The bytes to send, for nobody yet.
@@ -93,43 +130,39 @@ impl Request {
 
     /// How many commands it holds.
     pub const fn commands(&self) -> u64 {
-        self.buyers.len() as u64
+        self.commands
     }
 
-    /// Puts the buyers from number `first` on into `bytes`, a copy of the request.
+    /// The number of the product that buyer number `buyer`, counted from 1, asks for: their own where no other is said.
+    pub fn product_of(&self, buyer: u64) -> u64 {
+        let place = usize::try_from(buyer.saturating_sub(1)).unwrap_or(usize::MAX) % self.asked_for.len().max(1);
+        self.asked_for.get(place).map_or(buyer, |product| u64::from(*product))
+    }
+
+    /// Puts the buyers from number `first` on into `bytes`, a copy of the request, and what they ask for.
     pub fn put_buyers(&self, bytes: &mut [u8], first: u64) {
         for (end, buyer) in self.buyers.iter().zip(first..) {
-            let mut rest = buyer;
-            for digit in bytes[end + 1 - NOBODY.len()..*end].iter_mut().rev() {
-                *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-                rest /= 10;
-            }
+            put_number(&mut bytes[..*end], buyer % self.users);
+        }
+        for (end, buyer) in self.products.iter().zip(first..) {
+            put_number(&mut bytes[..*end], self.product_of(buyer));
         }
     }
 }
 
-/// A command as Redis' protocol has it: the number of its words, then each with its length.
-pub fn redis_command(words: &[impl AsRef<str>]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words.iter().map(AsRef::as_ref) {
-        bytes.extend(format!("${}\r\n{word}\r\n", word.len()).into_bytes());
+/// Puts ten digits at the end of `bytes`.
+fn put_number(bytes: &mut [u8], mut rest: u64) {
+    for digit in bytes.iter_mut().rev().take(NOBODY.len() - 1) {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
     }
-    bytes
 }
 
-/// Whole results of the script: 1 granted, 0 sold out, -1 a duplicate.
-pub fn take_script_results(bytes: &[u8], outcomes: &mut Outcomes) -> Result<usize, BenchError> {
-    let mut taken = 0;
-    for end in memchr::memchr_iter(b'\n', bytes) {
-        match &bytes[taken..=end] {
-            b":1\r\n" => outcomes.granted += 1,
-            b":0\r\n" => outcomes.sold_out += 1,
-            b":-1\r\n" => outcomes.duplicates += 1,
-            other => return Err(not_understood("a script", other)),
-        }
-        taken = end + 1;
-    }
-    Ok(taken)
+/// The name of a numbered product.
+pub fn product_name(number: u64) -> String {
+    let mut name = NO_PRODUCT.as_bytes().to_vec();
+    put_number(&mut name, number);
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 /// The answer to one reservation.
@@ -171,6 +204,16 @@ pub fn take_batch(bytes: &[u8], outcomes: &mut Outcomes) -> Result<usize, BenchE
     Ok(answer.length)
 }
 
+/// The answer to a stock that is opened, which counts as granted.
+pub fn take_opened(bytes: &[u8], outcomes: &mut Outcomes) -> Result<usize, BenchError> {
+    let Some(answer) = answer(bytes)? else { return Ok(0) };
+    if answer.status != 201 {
+        return Err(not_understood("a stock's opening", &bytes[..answer.length]));
+    }
+    outcomes.granted += 1;
+    Ok(answer.length)
+}
+
 struct Answer<'a> {
     status: u16,
     body: &'a [u8],
@@ -194,7 +237,8 @@ fn answer(bytes: &[u8]) -> Result<Option<Answer<'_>>, BenchError> {
     Ok(bytes.get(start..start + length).map(|body| Answer { status, body, length: start + length }))
 }
 
-fn not_understood(what: &str, bytes: &[u8]) -> BenchError {
+/// An answer that is none of the outcomes: an error that quotes its front.
+pub fn not_understood(what: &str, bytes: &[u8]) -> BenchError {
     let quoted = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTED_BYTES)]);
     BenchError::Wrong(format!("{what} was answered with: {quoted}"))
 }
@@ -209,15 +253,39 @@ mod tests {
         (length, outcomes)
     }
 
+    fn filled(request: &Request, first: u64) -> String {
+        let mut bytes = request.bytes().to_vec();
+        request.put_buyers(&mut bytes, first);
+        String::from_utf8(bytes).unwrap()
+    }
+
     #[test]
     fn every_command_of_a_request_gets_a_buyer_of_its_own() {
-        let request = Request::script("d1", "lamp", 2);
+        let request = Request::new(format!("a {NOBODY} b {NOBODY}").into_bytes());
         assert_eq!(request.commands(), 2);
-        let mut bytes = request.bytes().to_vec();
-        request.put_buyers(&mut bytes, 1_234_567_890);
-        let one = "*7\r\n$7\r\nEVALSHA\r\n$2\r\nd1\r\n$1\r\n3\r\n$10\r\nlamp:stock\r\n$10\r\nlamp:users\r\n$11\r\nlamp:orders\r\n";
-        let expected = format!("{one}$11\r\nu1234567890\r\n{one}$11\r\nu1234567891\r\n");
-        assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+        assert_eq!(filled(&request, 1_234_567_890), "a u1234567890 b u1234567891");
+    }
+
+    #[test]
+    fn users_come_again_and_products_are_asked_for_in_order() {
+        let request = Request::new(format!("{NO_PRODUCT} {NOBODY} {NO_PRODUCT} {NOBODY}").into_bytes());
+        let request = request.of_users(3).for_products(Arc::new([7, 9, 8]));
+        assert_eq!(request.commands(), 2);
+        assert_eq!(filled(&request, 1), "p0000000007 u0000000001 p0000000009 u0000000002");
+        assert_eq!(filled(&request, 3), "p0000000008 u0000000000 p0000000007 u0000000001");
+    }
+
+    #[test]
+    fn a_stock_is_opened_with_its_terms_under_the_buyers_number() {
+        let request = Request::open(r#"{"quantity":5}"#);
+        assert_eq!(request.commands(), 1);
+        let text = filled(&request, 42);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("PUT /v1/stocks/{} HTTP/1.1\r\n", product_name(42))), "{head}");
+        assert!(head.ends_with("content-length: 14") && body == r#"{"quantity":5}"#, "{text}");
+        let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(taken(take_opened, answer), (answer.len(), Outcomes { granted: 1, ..Outcomes::default() }));
+        assert!(take_opened(b"HTTP/1.1 409 Conflict\r\ncontent-length: 0\r\n\r\n", &mut Outcomes::default()).is_err());
     }
 
     #[test]
@@ -227,13 +295,6 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
         assert_eq!(body.lines().collect::<Vec<_>>(), [r#"{"op":"reserve","sku":"lamp","user":"u0000000000"}"#; 3]);
-    }
-
-    #[test]
-    fn results_of_a_script_are_counted_as_far_as_they_are_whole() {
-        let counted = Outcomes { granted: 1, sold_out: 1, duplicates: 1 };
-        assert_eq!(taken(take_script_results, b":1\r\n:0\r\n:-1\r\n:1"), (13, counted));
-        assert!(take_script_results(b"-NOSCRIPT none\r\n", &mut Outcomes::default()).is_err());
     }
 
     #[test]
