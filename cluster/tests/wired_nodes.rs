@@ -1,0 +1,181 @@
+//! Three nodes that ask each other over sockets: they elect and commit, one comes back after it was away, by entries and by a snapshot.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails, its helpers too")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use common::wired::{Authority, MemoryTransfer, WiredNode, endpoint, in_time, listener};
+use common::{LedgerMachine, Proposer, commit, leader, recover, settle};
+use tempfile::TempDir;
+use tidegate_cluster::network::Endpoint;
+use tidegate_cluster::transport::{ClusterTls, node_name};
+use tidegate_persistence::{MemoryStore, NodeId};
+use tokio::net::TcpListener;
+
+/// Node `id` on `listener`, which has nothing yet.
+async fn start(id: u64, listener: TcpListener, tls: Option<ClusterTls>) -> WiredNode {
+    WiredNode::start(listener, endpoint(id, tls), MemoryStore::new(), LedgerMachine::default(), MemoryTransfer::default()).await
+}
+
+async fn three_nodes(tls: [Option<ClusterTls>; 3]) -> Vec<WiredNode> {
+    let mut nodes = Vec::new();
+    for (id, tls) in (1..).zip(tls) {
+        nodes.push(start(id, listener().await.0, tls).await);
+    }
+    let members: BTreeMap<_, _> = nodes.iter().map(|node| (node.id, node.member())).collect();
+    nodes[0].raft.initialize(members).await.unwrap();
+    nodes
+}
+
+/// What is left of a node that was stopped.
+struct Away {
+    id: u64,
+    address: String,
+    store: MemoryStore,
+    machine: LedgerMachine,
+}
+
+async fn stop(node: WiredNode) -> Away {
+    let (id, address, machine) = (node.id.0, node.member().address, node.machine.restarted());
+    Away { id, address, store: node.stop().await, machine }
+}
+
+/// Starts it again, where it was.
+async fn restart(away: Away, endpoint: Endpoint, transfer: MemoryTransfer) -> WiredNode {
+    let listener = TcpListener::bind(&away.address).await.unwrap();
+    WiredNode::start(listener, endpoint, away.store, away.machine, transfer).await
+}
+
+/// Stops all, whose logs are whole, and which have applied the same `groups` groups.
+async fn end_alike(nodes: Vec<WiredNode>, groups: u64) {
+    let (chain, stock) = (nodes[0].machine.chain(), nodes[0].machine.stock());
+    for node in nodes {
+        assert_eq!((node.machine.sequence(), node.machine.chain()), (groups, chain), "node {}", node.id);
+        assert_eq!(node.machine.stock(), stock);
+        assert_eq!(node.transfer.unfinished.load(Ordering::SeqCst), 0);
+        let replica = recover(&node.stop().await);
+        assert_eq!((replica.log.last_sequence.0, replica.log.last_chain), (groups, chain));
+    }
+}
+
+/// They commit, one of them is stopped, the others go on, and it has everything once it is back.
+async fn lose_and_find_a_follower(tls: [Option<ClusterTls>; 3]) {
+    let mut nodes = three_nodes(tls.clone()).await;
+    let leading = leader(&nodes, 0, None).await;
+    let mut proposer = Proposer::new(&nodes[leading]).await;
+    let last = commit(&mut proposer, 50).await;
+    settle(&nodes, last).await;
+
+    let lost = (leading + 1) % 3;
+    let away = stop(nodes.remove(lost)).await;
+    let last = commit(&mut proposer, 50).await;
+    settle(&nodes, last).await;
+
+    let back = restart(away, endpoint(lost as u64 + 1, tls[lost].clone()), MemoryTransfer::default()).await;
+    nodes.insert(lost, back);
+    nodes[lost].wait_applied(last.index).await;
+    assert_eq!(nodes[lost].machine.installed(), 0, "by entries alone");
+    let leading = leader(&nodes, lost, None).await;
+    let mut proposer = Proposer::new(&nodes[leading]).await;
+    let last = commit(&mut proposer, 20).await;
+    settle(&nodes, last).await;
+    // The first group opens the stock, the others take a unit each.
+    let stock = nodes[0].machine.stock().unwrap();
+    assert_eq!((stock.reserved, stock.available), (119, 881));
+    end_alike(nodes, 120).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_catches_up_over_its_socket() {
+    lose_and_find_a_follower([None, None, None]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_behind_tls_do_the_same() {
+    let (folder, authority) = (TempDir::new().unwrap(), Authority::new());
+    let tls = |node| {
+        let files = authority.certify(folder.path(), &node_name(NodeId(node)), &authority);
+        Some(ClusterTls::read(&files).unwrap())
+    };
+    lose_and_find_a_follower([tls(1), tls(2), tls(3)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_gone_is_replaced() {
+    let mut nodes = three_nodes([None, None, None]).await;
+    let first = leader(&nodes, 0, None).await;
+    let mut proposer = Proposer::new(&nodes[first]).await;
+    let last = commit(&mut proposer, 10).await;
+    settle(&nodes, last).await;
+    let id = nodes[first].id;
+    let away = stop(nodes.remove(first)).await;
+
+    let second = leader(&nodes, 0, Some(id)).await;
+    let mut proposer = Proposer::new(&nodes[second]).await;
+    let last = commit(&mut proposer, 10).await;
+    let back = restart(away, endpoint(id.0, None), MemoryTransfer::default()).await;
+    nodes.push(back);
+    settle(&nodes, last).await;
+    end_alike(nodes, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_handed_over() {
+    let nodes = three_nodes([None, None, None]).await;
+    let first = leader(&nodes, 0, None).await;
+    let mut proposer = Proposer::new(&nodes[first]).await;
+    let last = commit(&mut proposer, 5).await;
+    settle(&nodes, last).await;
+    let next = (first + 1) % 3;
+    nodes[first].raft.trigger().transfer_leader(nodes[next].id).await.unwrap();
+    assert_eq!(leader(&nodes, first, Some(nodes[first].id)).await, next);
+    let mut proposer = Proposer::new(&nodes[next]).await;
+    let last = commit(&mut proposer, 5).await;
+    settle(&nodes, last).await;
+    end_alike(nodes, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_goes_over_while_the_leader_leads_on() {
+    let mut nodes = three_nodes([None, None, None]).await;
+    let leading = leader(&nodes, 0, None).await;
+    let mut proposer = Proposer::new(&nodes[leading]).await;
+    let last = commit(&mut proposer, 5).await;
+    settle(&nodes, last).await;
+    let lost = (leading + 1) % 3;
+    let away = stop(nodes.remove(lost)).await;
+    let last = commit(&mut proposer, 20).await;
+    settle(&nodes, last).await;
+    let leading = leader(&nodes, 0, None).await;
+    nodes[leading].raft.trigger().snapshot().await.unwrap();
+    // Nothing is kept of what the snapshot covers.
+    nodes[leading].wait("the log is purged", |metrics| metrics.purged == Some(last)).await;
+
+    // It takes the snapshot's first part, and no further one until it is allowed to.
+    let transfer = MemoryTransfer::default();
+    transfer.gate.send_replace(false);
+    let id = NodeId(away.id);
+    let back = restart(away, endpoint(id.0, None), transfer).await;
+    let before = nodes[leading].metrics();
+    in_time("a snapshot begins", back.transfer.begun.subscribe().wait_for(|begun| *begun > 0)).await.unwrap();
+    // Meanwhile groups are committed, and the node that waits for its snapshot answers heartbeats.
+    let heard = |metrics: &openraft::RaftMetrics<tidegate_cluster::TypeConfig>| {
+        metrics.heartbeat.as_ref().and_then(|heartbeats| heartbeats.get(&id).cloned().flatten().map(|heard| *heard))
+    };
+    let behind = heard(&nodes[leading].metrics());
+    let last = commit(&mut proposer, 20).await;
+    nodes[leading].wait("heartbeats are answered", |metrics| heard(metrics) > behind).await;
+    assert_eq!(back.machine.installed(), 0);
+    back.transfer.gate.send_replace(true);
+
+    back.wait_applied(last.index).await;
+    assert!(back.machine.installed() >= 1);
+    let after = nodes[leading].metrics();
+    assert_eq!((before.current_term, before.current_leader), (after.current_term, after.current_leader));
+    nodes.push(back);
+    settle(&nodes, last).await;
+    end_alike(nodes, 45).await;
+}
