@@ -362,11 +362,11 @@ async fn a_snapshot_goes_over_in_parts_on_its_own_lane() {
         }
     };
     let vote = Vote { committed: true, ..vote(1) };
-    let sending = client.full_snapshot(vote, snapshot(), std::future::pending(), long());
+    let sending = Box::pin(client.full_snapshot(vote, snapshot(), std::future::pending(), long()));
     let ((_stream, bytes), sent) = in_time("a snapshot", async { tokio::join!(node, sending) }).await;
     assert_eq!(sent.unwrap().vote, vote);
     // What the tests put in front of the groups, of which there is none.
-    assert_eq!(bytes, [0x5a; 5 << 20]);
+    assert_eq!(bytes, vec![0x5a; 5 << 20]);
 }
 
 #[tokio::test]
@@ -395,7 +395,7 @@ async fn a_snapshot_that_is_cancelled_is_given_up() {
         cancelled.await.unwrap();
         ReplicationClosed::new("the test says so")
     };
-    let sending = client.full_snapshot(vote, snapshot(), cancel, long());
+    let sending = Box::pin(client.full_snapshot(vote, snapshot(), cancel, long()));
     let (_stream, sent) = in_time("a snapshot", async { tokio::join!(node, sending) }).await;
     assert!(matches!(sent, Err(StreamingError::Closed(_))), "{sent:?}");
 }

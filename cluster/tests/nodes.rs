@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{LedgerMachine, Network, Node, Proposer, STREAM, commit, group, leader, recover, settle, values};
 use openraft::errors::ClientWriteError;
 use tidegate_cluster::{LogId, Member, Outcome, Proposal};
-use tidegate_persistence::{ChainHash, LogIndex, LogStore, MemoryStore, NodeId, RecordKey, StreamId};
+use tidegate_persistence::{ChainHash, LogIndex, LogStore, MemoryStore, RecordKey, StreamId};
 
 async fn three_nodes() -> (Network, Vec<Node>) {
     let network = Network::default();

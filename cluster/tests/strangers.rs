@@ -176,6 +176,17 @@ async fn a_huge_announced_length_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_takes_no_answers_is_cut_off() {
+    let (node, address) = node(NetworkLimits { silence_ms_max: 100, ..NetworkLimits::default() }, None).await;
+    let mut stream = guest(address, Lane::Log).await;
+    let signs_of_life = frame(1, b"").await.repeat(4096);
+    in_time("it is cut off", async { while stream.write_all(&signs_of_life).await.is_ok() {} }).await;
+    let mut stream = guest(address, Lane::Log).await;
+    assert_eq!(ask(&mut stream, &append(0, 3)).await, TAKEN);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_may_not_ask_is_refused_and_does_not_count() {
     let (node, address) = node(NetworkLimits::default(), None).await;
     let before = node.metrics();

@@ -5,15 +5,88 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::wired::{Authority, MemoryTransfer, WiredNode, endpoint, in_time, listener};
 use common::{LedgerMachine, Proposer, commit, leader, recover, settle};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
+use tidegate_cluster::Member;
 use tidegate_cluster::network::Endpoint;
 use tidegate_cluster::transport::{ClusterTls, node_name};
 use tidegate_persistence::{MemoryStore, NodeId};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Where the hello of a handshake names the lane, what it is for entries, and where the handshake has ended for sure.
+const LANE_AT: usize = 24;
+const LANE_OF_ENTRIES: u8 = 2;
+const HANDSHAKE_BYTES: usize = 128;
+
+/// Carries what comes to `listener` to `address` and back. On the way there one bit is flipped in each of the first `noisy` connections for
+/// entries, somewhere behind the handshake; how many were is counted in `flipped`.
+async fn carry(listener: TcpListener, address: SocketAddr, noisy: u64, flipped: Arc<AtomicU64>) {
+    let mut random = StdRng::seed_from_u64(address.port().into());
+    loop {
+        let (from, to) = (listener.accept().await.unwrap().0, TcpStream::connect(address).await);
+        let Ok(to) = to else { continue };
+        let at = random.random_range(HANDSHAKE_BYTES..4 * HANDSHAKE_BYTES);
+        let flipped = Arc::clone(&flipped);
+        tokio::spawn(async move {
+            let ((mut here, mut back), (mut answers, mut there)) = (from.into_split(), to.into_split());
+            let answering = tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+            let (mut seen, mut is_noisy, mut bytes) = (0, false, vec![0; 4096]);
+            while let Ok(count @ 1..) = here.read(&mut bytes).await {
+                if (seen..seen + count).contains(&LANE_AT) {
+                    is_noisy = bytes[LANE_AT - seen] == LANE_OF_ENTRIES && flipped.load(Ordering::SeqCst) < noisy;
+                }
+                if is_noisy && (seen..seen + count).contains(&at) {
+                    bytes[at - seen] ^= 1 << (at % 8);
+                    flipped.fetch_add(1, Ordering::SeqCst);
+                }
+                seen += count;
+                if there.write_all(&bytes[..count]).await.is_err() {
+                    break;
+                }
+            }
+            answering.abort();
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_on_the_wire_costs_connections_and_nothing_else() {
+    const NOISY: u64 = 10;
+    let (mut nodes, mut members) = (Vec::new(), BTreeMap::new());
+    let flipped = Arc::new(AtomicU64::new(0));
+    for id in 1..=3 {
+        let node = start(id, listener().await.0, None).await;
+        let (front, address) = listener().await;
+        tokio::spawn(carry(front, node.server.address(), NOISY, Arc::clone(&flipped)));
+        members.insert(node.id, Member { address: address.to_string() });
+        nodes.push(node);
+    }
+    nodes[0].raft.initialize(members).await.unwrap();
+    let leading = leader(&nodes, 0, None).await;
+    let mut proposer = Proposer::new(&nodes[leading]).await;
+    let mut groups = 0;
+    // As many as it takes until the noise is over, and then some.
+    in_time("the noise is over", async {
+        while flipped.load(Ordering::SeqCst) < NOISY {
+            assert!(groups < 900, "the stock is not sold out meanwhile");
+            let last = commit(&mut proposer, 5).await;
+            groups += 5;
+            settle(&nodes, last).await;
+        }
+    })
+    .await;
+    let last = commit(&mut proposer, 20).await;
+    settle(&nodes, last).await;
+    end_alike(nodes, groups + 20).await;
+}
 
 /// Node `id` on `listener`, which has nothing yet.
 async fn start(id: u64, listener: TcpListener, tls: Option<ClusterTls>) -> WiredNode {

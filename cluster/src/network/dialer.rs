@@ -64,13 +64,16 @@ pub const SNAPSHOT_INSTALL_SECONDS_MAX: u64 = 600;
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
-/// The connections of a node to the others. Cheap to clone; all shards share one.
+/// The connections of a node to the others. Cheap to clone; all shards share one. Each runs on the runtime on which it was first asked for.
 #[derive(Clone)]
 pub struct Links(Arc<Shared>);
 
+/// The links to nodes, and where each of them leads.
+type Known = BTreeMap<(NodeId, Lane), (Arc<str>, Link)>;
+
 struct Shared {
     endpoint: Endpoint,
-    links: Mutex<BTreeMap<(NodeId, Lane), (Arc<str>, Link)>>,
+    links: Mutex<Known>,
     transfers: AtomicU64,
     stop: watch::Sender<bool>,
 }
@@ -85,7 +88,7 @@ impl Links {
     /// No connections yet, of `endpoint`.
     pub fn new(endpoint: Endpoint) -> Self {
         let (stop, _) = watch::channel(false);
-        Self(Arc::new(Shared { endpoint, links: Mutex::new(BTreeMap::new()), transfers: AtomicU64::new(1), stop }))
+        Self(Arc::new(Shared { endpoint, links: Mutex::default(), transfers: AtomicU64::new(1), stop }))
     }
 
     /// The network of shard `shard`, whose snapshots go over as `transfer` has it.
@@ -182,7 +185,7 @@ impl Asking {
             }
             LinkError::Lost(..) | LinkError::TooLong(_) => NetworkError::new(&error).into(),
         })?;
-        match decode_answer(&body).map_err(unreadable)? {
+        match decode_answer(&body).map_err(|error| unreadable(&error))? {
             Answer::Failure(failure @ (Failure::NoShard | Failure::Stopped), text) => {
                 // It will not be there at once.
                 Err(Unreachable::from_string(format!("node {}: {failure:?}: {text}", self.node)).into())
@@ -201,8 +204,8 @@ fn failed(what: impl ToString) -> RPCError<TypeConfig> {
     NetworkError::from_string(what).into()
 }
 
-fn unreadable(error: WireError) -> RPCError<TypeConfig> {
-    NetworkError::new(&error).into()
+fn unreadable(error: &WireError) -> RPCError<TypeConfig> {
+    NetworkError::new(error).into()
 }
 
 /// An answer to another question than was asked.
@@ -212,7 +215,7 @@ fn strange(answer: &Answer) -> RPCError<TypeConfig> {
 
 /// The answer to an append. Of more entries than go into a frame, the first are sent.
 async fn append(asking: &Asking, shard: u16, request: AppendEntriesRequest<TypeConfig>) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-    let (body, count) = encode_append(shard, &request).map_err(unreadable)?;
+    let (body, count) = encode_append(shard, &request).map_err(|error| unreadable(&error))?;
     let front = request.prev_log_id;
     let sent = count.checked_sub(1).and_then(|last| request.entries.get(last)).map(RaftEntry::log_id).or(front);
     let is_all = count == request.entries.len();
@@ -262,7 +265,7 @@ impl<T: SnapshotTransfer> Client<T> {
     }
 
     async fn ask(&self, action: RPCTypes, asked: Asked, option: &RPCOption) -> Rpc<Answer> {
-        let body = encode_question(&Question { shard: self.shard, asked }).map_err(unreadable)?;
+        let body = encode_question(&Question { shard: self.shard, asked }).map_err(|error| unreadable(&error))?;
         self.asking(&self.control, action, option.soft_ttl()).ask(body).await
     }
 
@@ -278,7 +281,7 @@ impl<T: SnapshotTransfer> Client<T> {
         let whole = option.hard_ttl().max(Duration::from_secs(SNAPSHOT_INSTALL_SECONDS_MAX));
         let sending = &self.asking(&self.snapshots, action, bulk_limit(option));
         let installing = self.asking(&self.snapshots, action, whole);
-        let encode = |asked| encode_question(&Question { shard: self.shard, asked }).map_err(unreadable);
+        let encode = |asked| encode_question(&Question { shard: self.shard, asked }).map_err(|error| unreadable(&error));
 
         let signature = head.meta.signature();
         let unread = |error: &io::Error| {

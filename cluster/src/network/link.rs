@@ -337,3 +337,21 @@ async fn hear(mut reader: ReadHalf<Connection>, shared: &Mutex<Shared>) -> Strin
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_grows_with_every_failure_and_has_an_end() {
+        let mut backoff = Backoff::new();
+        assert!(backoff.until <= Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..100 {
+            backoff.failed("gone".into());
+            pauses.push((backoff.until - Instant::now()).as_millis());
+        }
+        assert_eq!(pauses[..6], [50, 100, 200, 400, 800, 1_000]);
+        assert!(pauses[6..].iter().all(|pause| *pause == 1_000));
+    }
+}

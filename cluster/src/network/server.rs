@@ -27,7 +27,7 @@ use tokio::io::{AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::endpoint::Endpoint;
 use super::link::IDLE_SECONDS_MAX;
@@ -52,6 +52,9 @@ pub const STOP_MS_MAX: u64 = 2_000;
 
 /// For how long nobody is taken when the operating system gives no connection, for want of files for example, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
+
+/// How often the log says that somebody was refused, in milliseconds: strangers must not fill it.
+const COMPLAINT_MS: u64 = 1_000;
 
 /// Bytes of answers that are written at once.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -168,10 +171,30 @@ impl<M: Machine, T> Clone for Door<M, T> {
 #[derive(Default)]
 struct Seats {
     number: u64,
+    refusals: Refusals,
     /// Who is shaking hands, the oldest first.
     strangers: VecDeque<(u64, AbortHandle)>,
     /// Which node is connected; whose other half is dropped gives its place away.
     guests: BTreeMap<(NodeId, Lane), (u64, oneshot::Sender<()>)>,
+}
+
+/// Who was refused without a word in the log.
+#[derive(Default)]
+struct Refusals {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Refusals {
+    /// Says in the log that `address` was refused, and how many were before, unless it has said so just now.
+    fn tell(&mut self, address: SocketAddr, why: &dyn fmt::Display) {
+        if self.told.is_some_and(|told| told.elapsed() < Duration::from_millis(COMPLAINT_MS)) {
+            self.untold += 1;
+            return;
+        }
+        tracing::warn!(%address, %why, others = self.untold, "a connection was refused");
+        *self = Self { told: Some(Instant::now()), untold: 0 };
+    }
 }
 
 async fn accept<M, T>(listener: TcpListener, door: Door<M, T>)
@@ -205,7 +228,7 @@ where
             && let Some((_, oldest)) = seats.strangers.pop_front()
         {
             oldest.abort();
-            tracing::warn!("too many shake hands at once: who waits for the longest is cut off");
+            seats.refusals.tell(address, &"too many shake hands at once: who waits for the longest is cut off for it");
         }
     }
     drop(listener);
@@ -233,18 +256,18 @@ where
         match shaken {
             None => return,
             Some(Err(_)) => {
-                tracing::warn!(%address, "a connection was closed: no handshake within {} ms", limit.as_millis());
+                seats.refusals.tell(address, &format_args!("no handshake within {} ms", limit.as_millis()));
                 return;
             }
             Some(Ok(Err(error))) => {
-                tracing::warn!(%address, %error, "a connection was refused");
+                seats.refusals.tell(address, &error);
                 return;
             }
             Some(Ok(Ok((guest, connection)))) => {
                 let place = (guest.node, guest.lane);
                 seats.guests.retain(|_, (_, seat)| !seat.is_closed());
                 if !seats.guests.contains_key(&place) && seats.guests.len() >= door.endpoint.limits().connections_max {
-                    tracing::warn!(%address, node = %guest.node, "a node was refused: all connections are taken");
+                    seats.refusals.tell(address, &format_args!("node {}: all connections are taken", guest.node));
                     return;
                 }
                 let (seat, replaced) = oneshot::channel();
@@ -400,7 +423,7 @@ fn later(answer: impl Future<Output = Answer> + Send + 'static) -> Asking {
     Box::pin(async { encode_answer(&answer.await) })
 }
 
-fn refused(failure: Failure, what: impl ToString) -> Asking {
+fn refused(failure: Failure, what: &(impl ToString + ?Sized)) -> Asking {
     at_once(&Answer::Failure(failure, what.to_string()))
 }
 
@@ -438,7 +461,7 @@ where
         return unreadable(guest, &WireError::Contradiction("it is not asked on this lane"));
     }
     let Some(Shard { raft, transfer: by }) = shards.get(shard) else {
-        return refused(Failure::NoShard, format!("shard {shard} is not here"));
+        return refused(Failure::NoShard, &format!("shard {shard} is not here"));
     };
     let stopped = |error: &dyn fmt::Display| Answer::Failure(Failure::Stopped, error.to_string());
     match asked {

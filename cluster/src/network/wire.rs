@@ -37,7 +37,8 @@
 //! where they are applied. Entries follow each other without a gap behind the entry in front, which is why none names its index.
 //!
 //! A body is at most a frame's. No number that is announced is believed: nothing is set aside for bytes that are not there yet. What cannot be
-//! read is an error, and nothing of it counts. What openraft itself takes for impossible, and would panic at, is refused here.
+//! read is an error, and nothing of it counts. What openraft takes for impossible, and might panic at, is refused here as far as the message
+//! itself shows it.
 
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
@@ -341,7 +342,7 @@ pub(crate) fn encode_answer(answer: &Answer) -> Vec<u8> {
         Answer::SnapshotGivenUp => bytes.push(ANSWER | 8),
         Answer::Failure(failure, text) => {
             bytes.extend_from_slice(&[FAILURE, failure.code()]);
-            bytes.extend_from_slice(text[..text.floor_char_boundary(TEXT_BYTES_MAX)].as_bytes());
+            bytes.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)]);
         }
     }
     bytes
