@@ -142,16 +142,16 @@ async fn lose_and_find_a_follower(tls: [Option<ClusterTls>; 3]) {
     let last = commit(&mut proposer, 50).await;
     settle(&nodes, last).await;
 
-    let lost = (leading + 1) % 3;
-    let away = stop(nodes.remove(lost)).await;
+    let absent = (leading + 1) % 3;
+    let away = stop(nodes.remove(absent)).await;
     let last = commit(&mut proposer, 50).await;
     settle(&nodes, last).await;
 
-    let back = restart(away, endpoint(lost as u64 + 1, tls[lost].clone()), MemoryTransfer::default()).await;
-    nodes.insert(lost, back);
-    nodes[lost].wait_applied(last.index).await;
-    assert_eq!(nodes[lost].machine.installed(), 0, "by entries alone");
-    let leading = leader(&nodes, lost, None).await;
+    let back = restart(away, endpoint(absent as u64 + 1, tls[absent].clone()), MemoryTransfer::default()).await;
+    nodes.insert(absent, back);
+    nodes[absent].wait_applied(last.index).await;
+    assert_eq!(nodes[absent].machine.installed(), 0, "by entries alone");
+    let leading = leader(&nodes, absent, None).await;
     let mut proposer = Proposer::new(&nodes[leading]).await;
     let last = commit(&mut proposer, 20).await;
     settle(&nodes, last).await;
@@ -218,8 +218,8 @@ async fn a_snapshot_goes_over_while_the_leader_leads_on() {
     let mut proposer = Proposer::new(&nodes[leading]).await;
     let last = commit(&mut proposer, 5).await;
     settle(&nodes, last).await;
-    let lost = (leading + 1) % 3;
-    let away = stop(nodes.remove(lost)).await;
+    let absent = (leading + 1) % 3;
+    let away = stop(nodes.remove(absent)).await;
     let last = commit(&mut proposer, 20).await;
     settle(&nodes, last).await;
     let leading = leader(&nodes, 0, None).await;
@@ -236,7 +236,7 @@ async fn a_snapshot_goes_over_while_the_leader_leads_on() {
     in_time("a snapshot begins", back.transfer.begun.subscribe().wait_for(|begun| *begun > 0)).await.unwrap();
     // Meanwhile groups are committed, and the node that waits for its snapshot answers heartbeats.
     let heard = |metrics: &openraft::RaftMetrics<tidegate_cluster::TypeConfig>| {
-        metrics.heartbeat.as_ref().and_then(|heartbeats| heartbeats.get(&id).cloned().flatten().map(|heard| *heard))
+        metrics.heartbeat.as_ref().and_then(|heartbeats| heartbeats.get(&id).copied().flatten().map(|heard| *heard))
     };
     let behind = heard(&nodes[leading].metrics());
     let last = commit(&mut proposer, 20).await;
