@@ -101,6 +101,29 @@ async fn answers_find_their_questions_in_any_order() {
 }
 
 #[tokio::test]
+async fn shards_share_their_connections() {
+    let (listener, _) = listener().await;
+    let links = Links::new(endpoint(1, None));
+    let [mut one, mut other] = [0, 1].map(|shard| links.dialer(shard, Arc::new(MemoryTransfer::default())));
+    let mut one = one.new_client(NodeId(2), &member(&listener)).await;
+    let mut other = other.new_client(NodeId(2), &member(&listener)).await;
+    let node = async {
+        let (mut stream, _) = accept(&listener).await;
+        let mut shards = Vec::new();
+        for _ in 0..2 {
+            let Frame { number, body } = asked(&mut stream).await;
+            shards.push(body[1..3].to_vec());
+            say(&mut stream, number, &granted(1)).await;
+        }
+        (stream, shards)
+    };
+    let ((_stream, shards), first, second) =
+        tokio::join!(node, one.vote(VoteRequest::new(vote(1), None), long()), other.vote(VoteRequest::new(vote(1), None), long()),);
+    assert_eq!(shards, [[0, 0], [0, 1]]);
+    assert!(first.is_ok() && second.is_ok());
+}
+
+#[tokio::test]
 async fn each_purpose_has_a_connection_of_its_own() {
     let (listener, _) = listener().await;
     let mut dialer = dialer(endpoint(1, None));

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_persistence::NodeId;
-use tokio::io::{AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -37,8 +37,8 @@ pub const IDLE_SECONDS_MAX: u64 = 60;
 /// Questions that wait for their turn to be written, of one lane to one node. Who asks more waits.
 pub const LINK_QUEUE_MAX: usize = 64;
 
-/// Bytes that are written at once.
-const WRITE_BYTES: usize = 64 * 1024;
+/// Bytes that are written, or read, at once.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Why nothing was answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -220,7 +220,7 @@ impl Task {
         let (reader, writer) = tokio::io::split(connection);
         let end = {
             let reading = hear(reader, &shared);
-            let writing = self.speak(BufWriter::with_capacity(WRITE_BYTES, writer), first, &shared);
+            let writing = self.speak(BufWriter::with_capacity(BUFFER_BYTES, writer), first, &shared);
             tokio::select! {
                 biased;
                 _ = stop => End::Stopped,
@@ -318,7 +318,8 @@ async fn in_time(limit: Duration, writing: impl Future<Output = Result<(), Frame
 }
 
 /// Reads answers until the connection ends, and says why it did.
-async fn hear(mut reader: ReadHalf<Connection>, shared: &Mutex<Shared>) -> String {
+async fn hear(reader: ReadHalf<Connection>, shared: &Mutex<Shared>) -> String {
+    let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     loop {
         let frame = match read_frame(&mut reader).await {
             Ok(Some(frame)) => frame,

@@ -23,7 +23,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::type_config::alias::SnapshotOf;
 use parking_lot::{Mutex, RwLock};
 use tidegate_persistence::NodeId;
-use tokio::io::{AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
@@ -56,8 +56,8 @@ const ACCEPT_PAUSE_MS: u64 = 50;
 /// How often the log says that somebody was refused, in milliseconds: strangers must not fill it.
 const COMPLAINT_MS: u64 = 1_000;
 
-/// Bytes of answers that are written at once.
-const WRITE_BYTES: usize = 64 * 1024;
+/// Bytes that are read, or of answers that are written, at once.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The shards of a node that other nodes may ask. Cheap to clone.
 pub struct Shards<M: Machine, T>(Arc<RwLock<BTreeMap<u16, Shard<M, T>>>>);
@@ -306,7 +306,7 @@ where
             end = hear(reader, &door.shards, guest, due) => end,
         }
     };
-    let writing = speak(BufWriter::with_capacity(WRITE_BYTES, writer), queue, door.endpoint.silence_limit());
+    let writing = speak(BufWriter::with_capacity(BUFFER_BYTES, writer), queue, door.endpoint.silence_limit());
     let (mut reading, mut writing, mut replaced) = (Box::pin(reading), Box::pin(writing), replaced);
     let ended = tokio::select! {
         biased;
@@ -330,7 +330,7 @@ where
 
 /// Hands out what is asked, until there is nothing more. An error ends the connection at once, with everything that is due.
 async fn hear<M, T>(
-    mut reader: ReadHalf<Connection>,
+    reader: ReadHalf<Connection>,
     shards: &Shards<M, T>,
     guest: Guest,
     due: mpsc::Sender<Answering>,
@@ -339,6 +339,7 @@ where
     M: Machine,
     T: SnapshotTransfer<Snapshot = M::Snapshot>,
 {
+    let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     let mut receptions = Receptions::new();
     let (count, bytes) = (bound(REQUESTS_IN_FLIGHT_MAX), bound(REQUESTS_IN_FLIGHT_BYTES_MAX));
     loop {
