@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::PATIENCE;
-use common::wired::{MemoryTransfer, SHARD, endpoint, greeting, in_time, listener, secret};
+use common::wired::{MemoryTransfer, SHARD, endpoint, greeting, in_time, listener, secret, until_closed};
 use futures_util::StreamExt;
 use futures_util::stream;
 use openraft::StoredMembership;
@@ -309,6 +309,28 @@ async fn a_node_that_falls_silent_is_given_up() {
     let (_stream, answer) = tokio::join!(node, client.vote(VoteRequest::new(vote(1), None), long()));
     let Err(RPCError::Network(error)) = answer else { panic!("{answer:?}") };
     assert!(error.to_string().contains("nothing came for 2000 ms"), "{error}");
+}
+
+#[tokio::test]
+async fn short_questions_do_not_hide_that_a_node_is_silent() {
+    let (listener, _) = listener().await;
+    let limits = NetworkLimits { silence_ms_max: 200, ..NetworkLimits::default() };
+    let endpoint = Endpoint::new(greeting(1), secret(7), None, limits).unwrap();
+    let mut client = dialer(endpoint).new_client(NodeId(2), &member(&listener)).await;
+    let node = async {
+        let (mut stream, _) = accept(&listener).await;
+        until_closed(&mut stream).await;
+    };
+    let asking = async {
+        loop {
+            // Far less than the silence that is put up with.
+            drop(client.vote(VoteRequest::new(vote(1), None), RPCOption::new(Duration::from_millis(20))).await);
+        }
+    };
+    tokio::select! {
+        () = node => {}
+        () = asking => {}
+    }
 }
 
 #[tokio::test]

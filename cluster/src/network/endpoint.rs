@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate_persistence::NodeId;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::transport::{
     CLUSTER_BYTES_MAX, ClusterSecret, ClusterTls, Connection, Greeting, Guest, HandshakeError, Lane, Secured, Session, answer,
@@ -14,6 +15,10 @@ use crate::transport::{
 
 /// How long it may take until both sides of a connection know who the other is.
 pub const HANDSHAKE_MS_MAX_DEFAULT: u64 = 5_000;
+
+/// How long it may take until a connection to another node is there, in milliseconds, before any handshake. A node whose machine is down answers
+/// nothing at all, and should be found soon after it is back.
+pub const CONNECT_MS_MAX: u64 = 2_000;
 
 /// How long nothing may come from a node that owes an answer.
 pub const SILENCE_MS_MAX_DEFAULT: u64 = 5_000;
@@ -122,7 +127,8 @@ impl Endpoint {
 
     /// A connection to `node` at `address`, for `lane`. Whoever calls bounds the time.
     pub(crate) async fn connect(&self, node: NodeId, address: &str, lane: Lane) -> Result<Connection, HandshakeError> {
-        let stream = TcpStream::connect(address).await?;
+        let connecting = timeout(Duration::from_millis(CONNECT_MS_MAX), TcpStream::connect(address));
+        let stream = connecting.await.map_err(io::Error::from)??;
         stream.set_nodelay(true)?;
         let Secured { mut connection, binding, .. } = match &self.0.tls {
             Some(tls) => tls.connect(stream, node).await?,

@@ -133,7 +133,8 @@ impl Backoff {
     }
 }
 
-/// Who waits for which answer.
+/// Who waits for which answer. Who has given up stays until the answer comes, because it is owed: otherwise short questions would hide that the
+/// other side is silent. There are no more than it may owe ([`super::REQUESTS_IN_FLIGHT_MAX`]) before it reads nothing further.
 type Waiting = BTreeMap<u64, oneshot::Sender<Result<Vec<u8>, LinkError>>>;
 
 /// What the two halves of a connection share.
@@ -216,7 +217,7 @@ impl Task {
 
     /// Asks over `connection`, beginning with `first`, until it ends.
     async fn serve(&mut self, connection: Connection, first: Call, stop: &mut (impl Future<Output = bool> + Unpin)) -> End {
-        let shared = Arc::new(Mutex::new(Shared { waiting: Waiting::new(), heard: Instant::now(), is_alive: false }));
+        let shared = Mutex::new(Shared { waiting: Waiting::new(), heard: Instant::now(), is_alive: false });
         let (reader, writer) = tokio::io::split(connection);
         let end = {
             let reading = hear(reader, &shared);
@@ -228,8 +229,7 @@ impl Task {
                 end = writing => end,
             }
         };
-        let Shared { waiting, is_alive, .. } =
-            std::mem::replace(&mut *shared.lock(), Shared { waiting: Waiting::new(), heard: Instant::now(), is_alive: false });
+        let Shared { waiting, is_alive, .. } = shared.into_inner();
         let why: Arc<str> = match &end {
             End::Idle => "it was idle".into(),
             End::Stopped => "this node is stopping".into(),
@@ -289,8 +289,7 @@ impl Task {
                 },
                 now = ticks.tick() => {
                     let (is_owed, heard) = {
-                        let mut shared = shared.lock();
-                        shared.waiting.retain(|_, answer| !answer.is_closed());
+                        let shared = shared.lock();
                         (!shared.waiting.is_empty(), shared.heard)
                     };
                     let quiet = now.saturating_duration_since(heard);
