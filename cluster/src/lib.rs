@@ -2,12 +2,13 @@
 //!
 //! An entry of consensus is a record of the log: [`ReplicatedLog`] gives openraft the one log that [`tidegate_persistence`] keeps, and
 //! [`StateMachine`] hands to a shard the groups that are committed. What a group's events mean is for the stock's rules, what a shard does with
-//! them is for the engine. [`transport`] is how bytes reach another node; nothing speaks over it yet. This crate is the only door of openraft.
+//! them is for the engine. [`network`] is how nodes ask each other, over the connections of [`transport`]. This crate is the only door of openraft.
 
 mod adopt;
 mod log_reader;
 mod log_store;
 mod members;
+pub mod network;
 mod shard;
 mod state_machine;
 pub mod transport;

@@ -7,11 +7,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{LedgerMachine, Network, Node, Proposer, STREAM, group, recover, values};
-use openraft::ServerState;
+use common::{LedgerMachine, Network, Node, Proposer, STREAM, commit, group, leader, recover, settle, values};
 use openraft::errors::ClientWriteError;
 use tidegate_cluster::{LogId, Member, Outcome, Proposal};
-use tidegate_persistence::{ChainHash, LogIndex, LogStore, MemoryStore, NodeId, RecordKey, StreamId};
+use tidegate_persistence::{ChainHash, LogIndex, LogStore, MemoryStore, RecordKey, StreamId};
 
 async fn three_nodes() -> (Network, Vec<Node>) {
     let network = Network::default();
@@ -23,38 +22,6 @@ async fn three_nodes() -> (Network, Vec<Node>) {
         nodes.iter().map(|node| (node.id, Member { address: format!("node-{}:4100", node.id) })).collect();
     nodes[0].raft.initialize(members).await.unwrap();
     (network, nodes)
-}
-
-/// Waits until `observer` knows of a leader other than `except`, and that one of itself. Returns its place among `nodes`.
-async fn leader(nodes: &[Node], observer: usize, except: Option<NodeId>) -> usize {
-    let is_known = |leader: Option<NodeId>| leader.is_some() && leader != except;
-    let metrics = nodes[observer].wait("a leader is known", |metrics| is_known(metrics.current_leader)).await;
-    let leader = nodes.iter().position(|node| Some(node.id) == metrics.current_leader).unwrap();
-    nodes[leader].wait("it knows of itself", |metrics| metrics.state == ServerState::Leader).await;
-    leader
-}
-
-/// Proposes `count` groups without waiting in between, and waits until all are applied. Returns the last of them.
-async fn commit(proposer: &mut Proposer, count: usize) -> LogId {
-    let mut waiting = Vec::new();
-    for _ in 0..count {
-        let receiver = proposer.propose().await;
-        waiting.push((receiver, proposer.predecessor));
-    }
-    let mut last = None;
-    for (receiver, chain) in waiting {
-        let response = receiver.await.unwrap().unwrap();
-        assert_eq!(response.data, Outcome::Applied(chain));
-        last = Some(response.log_id);
-    }
-    last.unwrap()
-}
-
-/// Waits until every node has applied `last`.
-async fn settle(nodes: &[Node], last: LogId) {
-    for node in nodes {
-        node.wait_applied(last.index).await;
-    }
 }
 
 /// The records of `store` up to `last`.

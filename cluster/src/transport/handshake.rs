@@ -1,22 +1,55 @@
 //! Who is at the other end of a connection: the first thing that either side says, before any frame.
 //!
 //! ```text
+//! 1. who connects says
 //!  0  4  "tgcl"
 //!  4  2  version of the protocol, big-endian like everything here
 //!  6  2  length of what follows up to the checksum
 //!  8  8  the node that says it
 //! 16  8  the node that it says it to
-//! 24  n  the cluster
-//! 24+n 4  crc32c of everything before
+//! 24  1  lane: 1 control, 2 log, 3 snapshots
+//! 25 32  a nonce
+//! 57  n  the cluster
+//! 57+n 4 crc32c of everything before
+//!
+//! 2. who is reached says, whatever it heard
+//!  0  4  "tgcl"
+//!  4  2  version of the protocol
+//!  6 32  a nonce
+//! 38  4  crc32c of everything before
+//!
+//! 3. who connects proves that it knows the secret
+//!  0 32  HMAC-SHA256 of the statement below, with a verdict of 0
+//!
+//! 4. who is reached says what becomes of it
+//!  0  1  verdict: 0 taken, 1 refused, 2 of another cluster, 3 another node, 4 not allowed to be that node
+//!  1 32  HMAC-SHA256 of the statement below; zeros when the verdict is 1
+//!
+//! the statement
+//!  0  1  who proves: 1 who connects, 2 who is reached
+//!  1  1  verdict
+//!  2  2  version of the protocol
+//!  4  8  the node that connects
+//! 12  8  the node that it means to reach
+//! 20  1  lane
+//! 21 32  nonce of who connects
+//! 53 32  nonce of who is reached
+//! 85 32  what both know of the TLS session underneath and nobody else does, zeros where there is none
+//! 117 n  the cluster
 //! ```
 //!
-//! Who connects greets first; who is greeted answers, and answers one whom it refuses too, so that both can say what does not match. It names
-//! nodes and proves nothing: that a node is who it says is for whatever protects the connection.
+//! Who connects proves first, and learns of a stranger's mistake nothing but the refusal: which cluster and node were reached is told only to who
+//! knows the secret. What is told in the clear by who connects is its own number, the one it looks for and the name of the cluster.
+//!
+//! Proofs are of this one handshake: nonces are drawn anew, and neither side's proof is of use to the other. What follows is *not* proved:
+//! without TLS, whoever can change what goes over the connection can change frames afterwards, and whoever can read it reads them.
 
 use std::io;
 
 use tidegate_persistence::NodeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::transport::secret::{ClusterSecret, Nonce, PROOF_BYTES};
 
 /// Version of what goes over connections that this code speaks, and the only one.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -26,8 +59,11 @@ pub const CLUSTER_BYTES_MAX: usize = 256;
 
 const MAGIC: [u8; 4] = *b"tgcl";
 const HEAD_BYTES: usize = 8;
-const NODES_BYTES: usize = 16;
+/// From behind the head to the cluster.
+const FIELDS_BYTES: usize = 8 + 8 + 1 + 32;
 const CHECKSUM_BYTES: usize = 4;
+const CHALLENGE_BYTES: usize = 4 + 2 + 32 + CHECKSUM_BYTES;
+const VERDICT_BYTES: usize = 1 + PROOF_BYTES;
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +72,56 @@ pub struct Greeting {
     pub cluster: String,
     /// Itself.
     pub node: NodeId,
+}
+
+/// What a connection is for. Each has one of its own, so that nothing small waits behind something large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Heartbeats, votes, transfers of leadership.
+    Control,
+    /// Entries of the log.
+    Log,
+    /// Snapshots.
+    Snapshots,
+}
+
+impl Lane {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Control => 1,
+            Self::Log => 2,
+            Self::Snapshots => 3,
+        }
+    }
+
+    const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Control),
+            2 => Some(Self::Log),
+            3 => Some(Self::Snapshots),
+            _ => None,
+        }
+    }
+}
+
+/// What one handshake is made with.
+#[derive(Debug, Clone, Copy)]
+pub struct Session<'a> {
+    /// The cluster's secret.
+    pub secret: &'a ClusterSecret,
+    /// Drawn for this handshake.
+    pub nonce: Nonce,
+    /// What both sides know of the TLS session underneath; zeros without one.
+    pub binding: [u8; 32],
+}
+
+/// Who has connected, and what for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guest {
+    /// The node.
+    pub node: NodeId,
+    /// The lane.
+    pub lane: Lane,
 }
 
 /// Why the other end is not whom this one talks to. The connection is to be closed.
@@ -53,6 +139,9 @@ pub enum HandshakeError {
         /// What it speaks.
         found: u16,
     },
+    /// It does not know the secret.
+    #[error("who says to be node {0} does not know the cluster's secret")]
+    Secret(NodeId),
     /// It belongs to another cluster.
     #[error("node {node} is of cluster {found:?} where {expected:?} was expected")]
     Cluster {
@@ -63,7 +152,7 @@ pub enum HandshakeError {
         /// This node's.
         expected: String,
     },
-    /// It is another node than was expected, or expected another node than this one.
+    /// It expected another node than this one.
     #[error("node {found} was reached where {expected} was expected")]
     Node {
         /// Who was reached.
@@ -71,194 +160,455 @@ pub enum HandshakeError {
         /// Who was to be reached.
         expected: NodeId,
     },
+    /// It may not call itself that.
+    #[error("who says to be node {0} may not be it: it is this node, or its certificate is another's")]
+    NotAllowed(NodeId),
+    /// It has refused this node, and does not say why: it has another secret.
+    #[error("node {0} refuses the connection; its log says why")]
+    Refused(NodeId),
+    /// It has refused this node, because it is of another cluster.
+    #[error("node {0} is of another cluster")]
+    RefusedCluster(NodeId),
+    /// It has refused this node, because it is another than was expected.
+    #[error("another node was reached where {0} was expected")]
+    RefusedNode(NodeId),
+    /// It has refused this node, because it may not call itself what it does.
+    #[error("node {0} does not take this node for the one that it says to be")]
+    RefusedName(NodeId),
     /// A cluster's name is too long.
     #[error("a cluster's name of {0} bytes where {CLUSTER_BYTES_MAX} are allowed")]
     TooLong(usize),
 }
 
-/// What one side said.
-struct Said {
-    greeting: Greeting,
-    to: NodeId,
+/// What becomes of who connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Taken,
+    Refused,
+    OtherCluster,
+    OtherNode,
+    NotAllowed,
 }
 
-/// Greets node `expected` over a connection to it, as `us`. It is that node, of the same cluster and protocol, at return.
+impl Verdict {
+    const ALL: [Self; 5] = [Self::Taken, Self::Refused, Self::OtherCluster, Self::OtherNode, Self::NotAllowed];
+
+    const fn code(self) -> u8 {
+        match self {
+            Self::Taken => 0,
+            Self::Refused => 1,
+            Self::OtherCluster => 2,
+            Self::OtherNode => 3,
+            Self::NotAllowed => 4,
+        }
+    }
+}
+
+/// What who connects says first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hello {
+    greeting: Greeting,
+    to: NodeId,
+    lane: Lane,
+    nonce: Nonce,
+}
+
+/// Who proves something.
+#[derive(Clone, Copy)]
+enum Side {
+    Guest = 1,
+    Host = 2,
+}
+
+impl Hello {
+    /// What `side` proves.
+    fn statement(&self, side: Side, verdict: Verdict, host_nonce: &Nonce, binding: &[u8; 32]) -> Vec<u8> {
+        let mut bytes = vec![side as u8, verdict.code()];
+        bytes.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
+        bytes.extend_from_slice(&self.greeting.node.0.to_be_bytes());
+        bytes.extend_from_slice(&self.to.0.to_be_bytes());
+        bytes.push(self.lane.code());
+        bytes.extend_from_slice(&self.nonce);
+        bytes.extend_from_slice(host_nonce);
+        bytes.extend_from_slice(binding);
+        bytes.extend_from_slice(self.greeting.cluster.as_bytes());
+        bytes
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, HandshakeError> {
+        let cluster = self.greeting.cluster.as_bytes();
+        let length = u16::try_from(FIELDS_BYTES + cluster.len()).ok().filter(|_| cluster.len() <= CLUSTER_BYTES_MAX);
+        let length = length.ok_or(HandshakeError::TooLong(cluster.len()))?;
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&self.greeting.node.0.to_be_bytes());
+        bytes.extend_from_slice(&self.to.0.to_be_bytes());
+        bytes.push(self.lane.code());
+        bytes.extend_from_slice(&self.nonce);
+        bytes.extend_from_slice(cluster);
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let covered = checked(bytes)?;
+        let (node, rest) = covered.get(HEAD_BYTES..)?.split_first_chunk()?;
+        let (to, rest) = rest.split_first_chunk()?;
+        let (&lane, rest) = rest.split_first()?;
+        let (nonce, cluster) = rest.split_first_chunk()?;
+        let greeting = Greeting { cluster: std::str::from_utf8(cluster).ok()?.to_owned(), node: NodeId(u64::from_be_bytes(*node)) };
+        Some(Self { greeting, to: NodeId(u64::from_be_bytes(*to)), lane: Lane::from_code(lane)?, nonce: *nonce })
+    }
+}
+
+/// Greets node `expected` over a connection to it, as `us`, for `lane`. It is that node, of the same cluster and protocol, knows the secret
+/// and has taken this node for what it says to be, at return.
 pub async fn greet(
     connection: &mut (impl AsyncRead + AsyncWrite + Unpin),
     us: &Greeting,
     expected: NodeId,
+    lane: Lane,
+    session: Session<'_>,
 ) -> Result<(), HandshakeError> {
-    say(connection, us, expected).await?;
-    let said = hear(connection, us).await?;
-    if said.greeting.node == expected { Ok(()) } else { Err(HandshakeError::Node { found: said.greeting.node, expected }) }
+    let Session { secret, nonce, binding } = session;
+    let hello = Hello { greeting: us.clone(), to: expected, lane, nonce };
+    say(connection, &hello.encode()?).await?;
+    let host_nonce = hear_challenge(connection).await?;
+    let proof = secret.prove(&hello.statement(Side::Guest, Verdict::Taken, &host_nonce, &binding));
+    say(connection, &proof).await?;
+
+    let mut said = [0; VERDICT_BYTES];
+    connection.read_exact(&mut said).await?;
+    let [code, proof @ ..] = said;
+    let verdict = Verdict::ALL.into_iter().find(|verdict| verdict.code() == code).ok_or(HandshakeError::NoNode)?;
+    if verdict == Verdict::Refused {
+        return Err(HandshakeError::Refused(expected));
+    }
+    if !secret.is_proved(&hello.statement(Side::Host, verdict, &host_nonce, &binding), &proof) {
+        return Err(HandshakeError::Secret(expected));
+    }
+    match verdict {
+        Verdict::Taken => Ok(()),
+        Verdict::Refused => Err(HandshakeError::Refused(expected)),
+        Verdict::OtherCluster => Err(HandshakeError::RefusedCluster(expected)),
+        Verdict::OtherNode => Err(HandshakeError::RefusedNode(expected)),
+        Verdict::NotAllowed => Err(HandshakeError::RefusedName(expected)),
+    }
 }
 
-/// Answers whoever has connected, as `us`. Returns which node it is, of the same cluster and protocol.
-pub async fn answer(connection: &mut (impl AsyncRead + AsyncWrite + Unpin), us: &Greeting) -> Result<NodeId, HandshakeError> {
-    let heard = hear(connection, us).await;
-    let to = match &heard {
-        Ok(said) => said.greeting.node,
-        Err(HandshakeError::Cluster { node, .. }) => *node,
-        // Another version is told this one; who it is cannot be read.
-        Err(HandshakeError::Version { .. }) => NodeId(0),
-        Err(_) => return heard.map(|said| said.greeting.node),
+/// Answers whoever has connected, as `us`. Returns which node it is, of the same cluster and protocol; it knows the secret, and `is_allowed` has
+/// said that it may be that node.
+pub async fn answer(
+    connection: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    us: &Greeting,
+    session: Session<'_>,
+    is_allowed: impl FnOnce(NodeId) -> bool,
+) -> Result<Guest, HandshakeError> {
+    let Session { secret, nonce, binding } = session;
+    let hello = match hear_hello(connection).await {
+        // Another version is told this one; what it means otherwise cannot be read.
+        Err(error @ HandshakeError::Version { .. }) => {
+            say(connection, &challenge(&nonce)).await?;
+            return Err(error);
+        }
+        heard => heard?,
     };
-    say(connection, us, to).await?;
-    let said = heard?;
-    if said.to == us.node { Ok(said.greeting.node) } else { Err(HandshakeError::Node { found: us.node, expected: said.to }) }
+    say(connection, &challenge(&nonce)).await?;
+    let mut proof = [0; PROOF_BYTES];
+    connection.read_exact(&mut proof).await?;
+    let Greeting { node, cluster } = &hello.greeting;
+    if !secret.is_proved(&hello.statement(Side::Guest, Verdict::Taken, &nonce, &binding), &proof) {
+        let mut refusal = [0; VERDICT_BYTES];
+        refusal[0] = Verdict::Refused.code();
+        say(connection, &refusal).await?;
+        return Err(HandshakeError::Secret(*node));
+    }
+    let (verdict, result) = if *cluster != us.cluster {
+        let error = HandshakeError::Cluster { node: *node, found: cluster.clone(), expected: us.cluster.clone() };
+        (Verdict::OtherCluster, Err(error))
+    } else if hello.to != us.node {
+        (Verdict::OtherNode, Err(HandshakeError::Node { found: us.node, expected: hello.to }))
+    } else if *node == us.node || !is_allowed(*node) {
+        (Verdict::NotAllowed, Err(HandshakeError::NotAllowed(*node)))
+    } else {
+        (Verdict::Taken, Ok(Guest { node: *node, lane: hello.lane }))
+    };
+    let proof = secret.prove(&hello.statement(Side::Host, verdict, &nonce, &binding));
+    say(connection, &[&[verdict.code()][..], &proof].concat()).await?;
+    result
 }
 
-async fn say(writer: &mut (impl AsyncWrite + Unpin), us: &Greeting, to: NodeId) -> Result<(), HandshakeError> {
-    let length = u16::try_from(NODES_BYTES + us.cluster.len()).ok().filter(|_| us.cluster.len() <= CLUSTER_BYTES_MAX);
-    let length = length.ok_or(HandshakeError::TooLong(us.cluster.len()))?;
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(&us.node.0.to_be_bytes());
-    bytes.extend_from_slice(&to.0.to_be_bytes());
-    bytes.extend_from_slice(us.cluster.as_bytes());
-    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
-    writer.write_all(&bytes).await?;
+async fn say(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), HandshakeError> {
+    writer.write_all(bytes).await?;
     Ok(writer.flush().await?)
 }
 
-/// Hears what the other side says, and checks what can be without knowing who was expected.
-async fn hear(reader: &mut (impl AsyncRead + Unpin), us: &Greeting) -> Result<Said, HandshakeError> {
+fn challenge(nonce: &Nonce) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
+    bytes.extend_from_slice(nonce);
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
+    bytes
+}
+
+/// What `bytes` hold in front of their checksum, if it fits.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (covered, checksum) = bytes.split_last_chunk()?;
+    (crc32c::crc32c(covered) == u32::from_be_bytes(*checksum)).then_some(covered)
+}
+
+/// Checks what every first message begins with.
+fn check_version(magic: [u8; 4], version: [u8; 2]) -> Result<(), HandshakeError> {
+    let found = u16::from_be_bytes(version);
+    match magic {
+        MAGIC if found == PROTOCOL_VERSION => Ok(()),
+        MAGIC => Err(HandshakeError::Version { found }),
+        _ => Err(HandshakeError::NoNode),
+    }
+}
+
+async fn hear_hello(reader: &mut (impl AsyncRead + Unpin)) -> Result<Hello, HandshakeError> {
     let mut head = [0; HEAD_BYTES];
     reader.read_exact(&mut head).await?;
     let [magic @ .., version_high, version_low, length_high, length_low] = head;
-    if magic != MAGIC {
-        return Err(HandshakeError::NoNode);
-    }
-    let found = u16::from_be_bytes([version_high, version_low]);
-    if found != PROTOCOL_VERSION {
-        return Err(HandshakeError::Version { found });
-    }
+    check_version(magic, [version_high, version_low])?;
     let length = usize::from(u16::from_be_bytes([length_high, length_low]));
-    if !(NODES_BYTES..=NODES_BYTES + CLUSTER_BYTES_MAX).contains(&length) {
+    if !(FIELDS_BYTES..=FIELDS_BYTES + CLUSTER_BYTES_MAX).contains(&length) {
         return Err(HandshakeError::NoNode);
     }
     let mut bytes = head.to_vec();
     bytes.resize(HEAD_BYTES + length + CHECKSUM_BYTES, 0);
     reader.read_exact(&mut bytes[HEAD_BYTES..]).await?;
-    let said = decode(&bytes).ok_or(HandshakeError::NoNode)?;
-    if said.greeting.cluster != us.cluster {
-        let Greeting { cluster: found, node } = said.greeting;
-        return Err(HandshakeError::Cluster { node, found, expected: us.cluster.clone() });
-    }
-    Ok(said)
+    Hello::decode(&bytes).ok_or(HandshakeError::NoNode)
 }
 
-fn decode(bytes: &[u8]) -> Option<Said> {
-    let (covered, checksum) = bytes.split_last_chunk()?;
-    if crc32c::crc32c(covered) != u32::from_be_bytes(*checksum) {
-        return None;
-    }
-    let (node, rest) = covered[HEAD_BYTES..].split_first_chunk()?;
-    let (to, cluster) = rest.split_first_chunk()?;
-    let (node, to) = (NodeId(u64::from_be_bytes(*node)), NodeId(u64::from_be_bytes(*to)));
-    Some(Said { greeting: Greeting { cluster: std::str::from_utf8(cluster).ok()?.to_owned(), node }, to })
+async fn hear_challenge(reader: &mut (impl AsyncRead + Unpin)) -> Result<Nonce, HandshakeError> {
+    let mut bytes = [0; CHALLENGE_BYTES];
+    reader.read_exact(&mut bytes).await?;
+    let [m0, m1, m2, m3, version_high, version_low, ..] = bytes;
+    check_version([m0, m1, m2, m3], [version_high, version_low])?;
+    let nonce = checked(&bytes).and_then(|covered| covered.last_chunk());
+    nonce.copied().ok_or(HandshakeError::NoNode)
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::io::{DuplexStream, duplex};
 
     use super::*;
-    use crate::transport::{Frame, read_frame, write_frame};
+
+    const HERE: Nonce = [1; 32];
+    const THERE: Nonce = [2; 32];
 
     fn node(cluster: &str, node: u64) -> Greeting {
         Greeting { cluster: cluster.to_owned(), node: NodeId(node) }
     }
 
-    /// What becomes of it for `guest`, who connects and expects node `expected`, and for `host`.
-    async fn shake(guest: Greeting, expected: u64, host: Greeting) -> (Result<(), HandshakeError>, Result<NodeId, HandshakeError>) {
+    fn secret(byte: u8) -> ClusterSecret {
+        ClusterSecret::new(&[byte; 32]).unwrap()
+    }
+
+    fn session(secret: &ClusterSecret, nonce: Nonce) -> Session<'_> {
+        Session { secret, nonce, binding: [0; 32] }
+    }
+
+    /// What becomes of it for `guest`, who connects and expects node `expected`, and for `host`. Their secrets are of one byte each.
+    async fn shake(
+        guest: (Greeting, u8),
+        expected: u64,
+        host: (Greeting, u8),
+    ) -> (Result<(), HandshakeError>, Result<Guest, HandshakeError>) {
         let (mut here, mut there) = duplex(1024);
-        tokio::join!(greet(&mut here, &guest, NodeId(expected)), answer(&mut there, &host))
+        let (ours, theirs) = (secret(guest.1), secret(host.1));
+        tokio::join!(
+            greet(&mut here, &guest.0, NodeId(expected), Lane::Log, session(&ours, HERE)),
+            answer(&mut there, &host.0, session(&theirs, THERE), |node| node != NodeId(66)),
+        )
+    }
+
+    fn hello() -> Vec<u8> {
+        let greeting = node("c", 1);
+        Hello { greeting, to: NodeId(2), lane: Lane::Log, nonce: HERE }.encode().unwrap()
+    }
+
+    /// Everything that comes over `connection` until it ends.
+    async fn told(mut connection: DuplexStream) -> Vec<u8> {
+        let mut told = Vec::new();
+        connection.read_to_end(&mut told).await.unwrap();
+        told
     }
 
     #[tokio::test]
     async fn nodes_of_one_cluster_find_each_other() {
-        let (greeted, answered) = shake(node("c", 1), 2, node("c", 2)).await;
-        assert_eq!((greeted.unwrap(), answered.unwrap()), ((), NodeId(1)));
+        let (greeted, answered) = shake((node("c", 1), 7), 2, (node("c", 2), 7)).await;
+        assert_eq!((greeted.unwrap(), answered.unwrap()), ((), Guest { node: NodeId(1), lane: Lane::Log }));
     }
 
     #[tokio::test]
-    async fn both_sides_say_what_does_not_match() {
-        let (greeted, answered) = shake(node("blue", 1), 2, node("green", 2)).await;
-        assert_eq!(greeted.unwrap_err().to_string(), "node 2 is of cluster \"green\" where \"blue\" was expected");
+    async fn both_sides_that_know_the_secret_say_what_does_not_match() {
+        let (greeted, answered) = shake((node("blue", 1), 7), 2, (node("green", 2), 7)).await;
+        assert_eq!(greeted.unwrap_err().to_string(), "node 2 is of another cluster");
         assert_eq!(answered.unwrap_err().to_string(), "node 1 is of cluster \"blue\" where \"green\" was expected");
-        let (greeted, answered) = shake(node("c", 1), 3, node("c", 2)).await;
-        assert_eq!(greeted.unwrap_err().to_string(), "node 2 was reached where 3 was expected");
+        let (greeted, answered) = shake((node("c", 1), 7), 3, (node("c", 2), 7)).await;
+        assert_eq!(greeted.unwrap_err().to_string(), "another node was reached where 3 was expected");
         assert_eq!(answered.unwrap_err().to_string(), "node 2 was reached where 3 was expected");
+        for guest in [2, 66] {
+            let (greeted, answered) = shake((node("c", guest), 7), 2, (node("c", 2), 7)).await;
+            assert!(matches!(greeted, Err(HandshakeError::RefusedName(NodeId(2)))), "{greeted:?}");
+            assert!(matches!(answered, Err(HandshakeError::NotAllowed(NodeId(found))) if found == guest), "{answered:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_know_the_secret_is_told_nothing_but_that() {
+        let mut all_told = Vec::new();
+        for (cluster, to) in [("c", 2), ("c", 3), ("d", 2)] {
+            let (greeted, answered) = shake((node(cluster, 1), 8), to, (node("c", 2), 7)).await;
+            assert!(matches!(greeted, Err(HandshakeError::Refused(_))), "{greeted:?}");
+            assert!(matches!(answered, Err(HandshakeError::Secret(NodeId(1)))), "{answered:?}");
+
+            let (mut here, mut there) = duplex(1024);
+            let greeting = node(cluster, 1);
+            let hello = Hello { greeting, to: NodeId(to), lane: Lane::Log, nonce: HERE }.encode().unwrap();
+            here.write_all(&[&hello[..], &[0; 32]].concat()).await.unwrap();
+            let answered = answer(&mut there, &node("c", 2), session(&secret(7), THERE), |_| true).await;
+            assert!(matches!(answered, Err(HandshakeError::Secret(NodeId(1)))), "{answered:?}");
+            drop(there);
+            all_told.push(told(here).await);
+        }
+        // The challenge, and a refusal.
+        let mut refusal = [0; 33];
+        refusal[0] = 1;
+        assert!(all_told[0].starts_with(b"tgcl\0\x01\x02\x02"), "{all_told:?}");
+        assert_eq!((all_told[0].len(), &all_told[0][42..]), (75, &refusal[..]));
+        assert!(all_told.iter().all(|told| *told == all_told[0]), "{all_told:?}");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_does_not_know_the_secret_is_found_out() {
+        for verdict in [0_u8, 2, 3, 4] {
+            let (mut here, mut there) = duplex(1024);
+            let host = async {
+                hear_hello(&mut there).await.unwrap();
+                say(&mut there, &challenge(&THERE)).await.unwrap();
+                let mut proof = [0; PROOF_BYTES];
+                there.read_exact(&mut proof).await.unwrap();
+                // The guest's own proof, given back.
+                say(&mut there, &[&[verdict][..], &proof].concat()).await.unwrap();
+            };
+            let ours = secret(7);
+            let us = node("c", 1);
+            let (greeted, ()) = tokio::join!(greet(&mut here, &us, NodeId(2), Lane::Control, session(&ours, HERE)), host);
+            assert!(matches!(greeted, Err(HandshakeError::Secret(NodeId(2)))), "{verdict}: {greeted:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proof_holds_for_one_handshake_and_one_tls_session() {
+        let ours = secret(7);
+        let hello = Hello { greeting: node("c", 1), to: NodeId(2), lane: Lane::Log, nonce: HERE };
+        let proof = ours.prove(&hello.statement(Side::Guest, Verdict::Taken, &THERE, &[0; 32]));
+        for (nonce, binding, is_taken) in [(THERE, [0; 32], true), ([3; 32], [0; 32], false), (THERE, [1; 32], false)] {
+            let (mut here, mut there) = duplex(1024);
+            here.write_all(&[&hello.encode().unwrap()[..], &proof].concat()).await.unwrap();
+            let session = Session { secret: &ours, nonce, binding };
+            assert_eq!(answer(&mut there, &node("c", 2), session, |_| true).await.is_ok(), is_taken);
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_laid_out_as_described() {
+        let mut expected = b"tgcl\0\x01\0\x32\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\x02".to_vec();
+        expected.extend_from_slice(&[1; 32]);
+        expected.push(b'c');
+        let bytes = hello();
+        assert_eq!(bytes[..58], expected);
+        assert_eq!(bytes[58..], crc32c::crc32c(&expected).to_be_bytes());
+
+        let hello = Hello::decode(&bytes).unwrap();
+        let statement = hello.statement(Side::Host, Verdict::OtherNode, &[2; 32], &[3; 32]);
+        let mut expected = b"\x02\x03\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\x02".to_vec();
+        expected.extend_from_slice(&[[1; 32], [2; 32], [3; 32]].concat());
+        expected.push(b'c');
+        assert_eq!(statement, expected);
     }
 
     #[tokio::test]
     async fn another_version_is_named_on_both_sides() {
-        let mut newer = Vec::new();
-        say(&mut newer, &node("c", 1), NodeId(2)).await.unwrap();
+        let mut newer = hello();
         newer[5] = 2;
         let (mut here, mut there) = duplex(1024);
         here.write_all(&newer).await.unwrap();
-        let answered = answer(&mut there, &node("c", 2)).await;
+        let answered = answer(&mut there, &node("c", 2), session(&secret(7), THERE), |_| true).await;
         assert!(matches!(answered, Err(HandshakeError::Version { found: 2 })), "{answered:?}");
-        let mut head = [0; HEAD_BYTES];
-        here.read_exact(&mut head).await.unwrap();
-        assert_eq!(head[..6], *b"tgcl\x00\x01");
+        drop(there);
+        assert!(told(here).await.starts_with(b"tgcl\0\x01"));
+
+        let (mut here, mut there) = duplex(1024);
+        let mut newer = challenge(&THERE);
+        newer[5] = 2;
+        there.write_all(&newer).await.unwrap();
+        let greeted = greet(&mut here, &node("c", 1), NodeId(2), Lane::Log, session(&secret(7), HERE)).await;
+        assert!(matches!(greeted, Err(HandshakeError::Version { found: 2 })), "{greeted:?}");
     }
 
     #[tokio::test]
     async fn whoever_is_no_node_is_told_nothing() {
-        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"tgcl\x00\x01\x00\x00", b"tgcl\x00\x01\xff\xff"] {
+        // A browser, and a node whose cluster's name is too long, and one on a lane that there is not.
+        let mut long = hello();
+        long[6..8].copy_from_slice(&u16::MAX.to_be_bytes());
+        let mut lane = hello();
+        lane[24] = 4;
+        let covered = lane.len() - 4;
+        let checksum = crc32c::crc32c(&lane[..covered]).to_be_bytes();
+        lane[covered..].copy_from_slice(&checksum);
+        for bytes in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), long, lane] {
             let (mut here, mut there) = duplex(1024);
-            here.write_all(bytes).await.unwrap();
-            let answered = answer(&mut there, &node("c", 2)).await;
+            here.write_all(&bytes).await.unwrap();
+            let answered = answer(&mut there, &node("c", 2), session(&secret(7), THERE), |_| true).await;
             assert!(matches!(answered, Err(HandshakeError::NoNode)), "{answered:?}");
             drop(there);
-            let mut told = Vec::new();
-            here.read_to_end(&mut told).await.unwrap();
-            assert!(told.is_empty(), "{told:?}");
+            assert_eq!(told(here).await, [0; 0]);
         }
     }
 
     #[tokio::test]
     async fn a_flipped_bit_anywhere_is_refused() {
-        let mut good = Vec::new();
-        say(&mut good, &node("c", 1), NodeId(2)).await.unwrap();
+        let good = hello();
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let heard = hear(&mut &bytes[..], &node("c", 2)).await.map(|said| said.greeting);
+            let heard = hear_hello(&mut &bytes[..]).await;
             assert!(heard.is_err(), "bit {bit}: {heard:?}");
+        }
+        let good = challenge(&THERE);
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let heard = hear_challenge(&mut &bytes[..]).await;
+            assert!(heard.is_err(), "bit {bit}: {heard:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_anywhere_is_an_error() {
+        let (hello, challenge) = (hello(), challenge(&THERE));
+        for end in 0..hello.len() {
+            assert!(matches!(hear_hello(&mut &hello[..end]).await, Err(HandshakeError::Io(_))), "{end}");
+        }
+        for end in 0..challenge.len() {
+            assert!(matches!(hear_challenge(&mut &challenge[..end]).await, Err(HandshakeError::Io(_))), "{end}");
         }
     }
 
     #[tokio::test]
     async fn a_name_that_is_too_long_is_not_said() {
         let long = node(&"x".repeat(CLUSTER_BYTES_MAX + 1), 1);
-        let mut bytes = Vec::new();
-        assert!(matches!(say(&mut bytes, &long, NodeId(2)).await, Err(HandshakeError::TooLong(257))));
-        assert!(bytes.is_empty());
-    }
-
-    #[tokio::test]
-    async fn frames_follow_over_a_real_connection() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let host = async {
-            let (mut connection, _) = listener.accept().await.unwrap();
-            assert_eq!(answer(&mut connection, &node("c", 2)).await.unwrap(), NodeId(1));
-            let asked = read_frame(&mut connection).await.unwrap().unwrap();
-            write_frame(&mut connection, asked.number, b"yes").await.unwrap();
-        };
-        let guest = async {
-            let mut connection = TcpStream::connect(address).await.unwrap();
-            greet(&mut connection, &node("c", 1), NodeId(2)).await.unwrap();
-            write_frame(&mut connection, 7, &vec![1; 1 << 20]).await.unwrap();
-            assert_eq!(read_frame(&mut connection).await.unwrap(), Some(Frame { number: 7, body: b"yes".to_vec() }));
-            assert_eq!(read_frame(&mut connection).await.unwrap(), None);
-        };
-        tokio::join!(host, guest);
+        let (mut here, there) = duplex(1024);
+        let greeted = greet(&mut here, &long, NodeId(2), Lane::Log, session(&secret(7), HERE)).await;
+        assert!(matches!(greeted, Err(HandshakeError::TooLong(257))), "{greeted:?}");
+        drop(here);
+        assert_eq!(told(there).await, [0; 0]);
     }
 }

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of this")]
 
+pub mod wired;
+
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
@@ -15,11 +18,11 @@ use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable}
 use openraft::impls::ProgressResponder;
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, SnapshotResponse, VoteRequest, VoteResponse};
-use openraft::{Config, OptionalSend, RaftMetrics, SnapshotPolicy};
+use openraft::{Config, OptionalSend, RaftMetrics, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tidegate_cluster::{
-    CommittedGroup, LeaderId, Machine, MachineSnapshot, Member, Proposal, Raft, ReplicatedLog, SnapshotFuture, Standing,
-    StateMachine, TypeConfig, Vote,
+    CommittedGroup, LeaderId, LogId, Machine, MachineSnapshot, Member, Outcome, Proposal, Raft, ReplicatedLog, SnapshotFuture,
+    Standing, StateMachine, TypeConfig, Vote,
 };
 use tidegate_persistence::{
     Actor, ChainHash, DataDirectory, DirectoryOptions, Group, GroupBuilder, GroupSequence, LogIndex, LogStore, MemoryStore, NodeId,
@@ -440,5 +443,37 @@ impl Proposer {
         let (responder, receiver) = ProgressResponder::complete_only();
         self.raft.write(proposal).with_leader(self.leader).responder(responder).await.unwrap();
         receiver
+    }
+}
+
+/// Waits until `observer` knows of a leader other than `except`, and that one of itself. Returns its place among `nodes`.
+pub async fn leader(nodes: &[impl Borrow<Node>], observer: usize, except: Option<NodeId>) -> usize {
+    let is_known = |leader: Option<NodeId>| leader.is_some() && leader != except;
+    let metrics = nodes[observer].borrow().wait("a leader is known", |metrics| is_known(metrics.current_leader)).await;
+    let leader = nodes.iter().position(|node| Some(node.borrow().id) == metrics.current_leader).unwrap();
+    nodes[leader].borrow().wait("it knows of itself", |metrics| metrics.state == ServerState::Leader).await;
+    leader
+}
+
+/// Proposes `count` groups without waiting in between, and waits until all are applied. Returns the last of them.
+pub async fn commit(proposer: &mut Proposer, count: usize) -> LogId {
+    let mut waiting = Vec::new();
+    for _ in 0..count {
+        let receiver = proposer.propose().await;
+        waiting.push((receiver, proposer.predecessor));
+    }
+    let mut last = None;
+    for (receiver, chain) in waiting {
+        let response = receiver.await.unwrap().unwrap();
+        assert_eq!(response.data, Outcome::Applied(chain));
+        last = Some(response.log_id);
+    }
+    last.unwrap()
+}
+
+/// Waits until every node has applied `last`.
+pub async fn settle(nodes: &[impl Borrow<Node>], last: LogId) {
+    for node in nodes {
+        node.borrow().wait_applied(last.index).await;
     }
 }
