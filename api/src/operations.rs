@@ -113,7 +113,7 @@ const RESULT_LINE: &str = r#"{"status":409,"code":"sold_out","detail":"1 units w
 /// Of every call with a body.
 const OF_BODIES: [Code; 3] = [Code::BodyTooLarge, Code::UnsupportedMediaType, Code::Overloaded];
 /// Of every call that the engine decides.
-const OF_COMMANDS: [Code; 3] = [Code::Overloaded, Code::Timeout, Code::OutcomeUnknown];
+const OF_COMMANDS: [Code; 4] = [Code::Overloaded, Code::NotLeader, Code::Timeout, Code::OutcomeUnknown];
 /// Of every call that needs a key.
 const OF_CALLERS: [Code; 2] = [Code::Unauthenticated, Code::Forbidden];
 /// Of every call that needs the engine.
