@@ -26,7 +26,8 @@ const CHECKS: &[&Check] = &[
     &strangers::BUYER,
     &strangers::REPEAT,
     &strangers::NEW_FILTER,
-    &strangers::DUE,
+    &strangers::HELD,
+    &strangers::LAPSED,
     &changes::HEARD,
     &wake::HEARD,
     &inbox::TAKEN,
@@ -46,6 +47,14 @@ const BEYOND_THE_CHECKS: &[(&str, &str)] = &[
     (
         "let shown = self.shown[usize::from(stream.0)].load(Ordering::Acquire);",
         "loom keeps loads in the order of the program; a machine may delay one behind the lock after it",
+    ),
+    (
+        "self.due_ms[usize::from(stream.0)].store(in_ms(due), Ordering::Release);",
+        "loom keeps stores in the order of the program; a machine may let one overtake the counters before it",
+    ),
+    (
+        "let is_due = || due_ms.load(Ordering::Acquire) <= now.unix_ms();",
+        "loom keeps loads in the order of the program; a machine may delay one behind the counters after it",
     ),
 ];
 

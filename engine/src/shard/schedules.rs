@@ -367,7 +367,7 @@ const COPY_LEFT: Check =
 type Take = fn(GroupSequence, mpsc::Receiver<CopyPiece>, &World);
 
 fn take_all(at: GroupSequence, pieces: mpsc::Receiver<CopyPiece>, world: &World) {
-    let mut copy = LedgerCopy::new(at, pieces, &world.progress);
+    let mut copy = LedgerCopy::new(at, 0, pieces, &world.progress);
     let mut items = 0;
     while let Some(block) = copy.next_block().expect("the shard does not give the copy up") {
         items += block.items;
@@ -376,7 +376,7 @@ fn take_all(at: GroupSequence, pieces: mpsc::Receiver<CopyPiece>, world: &World)
 }
 
 fn leave(at: GroupSequence, pieces: mpsc::Receiver<CopyPiece>, world: &World) {
-    drop(LedgerCopy::new(at, pieces, &world.progress));
+    drop(LedgerCopy::new(at, 0, pieces, &world.progress));
 }
 
 fn leave_without_a_word(_: GroupSequence, pieces: mpsc::Receiver<CopyPiece>, _: &World) {
