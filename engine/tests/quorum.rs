@@ -208,6 +208,21 @@ async fn what_is_not_committed_is_taken_back_and_its_callers_are_told_that_nobod
 }
 
 #[tokio::test]
+async fn a_copy_at_a_group_of_nothing_that_is_taken_back_is_given_up() {
+    let mut node = Node::start();
+    node.lead(1).await;
+    node.call(create("lamp", 2, 600), &[]).await.unwrap();
+    node.engine.mark_log(STREAM).await.unwrap();
+    let mark = node.next();
+    assert_eq!(mark.events, 0);
+    let copy = node.engine.copy_ledger(STREAM).await.unwrap();
+    assert_eq!((copy.at(), copy.is_committed()), (mark.sequence, Ok(false)));
+    node.follow().await;
+    assert!(copy.is_committed().is_err(), "another group may have its number");
+    node.engine.stop().await;
+}
+
+#[tokio::test]
 async fn a_proposal_that_turns_out_committed_after_its_leader_gave_up_counts_once() {
     let mut node = Node::start();
     node.lead(1).await;

@@ -60,15 +60,17 @@ impl ShardActor {
     /// Undoes what is not committed. Whoever waits for it learns that nobody knows what becomes of it.
     fn take_back(&mut self) {
         self.settle();
+        if self.open.is_none() && self.in_flight.is_empty() {
+            // Nothing waits either: whatever was seen is committed.
+            return;
+        }
+        // Before any other group can be committed under the same number, whether anything is in the one that goes or not.
+        self.parts.progress.note_taken_back();
+        self.taken_back += 1;
         let mut inverses: Vec<Inverse> = self.open.take().map_or_else(Vec::new, |open| open.inverses);
         while let Some(group) = self.in_flight.pop_back() {
             let newer = std::mem::replace(&mut inverses, group.inverses);
             inverses.extend(newer);
-        }
-        if !inverses.is_empty() {
-            // Before any other group can be committed under the same number.
-            self.parts.progress.note_taken_back();
-            self.taken_back += 1;
         }
         for inverse in inverses.into_iter().rev() {
             self.parts.ledger.undo(inverse);
