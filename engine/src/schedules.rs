@@ -15,6 +15,8 @@ mod wake;
 use std::fmt::Write;
 use std::io::Write as _;
 
+use tidegate_stock::{Event, Ledger, Recall, Request, Rules, Timestamp, decide};
+
 use crate::model::{Check, Weakened};
 
 /// Checks that together meet every ordering of the modules that are taken apart here, quick ones first.
@@ -85,4 +87,24 @@ fn source_line(file: &str, line: u32) -> String {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let text = std::fs::read_to_string(format!("{root}/{file}")).unwrap_or_default();
     text.lines().nth(line as usize - 1).unwrap_or_default().trim().to_owned()
+}
+
+/// A ledger with room for all that a check does.
+pub(crate) fn empty_ledger() -> Ledger {
+    let rules = Rules {
+        idempotency_seconds: 86_400,
+        idempotency_keys_max: 1_000,
+        retention_seconds: 604_800,
+        reservations_in_memory_max: 1_000,
+        users_in_memory_max: 1_000,
+    };
+    Ledger::new(rules, 7)
+}
+
+/// Decides what must be accepted and change something, and applies it.
+pub(crate) fn decide_and_apply(ledger: &mut Ledger, request: &Request, now: Timestamp) -> Event {
+    let decision = decide(ledger, request, now, Recall::NotTried).unwrap_or_else(|_| panic!("all is in memory"));
+    let event = decision.event.expect("an accepted command changes something");
+    drop(ledger.apply(&event, now));
+    event
 }

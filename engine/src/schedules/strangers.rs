@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tidegate_persistence::{GroupSequence, StreamId};
 use tidegate_stock::{
-    Allotment, Command, Fingerprint, HoldSeconds, Idempotency, Ledger, Partition, Quantity, Recall, Request, ReservationId, Rules,
-    Sku, StockId, StockNumber, StockTerms, StockView, Timestamp, UserId, decide,
+    Allotment, Command, Fingerprint, HoldSeconds, Idempotency, Ledger, Partition, Quantity, Request, ReservationId, Sku, StockId,
+    StockNumber, StockTerms, StockView, Timestamp, UserId,
 };
 
 use crate::known::{KNOWN_BYTES_MIN, KnownKeeper};
 use crate::model::{Check, spawn};
 use crate::published::Published;
+use crate::schedules::{decide_and_apply, empty_ledger};
 use crate::strangers::Strangers;
 use crate::under_way::UnderWay;
 
@@ -65,7 +66,7 @@ struct Shard {
 fn shard(per_user_limit: Option<u32>) -> (Shard, Arc<Published>, Arc<Strangers>) {
     let strangers = Arc::new(Strangers::default());
     let published = Arc::new(Published::new(1));
-    let mut ledger = empty();
+    let mut ledger = empty_ledger();
     let hold_seconds = HoldSeconds::new(60).expect("a legal hold");
     let terms = StockTerms {
         per_user_limit: per_user_limit.map(|units| Quantity::new(u64::from(units)).expect("a legal limit")),
@@ -76,34 +77,16 @@ fn shard(per_user_limit: Option<u32>) -> (Shard, Arc<Published>, Arc<Strangers>)
     };
     let quantity = Allotment::new(1).expect("a legal quantity");
     let create = Command::CreateStock { partition: Partition(0), sku: lamp(), quantity, terms };
-    let event = decided(&mut ledger, &Request { command: create, idempotency: None });
-    let mut keeper = KnownKeeper::new(Arc::clone(strangers.known()), KNOWN_BYTES_MIN, &empty(), GroupSequence(0));
+    let event = decide_and_apply(&mut ledger, &Request { command: create, idempotency: None }, NOW);
+    let mut keeper = KnownKeeper::new(Arc::clone(strangers.known()), KNOWN_BYTES_MIN, &empty_ledger(), GroupSequence(0));
     keeper.note(&event);
     let mut shard = Shard { ledger, keeper, published: Arc::clone(&published), group: 0 };
     shard.show();
     (shard, published, strangers)
 }
 
-fn empty() -> Ledger {
-    let rules = Rules {
-        idempotency_seconds: 86_400,
-        idempotency_keys_max: 1_000,
-        retention_seconds: 604_800,
-        reservations_in_memory_max: 1_000,
-        users_in_memory_max: 1_000,
-    };
-    Ledger::new(rules, 7)
-}
-
 fn lamp() -> Sku {
     Sku::new("lamp").expect("a legal name")
-}
-
-fn decided(ledger: &mut Ledger, request: &Request) -> tidegate_stock::Event {
-    let decision = decide(ledger, request, NOW, Recall::NotTried).unwrap_or_else(|_| panic!("all is in memory"));
-    let event = decision.event.expect("an accepted command changes something");
-    drop(ledger.apply(&event, NOW));
-    event
 }
 
 fn reserve(user: &str, key: Option<u128>) -> Request {
@@ -120,7 +103,7 @@ fn reserve(user: &str, key: Option<u128>) -> Request {
 
 impl Shard {
     fn apply(&mut self, request: &Request) -> tidegate_stock::Event {
-        decided(&mut self.ledger, request)
+        decide_and_apply(&mut self.ledger, request, NOW)
     }
 
     fn release(&mut self, sequence: u64) {
@@ -222,8 +205,8 @@ fn forget_a_buyer(settle: Settle) {
     spawn(move || {
         shard.release(1);
         // What the ledger forgets of its own accord takes days: here it forgets everybody.
-        shard.keeper.make_anew(&empty());
-        shard.keeper.go_on(&empty(), GroupSequence(shard.group + 1));
+        shard.keeper.make_anew(&empty_ledger());
+        shard.keeper.go_on(&empty_ledger(), GroupSequence(shard.group + 1));
         settle(&mut shard);
     });
     spawn(move || {

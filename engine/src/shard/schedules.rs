@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 use loom::future::block_on;
 use tidegate_persistence::{ActorName, Group, GroupSequence, Term};
 use tidegate_stock::{
-    Allotment, Command, HoldSeconds, Ledger, Partition, Quantity, Recall, Rejection, Request, ReservationId, ReservationRecord,
-    Rules, Sku, StockTerms, Timestamp, UserId, decide,
+    Allotment, Command, HoldSeconds, Ledger, Partition, Quantity, Rejection, Request, ReservationId, ReservationRecord, Sku,
+    StockTerms, Timestamp, UserId,
 };
 
 use super::running::{BeginCopy, ShardLoop};
@@ -31,6 +31,7 @@ use crate::options::EngineOptions;
 use crate::published::Published;
 use crate::ring::{RingSender, ring};
 use crate::router::ShardNumber;
+use crate::schedules::{decide_and_apply, empty_ledger};
 use crate::sync::{AtomicU64, Ordering, mpsc, oneshot};
 use crate::work::{Job, Outcome, Recalled, Work};
 
@@ -124,23 +125,9 @@ fn shard_on(ledger: Ledger, log: impl FnOnce(&World) -> Box<dyn CommitLog>) -> (
     (shard, world)
 }
 
-fn ledger() -> Ledger {
-    let rules = Rules {
-        idempotency_seconds: 86_400,
-        idempotency_keys_max: 1_000,
-        retention_seconds: 604_800,
-        reservations_in_memory_max: 1_000,
-        users_in_memory_max: 1_000,
-    };
-    Ledger::new(rules, 7)
-}
-
 /// Decides and applies, before there are any threads.
 fn done(ledger: &mut Ledger, command: Command) {
-    let request = Request { command, idempotency: None };
-    let decision = decide(ledger, &request, NOW, Recall::NotTried).unwrap_or_else(|_| panic!("all is in memory"));
-    let event = decision.event.expect("an accepted command changes something");
-    drop(ledger.apply(&event, NOW));
+    drop(decide_and_apply(ledger, &Request { command, idempotency: None }, NOW));
 }
 
 fn sku(name: &str) -> Sku {
@@ -245,7 +232,7 @@ const ANSWERED: Check = Check {
 };
 
 fn ask(beside: Beside, log: Log) {
-    let (shard, world) = shard(ledger(), log);
+    let (shard, world) = shard(empty_ledger(), log);
     let (asked, mailbox) = open_while_asked();
     run(shard, beside, mailbox);
     spawn(move || {
@@ -259,13 +246,13 @@ fn ask(beside: Beside, log: Log) {
 const OWN_ANSWER: Check = Check {
     name: "each of two callers gets the own answer",
     preemptions: 1,
-    body: || ask_together(nothing, shard_on_a_quick_log(ledger())),
+    body: || ask_together(nothing, shard_on_a_quick_log(empty_ledger())),
 };
 
 const OWN_ANSWER_LATER: Check = Check {
     name: "each of two callers gets the own answer from a log that takes its time",
     preemptions: 0,
-    body: || ask_together(nothing, shard(ledger(), make_durable_and_commit)),
+    body: || ask_together(nothing, shard(empty_ledger(), make_durable_and_commit)),
 };
 
 fn ask_together(beside: Beside, (shard, world): (ShardActor, World)) {
@@ -287,7 +274,7 @@ const REJECTED: Check =
     Check { name: "a rejection leaves once the grant that it saw is durable", preemptions: 1, body: || reject(nothing) };
 
 fn reject(beside: Beside) {
-    let (shard, world) = shard(ledger(), make_durable_and_commit);
+    let (shard, world) = shard(empty_ledger(), make_durable_and_commit);
     let (asked, mailbox) = open_while_asked();
     run(shard, beside, mailbox);
     spawn(move || {
@@ -307,7 +294,7 @@ const FAILED: Check =
     Check { name: "when the log fails, what was committed is answered, and nobody waits", preemptions: 1, body: || fail(nothing) };
 
 fn fail(beside: Beside) {
-    let (shard, world) = shard(ledger(), |world, group| {
+    let (shard, world) = shard(empty_ledger(), |world, group| {
         make_durable_and_commit(world, group);
         world.progress.fail();
     });
@@ -328,7 +315,7 @@ fn fail(beside: Beside) {
 const STOPPED: Check = Check { name: "at a stop what was admitted is answered, and nobody waits", preemptions: 1, body: stop };
 
 fn stop() {
-    let (shard, world) = shard(ledger(), make_durable_and_commit);
+    let (shard, world) = shard(empty_ledger(), make_durable_and_commit);
     let (stop, mut mailbox) = oneshot::channel::<oneshot::Sender<()>>();
     run(
         shard,
@@ -384,7 +371,7 @@ fn leave_without_a_word(_: GroupSequence, pieces: mpsc::Receiver<CopyPiece>, _: 
 }
 
 fn copy(take: Take) {
-    let mut ledger = ledger();
+    let mut ledger = empty_ledger();
     done(&mut ledger, create("lamp", 5));
     let (mut shard, world) = shard(ledger, make_durable_and_commit);
     let (sink, pieces) = mpsc::sync_channel(1);
@@ -418,7 +405,7 @@ fn failed(_: ReservationId, work: Work, _: &ReservationRecord) -> HistoryAnswer 
 type Answers = fn(ReservationId, Work, &ReservationRecord) -> HistoryAnswer;
 
 fn recall(answers: Answers) {
-    let mut ledger = ledger();
+    let mut ledger = empty_ledger();
     done(&mut ledger, create("lamp", 5));
     let user = UserId::new("ann").expect("a legal name");
     done(&mut ledger, Command::Reserve { sku: sku("lamp"), user, quantity: Quantity::ONE, hold_seconds: None, reference: None });
@@ -503,7 +490,7 @@ fn a_reply_before_the_commit_is_found_out() {
         }
     }
     fn ask_for_durability() {
-        let (shard, world) = shard(ledger(), make_durable_and_commit);
+        let (shard, world) = shard(empty_ledger(), make_durable_and_commit);
         let (asked, mailbox) = open_while_asked();
         run(shard, reply_at_once, mailbox);
         spawn(move || {
@@ -548,7 +535,7 @@ fn a_reply_to_another_caller_is_found_out() {
             shard.waiting.push_back(super::Waiting { observed, commands: 1, reply });
         }
     }
-    let body = || ask_together(exchange, shard(ledger(), make_durable_and_commit));
+    let body = || ask_together(exchange, shard(empty_ledger(), make_durable_and_commit));
     // As few preemptions as the right one has.
     Check { name: "wrong: a reply to another caller", preemptions: 0, body }.fails_with("the answer to another command");
 }
