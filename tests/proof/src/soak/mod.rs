@@ -33,9 +33,8 @@ const PACE: Pace = Pace { kept: 10, new: 0, per_second: 10 };
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Everything that comes round does so soon.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 8] = [
     "rules.idempotency_seconds=2",
-    "rules.retention_seconds=30",
     "engine.resolved_in_memory_max=2000",
     "log.segment_bytes_max=1048576",
     "log.cache_bytes=4194304",
@@ -67,16 +66,17 @@ pub(crate) struct Options {
 #[derive(Debug, Clone, Copy)]
 struct Amount {
     slice: Duration,
-    /// Whether the run is long enough for the history to drop what it retains no longer.
-    with_history: bool,
+    /// How long the node retains what is over: less than the slices in front of [`EARLY`] last, for what it keeps of it to be level by then,
+    /// and more than what is given back is kept for.
+    retention_seconds: u32,
     /// How many times more than in the short form everything else must come round.
     times: u64,
     /// How many segments of the log must be given back: in the short form, which a busy machine may make slow, one shows that they are.
     given_back_least: u64,
 }
 
-const SHORT: Amount = Amount { slice: Duration::from_secs(3), with_history: false, times: 1, given_back_least: 1 };
-const LONG: Amount = Amount { slice: Duration::from_mins(1), with_history: true, times: 15, given_back_least: 30 };
+const SHORT: Amount = Amount { slice: Duration::from_secs(3), retention_seconds: 5, times: 1, given_back_least: 1 };
+const LONG: Amount = Amount { slice: Duration::from_mins(1), retention_seconds: 30, times: 15, given_back_least: 30 };
 
 /// Tries, and prints what came of it.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -101,7 +101,9 @@ struct Told {
 fn try_all(options: &Options) -> Result<bool, NodeError> {
     let program = node::program(options.tidegate.as_deref())?;
     let amount = if options.short { SHORT } else { LONG };
-    let node = Node::start_temporary(&program, 0, SETTINGS.map(str::to_owned).to_vec())?;
+    let mut settings = SETTINGS.map(str::to_owned).to_vec();
+    settings.push(format!("rules.retention_seconds={}", amount.retention_seconds));
+    let node = Node::start_temporary(&program, 0, settings.clone())?;
     let address = node.place().ok_or_else(|| node.trouble("it is gone".to_owned()))?.address;
     node.put_stock(HEALTHY, &format!(r#"{{"quantity":{HEALTHY_UNITS},"hold_seconds":1}}"#))?;
     let began = Instant::now();
@@ -131,10 +133,8 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
         cycle.least *= amount.times;
     }
     cycles.push(Cycle { name: "segments of the log given back", count: given_back, least: amount.given_back_least });
-    if amount.with_history {
-        cycles.push(Cycle { name: "times the history became smaller", count: history_drops, least: 3 });
-    }
-    let mut broken = judge::broken(&slices, &cycles, amount.with_history, latency_ms(options.short));
+    cycles.push(Cycle { name: "times the history became smaller", count: history_drops, least: 3 });
+    let mut broken = judge::broken(&slices, &cycles, latency_ms(options.short));
     broken.extend(books.iter().flat_map(|books| books.wrong.clone()));
     let failed = samples.iter().filter(|sample| !sample.is_good()).count();
     if failed > 0 {
@@ -147,7 +147,7 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
     println!(
         "{} s of mixed load by {BUYERS} buyers on a node with {}: {} s in all",
         (amount.slice * 10).as_secs(),
-        SETTINGS.join(", "),
+        settings.join(", "),
         began.elapsed().as_secs()
     );
     print_slices(&slices);
@@ -157,12 +157,11 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
     println!("  {:<48}{stocks:>10}   each as the books say", "stocks held against the books at the end");
     println!(
         "held against: the median of slices {} to {} beside that of {} to {}: memory 10 % or 24 MiB more, log with snapshots 25 % or 16 MiB, \
-         {}files 10 % or 16, latencies twice or {} ms",
+         history 50 % or 32 MiB, files 10 % or 16, latencies twice or {} ms",
         LATE.start + 1,
         LATE.end,
         EARLY.start + 1,
         EARLY.end,
-        if amount.with_history { "history 50 % or 32 MiB, " } else { "" },
         latency_ms(options.short).difference,
     );
     for what in &broken {
