@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tidegate_engine::{CodecError, for_each_item};
+use tidegate_engine::{CodecError, for_each_block, replay_log};
 use tidegate_persistence::{
     DataDirectory, GroupSequence, Identity, LogPosition, RecoveredStream, RecoveryError, RecoveryProgress, SnapshotError,
     SnapshotExpectation, SnapshotInfo, SnapshotReader, StreamId, set_aside, snapshots,
@@ -183,20 +183,9 @@ fn recover_shard(
     let stream = shard.stream;
     let mut passed_over = Vec::new();
     let loaded = newest_snapshot(directory, shard, rules, seed, progress, &mut passed_over);
-    let (start, mut ledger) = loaded.map_or_else(|| (None, Ledger::new(rules, seed)), |(start, ledger)| (Some(start), ledger));
+    let (start, ledger) = loaded.map_or_else(|| (None, Ledger::new(rules, seed)), |(start, ledger)| (Some(start), ledger));
     let from_snapshot = ledger.reservation_count();
-    let tail = directory.replay_from(stream, start.as_ref(), |group| {
-        let mut events = 0;
-        for entry in group.entries()? {
-            let entry = entry?;
-            // What is in the log happened: nothing of it is ever undone.
-            drop(ledger.apply(&entry.event, entry.at));
-            events += 1;
-        }
-        // A group adds at most one key an event, so keys whose time is over never gather.
-        ledger.tidy(group.time, 2 * events);
-        Ok(())
-    })?;
+    let (ledger, tail) = replay_log(directory, stream, start.as_ref(), ledger)?;
     if tail.discarded_tail_parts > 0 {
         tracing::info!(%stream, parts = tail.discarded_tail_parts, "an unfinished group at the log's end was never acknowledged and is dropped");
     }
@@ -248,11 +237,11 @@ pub(crate) fn load(
     progress: &StartProgress,
 ) -> Result<(LogPosition, Ledger), SnapshotLoadError> {
     let mut maker = Loader::new(rules, seed);
-    let position = read_snapshot(path, identity, stream, &progress.snapshot_bytes, |item| {
-        if matches!(item, SnapshotItem::Reservation(_)) {
-            progress.loaded.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(maker.add(item)?)
+    let position = read_snapshot(path, identity, stream, &progress.snapshot_bytes, |items| {
+        let reservations = items.iter().filter(|item| matches!(item, SnapshotItem::Reservation(_))).count();
+        maker.add_all(items)?;
+        progress.loaded.fetch_add(reservations as u64, Ordering::Relaxed);
+        Ok(())
     })?;
     Ok((position, maker.finish()?))
 }
@@ -262,18 +251,18 @@ pub(crate) fn read_items(
     path: &Path,
     identity: &Identity,
     stream: StreamId,
-    visit: impl FnMut(SnapshotItem) -> Result<(), SnapshotLoadError>,
+    mut visit: impl FnMut(SnapshotItem) -> Result<(), SnapshotLoadError>,
 ) -> Result<LogPosition, SnapshotLoadError> {
-    read_snapshot(path, identity, stream, &AtomicU64::new(0), visit)
+    read_snapshot(path, identity, stream, &AtomicU64::new(0), |items| items.into_iter().try_for_each(&mut visit))
 }
 
-/// As [`read_items`], and adds to `bytes` as it goes what was read.
+/// As [`read_items`], a block of them at a time, and adds to `bytes` as it goes what was read.
 fn read_snapshot(
     path: &Path,
     identity: &Identity,
     stream: StreamId,
     bytes: &AtomicU64,
-    visit: impl FnMut(SnapshotItem) -> Result<(), SnapshotLoadError>,
+    visit: impl FnMut(Vec<SnapshotItem>) -> Result<(), SnapshotLoadError>,
 ) -> Result<LogPosition, SnapshotLoadError> {
     let mut reader = SnapshotReader::open(path, &SnapshotExpectation::new(identity, stream))?;
     let position = reader.header().position;
@@ -282,6 +271,6 @@ fn read_snapshot(
         bytes.fetch_add(reader.bytes_read() - counted, Ordering::Relaxed);
         counted = reader.bytes_read();
     };
-    for_each_item(&mut reader, count, visit)?;
+    for_each_block(&mut reader, count, visit)?;
     Ok(position)
 }

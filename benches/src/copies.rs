@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidegate_engine::for_each_item;
+use tidegate_engine::for_each_block;
 use tidegate_persistence::{
     Identity, LogIndex, LogPosition, SnapshotExpectation, SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotWriter,
 };
@@ -56,8 +56,8 @@ pub fn load(path: &Path, identity: &Identity, rules: Rules, seed: u64) -> Result
     let mut reader = SnapshotReader::open(path, &SnapshotExpectation::new(identity, STREAM)).map_err(BenchError::wrong)?;
     let position = reader.header().position;
     let mut loader = Loader::new(rules, seed);
-    let add = |item| -> Result<(), Box<dyn Error + Send + Sync>> { Ok(loader.add(item)?) };
-    for_each_item(&mut reader, |_| (), add).map_err(BenchError::wrong)?;
+    let add = |items| -> Result<(), Box<dyn Error + Send + Sync>> { Ok(loader.add_all(items)?) };
+    for_each_block(&mut reader, |_| (), add).map_err(BenchError::wrong)?;
     let ledger = loader.finish().map_err(BenchError::wrong)?;
     Ok((position, ledger))
 }

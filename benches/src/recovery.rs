@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tidegate_engine::replay_log;
 use tidegate_persistence::{
     DataDirectory, DirectoryOptions, Durability, GroupSequence, RecoveredStream, StreamId, Wal, WalOptions,
 };
@@ -117,16 +118,8 @@ fn recover(parameters: &RecoveryParameters, path: &Path) -> Result<Recovered, Be
     let directory = DataDirectory::open_existing(path, &DirectoryOptions::new(START)).map_err(BenchError::wrong)?;
     let open = start.elapsed();
     let start = Instant::now();
-    let mut ledger = Ledger::new(RULES, SEED);
-    let stream = directory.replay(STREAM, |group| {
-        for entry in group.entries()? {
-            let entry = entry?;
-            drop(ledger.apply(&entry.event, entry.at));
-        }
-        Ok(())
-    });
+    let (ledger, stream) = replay_log(&directory, STREAM, None, Ledger::new(RULES, SEED)).map_err(BenchError::wrong)?;
     let replay = start.elapsed();
-    let stream = stream.map_err(BenchError::wrong)?;
     expect_equal("recovered events", stream.events, parameters.reservations + 1)?;
     let reserved = ledger.stock(stock_id()).map_or(0, |stock| stock.reserved);
     expect_equal("recovered reserved units", reserved, parameters.reservations)?;

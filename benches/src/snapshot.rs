@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tidegate_engine::Sealing;
+use tidegate_engine::{Sealing, replay_log};
 use tidegate_persistence::{Durability, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, snapshots};
 use tidegate_stock::Sku;
 
@@ -300,17 +300,10 @@ pub fn measure_load(loading: &Loading) -> Result<Loaded, BenchError> {
     let found = snapshots(&loading.data, STREAM).map_err(BenchError::wrong)?;
     let newest = found.first().ok_or_else(|| BenchError::wrong("there is no snapshot"))?;
     let open_seconds = lap();
-    let (position, mut ledger) = copies::load(&newest.path, directory.identity(), parameters.rules, seed)?;
+    let (position, ledger) = copies::load(&newest.path, directory.identity(), parameters.rules, seed)?;
     let from_snapshot = ledger.reservation_count() as u64;
     let load_seconds = lap();
-    let tail = directory.replay_from(STREAM, Some(&position), |group| {
-        for entry in group.entries()? {
-            let entry = entry?;
-            drop(ledger.apply(&entry.event, entry.at));
-        }
-        Ok(())
-    });
-    let tail = tail.map_err(BenchError::wrong)?;
+    let (ledger, tail) = replay_log(&directory, STREAM, Some(&position), ledger).map_err(BenchError::wrong)?;
     let tail_seconds = lap();
     expect_equal("reservations that are back", ledger.open_holds(), loading.reservations)?;
     expect_equal("units reserved", ledger.stock(stock_id()).map_or(0, |stock| stock.reserved), loading.reservations)?;

@@ -15,6 +15,9 @@ use crate::codec::{decode_places, encode_places};
 /// The first byte of every cursor.
 const VERSION: u8 = 1;
 
+/// Room for one place of a cursor: with longer numbers the bytes move once.
+const PLACE_BYTES_USUAL: usize = 8;
+
 /// The name of a change for ever: no other change ever has it. As a text: `stream.group.change`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChangeId {
@@ -73,9 +76,10 @@ impl fmt::Display for Cursor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             At::Everywhere(places) => {
-                let mut bytes = vec![VERSION];
+                let mut bytes = Vec::with_capacity(1 + PLACE_BYTES_USUAL * (1 + places.len()));
+                bytes.push(VERSION);
                 encode_places(&mut bytes, places.iter().map(|place| (place.group.0, place.done)));
-                formatter.write_str(&BASE64URL_NOPAD.encode(&bytes))
+                BASE64URL_NOPAD.encode_write(&bytes, formatter)
             }
             At::InOne(stream, Place { group, done }) => {
                 write!(formatter, "{}.{}.{done}", stream.0, group.0)

@@ -22,11 +22,12 @@ use crate::answer::{Answer, Failure, Fault, Refusal, ReservationPage, StockAnswe
 use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::codec::decode_record;
+use crate::command_counts::{Asked, Came};
 use crate::commit::{CommitLog, CommitProgress};
 use crate::copying::{BLOCKS_WAITING_MAX, CopyGivenUp, LedgerCopy};
 use crate::historian::{ArchiveError, Historian};
 use crate::inbox::Inbox;
-use crate::metrics::{EngineMetrics, HistoryOperation, command_name, rejection_name};
+use crate::metrics::{EngineMetrics, HistoryOperation};
 use crate::options::{EngineOptions, OptionError};
 use crate::published::Published;
 use crate::quorum::QuorumLine;
@@ -297,7 +298,7 @@ impl Engine {
         let request = self.request(command, key.as_ref());
         let strangers = &inner.strangers[usize::from(shard.0)];
         if let Some(rejection) = strangers.sold_out(&inner.published, &request, self.now()) {
-            inner.metrics.count_command(command_name(&request.command), rejection_name(rejection));
+            inner.metrics.count_command(Asked::by(&request.command), Came::rejected(rejection));
             return Ok(Pending { reply: PendingReply::Known(Some(rejection)) });
         }
         let (reply, receiver) = oneshot::channel();

@@ -224,7 +224,7 @@ impl<F: FnOnce(&HistoryError)> Serving<F> {
         match look_up(&self.history, id) {
             Ok(record) => {
                 self.metrics.observe_history_recall(began.elapsed());
-                work.recalled = Some(Recalled { id, record });
+                work.recalled = Some(Box::new(Recalled { id, record }));
                 inbox.put(HistoryAnswer::Recalled(work));
             }
             Err(error) => {

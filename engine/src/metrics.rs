@@ -9,15 +9,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tidegate_persistence::SyncReport;
-use tidegate_stock::{Command, LifeStep, Rejection};
 
-use crate::answer::{Answer, Refusal};
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CommandLabels {
-    command: &'static str,
-    outcome: &'static str,
-}
+use crate::answer::Refusal;
+use crate::command_counts::{Asked, Came, CommandCounts};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
@@ -59,7 +53,7 @@ const REFUSAL_REASONS: [&str; 8] =
 /// Counters and histograms of one engine and of the log under it. Recording takes no lock that a shard could wait for long.
 #[derive(Debug)]
 pub struct EngineMetrics {
-    commands: Family<CommandLabels, Counter>,
+    commands: CommandCounts,
     refusals: Family<RefusalLabels, Counter>,
     groups: Counter,
     events: Counter,
@@ -89,7 +83,7 @@ impl Default for EngineMetrics {
             drop(history_failures.get_or_create(&OperationLabels { operation: operation.name() }));
         }
         Self {
-            commands: Family::default(),
+            commands: CommandCounts::default(),
             refusals,
             groups: Counter::default(),
             events: Counter::default(),
@@ -112,7 +106,7 @@ impl Default for EngineMetrics {
 impl EngineMetrics {
     /// Adds every metric to `registry`, under the prefix that it carries.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("commands", "Commands decided, by what was asked and what came of it", self.commands.clone());
+        registry.register("commands", "Commands decided, by what was asked and what came of it", self.commands.shown());
         registry.register("refusals", "Commands not admitted, by reason", self.refusals.clone());
         registry.register("log_groups", "Groups written to the log", self.groups.clone());
         registry.register("log_events", "Events written to the log", self.events.clone());
@@ -210,62 +204,7 @@ impl EngineMetrics {
         self.commit_seconds.observe(seconds);
     }
 
-    pub(crate) fn count_command(&self, command: &'static str, outcome: &'static str) {
-        self.commands.get_or_create(&CommandLabels { command, outcome }).inc();
-    }
-}
-
-pub(crate) const fn command_name(command: &Command) -> &'static str {
-    match command {
-        Command::CreateStock { .. } => "create_stock",
-        Command::Reserve { .. } => "reserve",
-        Command::Confirm { .. } => "confirm",
-        Command::Release { .. } => "release",
-        Command::ReadReservation { .. } => "read",
-        Command::Return { .. } => "return",
-        Command::Extend { .. } => "extend",
-        Command::ChangeStock { .. } => "change_stock",
-        Command::AdjustStock { .. } => "adjust_stock",
-        Command::StepStock { step, .. } => match step {
-            LifeStep::Pause => "pause_stock",
-            LifeStep::Reopen => "reopen_stock",
-            LifeStep::Close => "close_stock",
-            LifeStep::Archive => "archive_stock",
-        },
-    }
-}
-
-pub(crate) const fn answer_name(answer: &Answer) -> &'static str {
-    match (answer.replayed, answer.created) {
-        (true, _) => "replayed",
-        (false, true) => "created",
-        (false, false) => "ok",
-    }
-}
-
-pub(crate) const fn rejection_name(rejection: Rejection) -> &'static str {
-    match rejection {
-        Rejection::UnknownSku => "unknown_sku",
-        Rejection::UnknownReservation => "unknown_reservation",
-        Rejection::StockExists => "stock_exists",
-        Rejection::IdempotencyKeyReused => "idempotency_key_reused",
-        Rejection::HoldOverMax { .. }
-        | Rejection::ExtendOverMax { .. }
-        | Rejection::AllottedOverMax { .. }
-        | Rejection::TermsContradict(_) => "out_of_range",
-        Rejection::Paused => "paused",
-        Rejection::ReservationReturned => "reservation_returned",
-        Rejection::ReservationNotConfirmed => "reservation_not_confirmed",
-        Rejection::StockInUse { .. } => "stock_in_use",
-        Rejection::InsufficientStock { .. } => "insufficient_stock",
-        Rejection::PreconditionFailed => "precondition_failed",
-        Rejection::Closed => "closed",
-        Rejection::NotOpen { .. } => "not_open",
-        Rejection::LimitReached { .. } => "limit_reached",
-        Rejection::SoldOut { .. } => "sold_out",
-        Rejection::ReservationReleased => "reservation_released",
-        Rejection::ReservationExpired => "reservation_expired",
-        Rejection::ReservationConfirmed => "reservation_confirmed",
-        Rejection::QuantityOverRemaining { .. } => "invalid_quantity",
+    pub(crate) fn count_command(&self, asked: Asked, came: Came) {
+        self.commands.count(asked, came);
     }
 }

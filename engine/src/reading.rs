@@ -1,28 +1,38 @@
-//! The items of a snapshot, read ahead of whoever makes a ledger of them.
+//! What a start reads, decoded on a thread of its own ahead of the one that makes a ledger of it: snapshots and the log.
 
 use std::panic::resume_unwind;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
-use tidegate_persistence::{SnapshotError, SnapshotReader};
-use tidegate_stock::SnapshotItem;
+use tidegate_persistence::{
+    DataDirectory, LogPosition, PayloadError, RecoveredGroup, RecoveredStream, RecoveryError, SnapshotError, SnapshotReader,
+    StreamId,
+};
+use tidegate_stock::ahead::LOOKS_TOGETHER;
+use tidegate_stock::{Event, Ledger, SnapshotItem, Timestamp};
 
 use crate::codec::{CodecError, snapshot_items};
 
-/// Blocks whose items wait for whoever takes them, at most.
+/// Blocks of a snapshot whose items wait for whoever takes them, at most.
 const BLOCKS_AHEAD: usize = 4;
 
-/// Hands every item of a snapshot to `visit`, in order. Only at return is the whole file known to be sound.
+/// Parts of the log whose events wait for whoever applies them, at most.
+const STRETCHES_AHEAD: usize = 4;
+
+/// Events of a part, unless the group that reaches this number has more.
+const STRETCH_EVENTS: usize = 1_024;
+
+/// Hands the items of a snapshot to `visit`, block after block, in order. Only at return is the whole file known to be sound.
 ///
 /// Another thread reads the blocks and decodes them meanwhile, so that a start uses two processors for each shard; after each it calls
 /// `on_block`.
 ///
 /// # Errors
 /// The first that the file gives, or `visit` does, after which nothing more is visited.
-pub fn for_each_item<E>(
+pub fn for_each_block<E>(
     reader: &mut SnapshotReader,
     mut on_block: impl FnMut(&SnapshotReader) + Send,
-    visit: impl FnMut(SnapshotItem) -> Result<(), E>,
+    visit: impl FnMut(Vec<SnapshotItem>) -> Result<(), E>,
 ) -> Result<(), E>
 where
     E: From<SnapshotError> + From<CodecError> + Send,
@@ -41,8 +51,90 @@ where
             on_block(reader);
             Ok(())
         });
-        let visited = blocks.into_iter().flatten().try_for_each(visit);
+        let visited = blocks.into_iter().try_for_each(visit);
         let read = reading.join().unwrap_or_else(|panic| resume_unwind(panic));
         visited.and(read)
     })
+}
+
+/// Applies to `ledger`, which stands at `start`, what `stream` holds behind it, and returns it with what was read. The events are applied on a
+/// thread of their own while this one reads and checks the log; as [`DataDirectory::replay_from`] otherwise.
+///
+/// # Errors
+/// What the log has that it should not. There is no ledger then.
+///
+/// # Panics
+/// When an event does not fit the ledger: a broken invariant.
+pub fn replay_log(
+    directory: &DataDirectory,
+    stream: StreamId,
+    start: Option<&LogPosition>,
+    ledger: Ledger,
+) -> Result<(Ledger, RecoveredStream), RecoveryError> {
+    thread::scope(|scope| {
+        let (sender, stretches) = mpsc::sync_channel::<Stretch>(STRETCHES_AHEAD);
+        let applying = scope.spawn(move || {
+            let mut ledger = ledger;
+            for stretch in stretches {
+                stretch.apply(&mut ledger);
+            }
+            ledger
+        });
+        let mut stretch = Stretch::default();
+        let read = directory.replay_from(stream, start, |group| {
+            stretch.add(group)?;
+            if stretch.events.len() >= STRETCH_EVENTS {
+                std::mem::take(&mut stretch).send(&sender);
+            }
+            Ok(())
+        });
+        stretch.send(&sender);
+        drop(sender);
+        let ledger = applying.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok((ledger, read?))
+    })
+}
+
+/// Neighbouring groups of the log.
+#[derive(Default)]
+struct Stretch {
+    events: Vec<(Event, Timestamp)>,
+    /// Where each group ends among the events, and its time.
+    ends: Vec<(usize, Timestamp)>,
+}
+
+impl Stretch {
+    fn add(&mut self, group: &RecoveredGroup<'_>) -> Result<(), PayloadError> {
+        for entry in group.entries()? {
+            let entry = entry?;
+            self.events.push((entry.event, entry.at));
+        }
+        self.ends.push((self.events.len(), group.time));
+        Ok(())
+    }
+
+    fn send(self, sender: &SyncSender<Self>) {
+        // Whoever applies them has panicked; that is told when it is joined.
+        let _ = sender.send(self);
+    }
+
+    fn apply(self, ledger: &mut Ledger) {
+        let mut begin = 0;
+        let mut looked_at = 0;
+        for (end, time) in self.ends {
+            for place in begin..end {
+                if place == looked_at {
+                    let next = self.events[place..].iter().take(LOOKS_TOGETHER);
+                    looked_at += next.len();
+                    next.for_each(|(event, _)| ledger.look_ahead_at(event));
+                }
+                let (event, at) = &self.events[place];
+                // What is in the log happened: nothing of it is ever undone.
+                drop(ledger.apply(event, *at));
+            }
+            // A group adds at most one key an event, so keys whose time is over never gather.
+            ledger.tidy(time, 2 * (end - begin));
+            begin = end;
+        }
+    }
 }

@@ -18,11 +18,12 @@ use crate::answer::{Answer, Content, Position, Refusal, StockAnswer};
 use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::codec::write_image;
+use crate::command_counts::{Asked, Came};
 use crate::commit::{CommitLog, CommitProgress};
 use crate::copying::{CopyOut, CopyStep};
 use crate::historian::ShardHistory;
 use crate::known::{KnownInUse, KnownKeeper};
-use crate::metrics::{EngineMetrics, answer_name, command_name, rejection_name};
+use crate::metrics::EngineMetrics;
 use crate::options::EngineOptions;
 use crate::published::Published;
 use crate::quorum::{Message, QuorumLine};
@@ -330,6 +331,9 @@ impl ShardActor {
             // What is taken from the ring must be read out, even if it is more than one batch may hold.
             let backlog = &mut self.backlog;
             self.parts.ring.drain(limit, |work| backlog.push_back(work));
+            for work in self.backlog.iter().take(limit) {
+                work.look_ahead(&self.parts.ledger);
+            }
         }
         let mut commands = 0;
         while commands < limit
@@ -374,7 +378,7 @@ impl ShardActor {
         self.recalled -= usize::from(recalled.is_some());
         match work.job {
             Job::List { .. } => unreachable!("answered above"),
-            Job::One { request, actor, under_way, reply } => match self.outcome(&request, &actor, recalled.as_ref(), now) {
+            Job::One { request, actor, under_way, reply } => match self.outcome(&request, &actor, recalled.as_deref(), now) {
                 Ok(outcome) => self.wait(1, Reply::One(reply, outcome)),
                 Err(needed) => self.set_aside(Work { job: Job::One { request, actor, under_way, reply }, recalled }, needed),
             },
@@ -385,7 +389,7 @@ impl ShardActor {
                     many.taken_back = self.taken_back;
                 }
                 while let Some(request) = many.requests.pop_front() {
-                    match self.outcome(&request, &many.actor, recalled.as_ref(), now) {
+                    match self.outcome(&request, &many.actor, recalled.as_deref(), now) {
                         Ok(outcome) => many.outcomes.push(outcome),
                         Err(needed) => {
                             many.requests.push_front(request);
@@ -429,7 +433,7 @@ impl ShardActor {
             self.parts.metrics.count_refusal(Refusal::NotLeader);
             return Ok(Err(Refusal::NotLeader.into()));
         }
-        let command = command_name(&request.command);
+        let asked = Asked::by(&request.command);
         let ledger = &self.parts.ledger;
         if let Some(no_room) = ledger.lacks_room(request, now) {
             let rules = ledger.rules();
@@ -449,11 +453,11 @@ impl ShardActor {
         Ok(match decision.outcome {
             Ok(accepted) => {
                 let answer = self.answer(accepted, recalled, now);
-                self.parts.metrics.count_command(command, answer_name(&answer));
+                self.parts.metrics.count_command(asked, Came::answered(&answer));
                 Ok(answer)
             }
             Err(rejection) => {
-                self.parts.metrics.count_command(command, rejection_name(rejection));
+                self.parts.metrics.count_command(asked, Came::rejected(rejection));
                 Err(rejection.into())
             }
         })

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use tidegate_persistence::ActorName;
-use tidegate_stock::{GrantSequence, Listed, Recall, Request, ReservationId, ReservationRecord, StockId, UserId};
+use tidegate_stock::{GrantSequence, Ledger, Listed, Recall, Request, ReservationId, ReservationRecord, StockId, UserId};
 
 use crate::answer::{Answer, Failure};
 use crate::sync::oneshot;
@@ -18,8 +18,8 @@ pub(crate) type Outcome = Result<Answer, Failure>;
 /// A piece of work.
 pub(crate) struct Work {
     pub(crate) job: Job,
-    /// What was found of the reservation that the work was set aside for.
-    pub(crate) recalled: Option<Recalled>,
+    /// What was found of the reservation that the work was set aside for. Boxed, because most work never is set aside and all of it moves.
+    pub(crate) recalled: Option<Box<Recalled>>,
 }
 
 /// What the history said of a reservation.
@@ -74,6 +74,15 @@ pub(crate) struct ListQuery {
 }
 
 impl Work {
+    /// Reads what deciding it will read.
+    pub(crate) fn look_ahead(&self, ledger: &Ledger) {
+        match &self.job {
+            Job::One { request, .. } => ledger.look_ahead(request),
+            Job::Many(many) => many.requests.iter().for_each(|request| ledger.look_ahead(request)),
+            Job::List { .. } => {}
+        }
+    }
+
     /// How many commands it stands for.
     pub(crate) fn commands(&self) -> usize {
         match &self.job {

@@ -7,6 +7,7 @@
 #[macro_use]
 mod mutant;
 
+pub mod ahead;
 mod apply;
 pub mod audit;
 pub mod command;

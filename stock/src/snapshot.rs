@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ahead::LOOKS_TOGETHER;
 use crate::keys::{KeyEntry, KeyUse};
 use crate::ledger::{Ledger, Rules, Stock};
 use crate::record::{KeyRecord, ReservationRecord, StockRecord, UserRecord};
@@ -360,6 +361,16 @@ impl Loader {
     /// A loader of a ledger with these rules and this seed, which need not be those of the copied one.
     pub fn new(rules: Rules, seed: u64) -> Self {
         Self { ledger: Ledger::new(rules, seed), items: 0, has_begun: false, has_ended: false, keys: Vec::new(), newest_user: None }
+    }
+
+    /// Takes the next pieces, in order: as [`Self::add`] does one, and faster than that.
+    pub fn add_all(&mut self, items: Vec<SnapshotItem>) -> Result<(), LoadError> {
+        let mut items = items.into_iter();
+        while !items.as_slice().is_empty() {
+            items.as_slice().iter().take(LOOKS_TOGETHER).for_each(|item| self.ledger.look_ahead_at_item(item));
+            items.by_ref().take(LOOKS_TOGETHER).try_for_each(|item| self.add(item))?;
+        }
+        Ok(())
     }
 
     /// Takes the next piece.

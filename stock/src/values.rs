@@ -1,9 +1,11 @@
 //! The values that commands and events are made of. Each can only be built within its bounds, so what holds one need not check it again.
 
 use std::fmt;
-use std::sync::Arc;
+use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use smol_str::SmolStr;
 
 use crate::limits::{
     ALLOTTED_MAX, HOLD_SECONDS_MAX, HOLD_SECONDS_MAX_DEFAULT, IDENTIFIER_CHARACTERS_MAX, QUANTITY_MAX, REASON_BYTES_MAX,
@@ -33,7 +35,9 @@ impl std::error::Error for IdentifierError {}
 
 /// Checks that `text` is 1 to [`IDENTIFIER_CHARACTERS_MAX`] characters of the identifier alphabet.
 pub fn check_identifier(text: &str) -> Result<(), IdentifierError> {
-    if let Some(character) = text.chars().find(|character| !is_identifier_character(*character)) {
+    if !text.bytes().all(|byte| IS_IDENTIFIER_BYTE[usize::from(byte)])
+        && let Some(character) = text.chars().find(|character| !is_identifier_character(*character))
+    {
         return Err(IdentifierError::Character(character));
     }
     if text.is_empty() || text.len() > IDENTIFIER_CHARACTERS_MAX {
@@ -46,18 +50,77 @@ const fn is_identifier_character(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | ':' | '~' | '-')
 }
 
+/// The same for each byte: identifiers are checked wherever they are read, so by looking up and not by comparing.
+const IS_IDENTIFIER_BYTE: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0_u8);
+    while byte < 128 {
+        table[byte as usize] = is_identifier_character(byte as char);
+        byte += 1;
+    }
+    table
+};
+
+/// A text that is checked when it is read. On its way in and out it is nothing but its characters.
+trait Text: Sized {
+    type Error: fmt::Display;
+
+    fn take(text: &str) -> Result<Self, Self::Error>;
+}
+
+/// Reads a [`Text`] where it stands, without a copy in between.
+fn read_text<'de, T: Text, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Read<T>(PhantomData<T>);
+
+    impl<T: Text> Visitor<'_> for Read<T> {
+        type Value = T;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a string")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+            T::take(text).map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_str(Read(PhantomData))
+}
+
+macro_rules! serialize_as_text {
+    ($name:ident, $error:ty) => {
+        impl Text for $name {
+            type Error = $error;
+
+            fn take(text: &str) -> Result<Self, Self::Error> {
+                Self::new(text)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                read_text(deserializer)
+            }
+        }
+    };
+}
+
 macro_rules! identifier {
-    ($(#[$doc:meta])* $name:ident, $text:ty) => {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name($text);
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(SmolStr);
 
         impl $name {
             /// Takes `text` if it is an identifier.
             pub fn new(text: &str) -> Result<Self, IdentifierError> {
                 check_identifier(text)?;
-                Ok(Self(<$text>::from(text)))
+                Ok(Self(SmolStr::new(text)))
             }
 
             /// The text itself.
@@ -68,22 +131,11 @@ macro_rules! identifier {
             /// Takes a text that was an identifier before.
             #[allow(dead_code, reason = "not every identifier comes back from memory")]
             pub(crate) fn known(text: &str) -> Self {
-                Self(<$text>::from(text))
+                Self(SmolStr::new(text))
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = IdentifierError;
-            fn try_from(text: String) -> Result<Self, Self::Error> {
-                Self::new(&text)
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(name: $name) -> Self {
-                Self::from(&*name.0)
-            }
-        }
+        serialize_as_text!($name, IdentifierError);
 
         impl fmt::Display for $name {
             fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,24 +146,20 @@ macro_rules! identifier {
 }
 
 identifier!(
-    /// A product that is sold. Cheap to clone: every answer about the product carries it.
-    Sku,
-    Arc<str>
+    /// A product that is sold.
+    Sku
 );
 identifier!(
     /// A buyer, as the shop names them.
-    UserId,
-    Box<str>
+    UserId
 );
 identifier!(
     /// What the shop calls a reservation on its own side: an order number, say.
-    Reference,
-    Box<str>
+    Reference
 );
 identifier!(
     /// A caller's name for one attempt; a repeat with the same key gets the same answer.
-    IdempotencyKey,
-    Box<str>
+    IdempotencyKey
 );
 
 /// A value is outside its bounds. Names the bounds and what was given.
@@ -288,9 +336,10 @@ impl From<Delta> for i64 {
 }
 
 /// Why a stock was adjusted, in the caller's words: 1 to [`REASON_BYTES_MAX`] bytes of UTF-8 without control characters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reason(Box<str>);
+
+serialize_as_text!(Reason, ReasonError);
 
 /// Why a text is no reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -327,19 +376,6 @@ impl Reason {
     /// The text itself.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl TryFrom<String> for Reason {
-    type Error = ReasonError;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::new(&text)
-    }
-}
-
-impl From<Reason> for String {
-    fn from(reason: Reason) -> Self {
-        Self::from(reason.0)
     }
 }
 

@@ -175,8 +175,11 @@ fn numbers_out_of_bounds_are_refused_when_they_are_read() {
     assert_eq!(read_u32::<HoldSeconds>(31_536_001), Err("is 31536001 where 1 to 31536000 are allowed".to_owned()));
     assert_eq!(read_i64::<Delta>(-1_000_000_000).map(Delta::units), Ok(-1_000_000_000));
     assert_eq!(read_i64::<Delta>(0), Err("is 0 where -1000000000 to 1000000000 but not 0 are allowed".to_owned()));
-    assert_eq!(read_text::<Reason>("").map(String::from), Err("has 0 bytes where 1 to 256 are allowed".to_owned()));
-    assert_eq!(read_text::<Reason>("damaged").map(String::from), Ok("damaged".to_owned()));
+    assert_eq!(
+        read_text::<Reason>("").map(|text| text.as_str().to_owned()),
+        Err("has 0 bytes where 1 to 256 are allowed".to_owned())
+    );
+    assert_eq!(read_text::<Reason>("damaged").map(|text| text.as_str().to_owned()), Ok("damaged".to_owned()));
     assert_eq!(read_u64::<Allotment>(0).map(Allotment::units), Ok(0));
     assert_eq!(read_u64::<Allotment>(1_000_000_000_000).map(Allotment::units), Ok(1_000_000_000_000));
     assert_eq!(read_u64::<Allotment>(1_000_000_000_001), Err("is 1000000000001 where 0 to 1000000000000 are allowed".to_owned()));
@@ -184,17 +187,17 @@ fn numbers_out_of_bounds_are_refused_when_they_are_read() {
 
 #[test]
 fn texts_that_are_no_identifiers_are_refused_when_they_are_read() {
-    assert_eq!(read_text::<Sku>("tea").map(String::from), Ok("tea".to_owned()));
+    assert_eq!(read_text::<Sku>("tea").map(|text| text.as_str().to_owned()), Ok("tea".to_owned()));
     let long = "x".repeat(129);
     let too_long = Err("has 129 characters where 1 to 128 are allowed".to_owned());
-    assert_eq!(read_text::<Sku>(&long).map(String::from), too_long);
-    assert_eq!(read_text::<UserId>(&long).map(String::from), too_long);
-    assert_eq!(read_text::<Reference>(&long).map(String::from), too_long);
-    assert_eq!(read_text::<IdempotencyKey>(&long).map(String::from), too_long);
+    assert_eq!(read_text::<Sku>(&long).map(|text| text.as_str().to_owned()), too_long);
+    assert_eq!(read_text::<UserId>(&long).map(|text| text.as_str().to_owned()), too_long);
+    assert_eq!(read_text::<Reference>(&long).map(|text| text.as_str().to_owned()), too_long);
+    assert_eq!(read_text::<IdempotencyKey>(&long).map(|text| text.as_str().to_owned()), too_long);
     let empty = Err("has 0 characters where 1 to 128 are allowed".to_owned());
-    assert_eq!(read_text::<Sku>("").map(String::from), empty);
-    assert_eq!(read_text::<UserId>("").map(String::from), empty);
+    assert_eq!(read_text::<Sku>("").map(|text| text.as_str().to_owned()), empty);
+    assert_eq!(read_text::<UserId>("").map(|text| text.as_str().to_owned()), empty);
     let foreign = Err("holds '/', which is outside the alphabet A-Z a-z 0-9 . _ : ~ -".to_owned());
-    assert_eq!(read_text::<Sku>("a/b").map(String::from), foreign);
-    assert_eq!(read_text::<Reference>("a/b").map(String::from), foreign);
+    assert_eq!(read_text::<Sku>("a/b").map(|text| text.as_str().to_owned()), foreign);
+    assert_eq!(read_text::<Reference>("a/b").map(|text| text.as_str().to_owned()), foreign);
 }

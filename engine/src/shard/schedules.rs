@@ -393,7 +393,7 @@ const RECALL_FAILED: Check =
     Check { name: "work that the history fails is refused and not lost", preemptions: 1, body: || recall(failed) };
 
 fn found(id: ReservationId, mut work: Work, record: &ReservationRecord) -> HistoryAnswer {
-    work.recalled = Some(Recalled { id, record: Some(record.clone()) });
+    work.recalled = Some(Box::new(Recalled { id, record: Some(record.clone()) }));
     HistoryAnswer::Recalled(work)
 }
 

@@ -79,7 +79,7 @@ impl ShardActor {
         match &self.parts.history {
             // Nothing ever left memory, so it is not there either.
             None => {
-                let recalled = Some(Recalled { id: needed, record: None });
+                let recalled = Some(Box::new(Recalled { id: needed, record: None }));
                 self.recalled += 1;
                 self.backlog.push_front(Work { recalled, ..work });
             }
