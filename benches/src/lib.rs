@@ -30,6 +30,7 @@ pub mod machine;
 pub mod memory;
 mod node;
 mod pace;
+pub mod past;
 pub mod picture;
 pub mod piece;
 pub mod plot;

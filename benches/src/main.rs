@@ -21,6 +21,7 @@ use tidegate_benches::http::{self, HttpParameters};
 use tidegate_benches::instructions::{self, InstructionsParameters};
 use tidegate_benches::machine::Machine;
 use tidegate_benches::memory::{self, MemoryParameters};
+use tidegate_benches::past::{self, PastParameters};
 use tidegate_benches::picture::{self, PictureParameters, Subject};
 use tidegate_benches::recovery::{self, RecoveryParameters};
 use tidegate_benches::report::Report;
@@ -145,6 +146,12 @@ enum Bench {
         /// What an answer survives. Default: `power_loss`.
         #[arg(long)]
         durability: Option<Durability>,
+    },
+    /// The same sale on a node with millions of reservations in its history and on one with none.
+    Past {
+        /// Reservations in the history. Default: 5000000.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=500_000_000))]
+        reservations: Option<u64>,
     },
     /// Plots of throughput, latency and cost against connections, commands in a batch, products, open reservations and history, with all
     /// figures as JSON.
@@ -393,6 +400,15 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
                 durability: durability.unwrap_or(own.durability),
                 ..own
             })?
+        }
+        Bench::Past { reservations } => {
+            // A run takes long and fills a disk: one that is given up leaves neither nodes nor data behind.
+            signals::watch()?;
+            let tidegate = node_program(options)?;
+            let own =
+                if options.tiny { PastParameters::tiny(tidegate, directory) } else { PastParameters::full(tidegate, directory) };
+            let parameters = PastParameters { past: reservations.unwrap_or(own.past), rounds: runs(own.rounds), ..own };
+            past::run(&parameters, &mut |line| eprintln!("{line}"))?
         }
         Bench::All
         | Bench::Tiers

@@ -142,6 +142,17 @@ impl Server {
         }
     }
 
+    /// Closes a stock of which nothing is held, and archives it.
+    pub fn archive_stock(&self, sku: &str) -> Result<(), BenchError> {
+        for step in ["close", "archive"] {
+            let (status, body) = self.ask("POST", &format!("/v1/stocks/{sku}/{step}"), "")?;
+            if status != 200 {
+                return Err(BenchError::Wrong(format!("{step} of a stock got {status}: {body}")));
+            }
+        }
+        Ok(())
+    }
+
     /// A counter of the stock as the node shows it.
     pub fn stock_counter(&self, sku: &str, counter: &str) -> Result<u64, BenchError> {
         let (status, body) = self.ask("GET", &format!("/v1/stocks/{sku}"), "")?;

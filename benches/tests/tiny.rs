@@ -15,6 +15,7 @@ use tidegate_benches::http::{self, HttpParameters};
 use tidegate_benches::load::{LoadPlan, RequestTemplate, load};
 use tidegate_benches::machine::Machine;
 use tidegate_benches::memory::{self, MemoryParameters};
+use tidegate_benches::past::{self, PastParameters};
 use tidegate_benches::picture::{self, Picture, PictureParameters, Subject};
 use tidegate_benches::recovery::{self, RecoveryParameters};
 use tidegate_benches::report::Report;
@@ -138,6 +139,16 @@ fn the_log_gives_space_back_under_load() {
     assert_measured(&figures);
     let figure = &figures[0];
     assert!(detail(figure, "given_back_mib") > 0.0 && detail(figure, "snapshots") >= 2.0, "{figure:?}");
+}
+
+#[test]
+fn a_sale_with_a_past_sells_what_one_without_does() {
+    let parameters = PastParameters::tiny(build_node(&bench_program()).unwrap(), None);
+    let figures = past::run(&parameters, &mut |line| println!("{line}")).unwrap();
+    assert_measured(&figures);
+    let [grown, empty] = &figures[..] else { panic!("{figures:?}") };
+    assert!(grown.against.is_some() && detail(grown, "history_mib") > 0.0, "{grown:?}");
+    assert!(detail(grown, "resident_ratio") > 0.0 && detail(empty, "resident_mib") > 0.0, "{figures:?}");
 }
 
 fn picture_of(subjects: &[Subject]) -> Picture {

@@ -15,7 +15,7 @@ use crate::signals;
 use crate::wire::{Request, take_batch};
 
 /// How long a reservation is held that is to be over soon: the shortest that there is.
-const SHORT_HOLD_SECONDS: u32 = 1;
+pub(crate) const SHORT_HOLD_SECONDS: u32 = 1;
 
 /// Reservations leave memory only when so many can together.
 const LEAVING_TOGETHER: u64 = 1_024;
@@ -66,12 +66,12 @@ pub(super) fn history(parameters: &PictureParameters, said: &mut Said<'_>) -> Re
             let crowd = Crowd { first_buyer: over + 1, ..crowd };
             let mut sample = sell(&server, &request, take_batch, &crowd, UNITS_MAX, 0)?;
             over += sample.granted;
-            let after = wait_left(&server, over, parameters.kept)?;
+            let after = wait_left(&server, SKU, over, parameters.kept)?;
             check_books(&server, SKU, UNITS_MAX, 0)?;
             sample.at = Server::metric(&before.metrics, "history_records_total");
             sample.moved_rate = Some(per_second(sample.granted, start.elapsed()));
             // What a reservation costs in all: to be made, to be over and to leave.
-            sample.server_cpu_us = mean(after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6, sample.granted);
+            sample.server_cpu_us = mean(before.cpu_until(&after).as_secs_f64() * 1e6, sample.granted);
             sample.resident_mib = resident_mib(&server);
             grown(sample);
         }
@@ -113,8 +113,9 @@ fn in_rounds(
     Ok(points)
 }
 
-/// Waits until all of `over` reservations have lapsed and have left memory, but for those that stay. Fails when more or fewer lapse.
-fn wait_left(server: &Server, over: u64, kept: u64) -> Result<Counters, BenchError> {
+/// Waits until all of `over` reservations have lapsed and have left memory, but for those that stay; the last of them were of `sku`. Fails when
+/// more or fewer lapse.
+pub(crate) fn wait_left(server: &Server, sku: &str, over: u64, kept: u64) -> Result<Counters, BenchError> {
     let start = Instant::now();
     let least = number(over.saturating_sub(kept + LEAVING_TOGETHER));
     loop {
@@ -126,7 +127,7 @@ fn wait_left(server: &Server, over: u64, kept: u64) -> Result<Counters, BenchErr
             return Err(BenchError::Wrong(format!("{lapsed:.0} of {over} reservations lapsed and {left:.0} left memory")));
         }
         // A lapse counts when it is decided, and shows when it is durable.
-        if lapsed >= number(over) && left >= least && server.stock_counter(SKU, "reserved")? == 0 {
+        if lapsed >= number(over) && left >= least && server.stock_counter(sku, "reserved")? == 0 {
             return Ok(now);
         }
         if start.elapsed() > LEAVE_WAIT_MAX {

@@ -25,11 +25,13 @@ use crate::sample::SEED;
 use crate::server::Server;
 use crate::wire::{Request, Take};
 
+pub(crate) use growth::{SHORT_HOLD_SECONDS, wait_left};
+
 /// What an answer survives: a node's default.
 const DURABILITY: &str = "power_loss";
 
 /// Longest time for what is to be done once and not by the clock.
-const ONCE_MAX: Duration = Duration::from_mins(10);
+pub(crate) const ONCE_MAX: Duration = Duration::from_mins(10);
 
 /// What varies from point to point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -368,14 +370,19 @@ impl Flatness {
 }
 
 /// A node under measurement, and what its counters were when it was looked at last.
-struct Counters {
+pub(crate) struct Counters {
     cpu: Duration,
     metrics: String,
 }
 
 impl Counters {
-    fn look(server: &Server) -> Result<Self, BenchError> {
+    pub(crate) fn look(server: &Server) -> Result<Self, BenchError> {
         Ok(Self { cpu: process_cpu(server.process()), metrics: server.metrics()? })
+    }
+
+    /// The processor time that the node has used until `later`.
+    pub(crate) fn cpu_until(&self, later: &Self) -> Duration {
+        later.cpu.saturating_sub(self.cpu)
     }
 
     /// By how much a counter has grown until `later`.
@@ -386,7 +393,14 @@ impl Counters {
 
 /// Lets a crowd buy of what has `units` in all, of which nobody has any yet, and gives what came of it; how many there were of what varies
 /// is `at`.
-fn sell(server: &Server, request: &Request, take: Take, crowd: &Crowd, units: u64, at: u64) -> Result<Sample, BenchError> {
+pub(crate) fn sell(
+    server: &Server,
+    request: &Request,
+    take: Take,
+    crowd: &Crowd,
+    units: u64,
+    at: u64,
+) -> Result<Sample, BenchError> {
     let before = Counters::look(server)?;
     let seen = exchange(server.address(), request, take, crowd)?;
     let after = Counters::look(server)?;
@@ -399,7 +413,7 @@ fn sell(server: &Server, request: &Request, take: Take, crowd: &Crowd, units: u6
         latency: seen.latencies.percentiles(),
         commands,
         granted,
-        server_cpu_us: mean(after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6, commands),
+        server_cpu_us: mean(before.cpu_until(&after).as_secs_f64() * 1e6, commands),
         generator_cores: seen.generator_cpu.as_secs_f64() / seen.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
         group_events: before.grown(&after, "log_events_total") / before.grown(&after, "log_groups_total").max(1.0),
         sync_us: before.grown(&after, "log_sync_seconds_sum") * 1e6 / before.grown(&after, "log_sync_seconds_count").max(1.0),
@@ -409,12 +423,12 @@ fn sell(server: &Server, request: &Request, take: Take, crowd: &Crowd, units: u6
     })
 }
 
-fn resident_mib(server: &Server) -> f64 {
+pub(crate) fn resident_mib(server: &Server) -> f64 {
     number(Resident::of(server.process()).bytes) / 1_048_576.0
 }
 
 /// The stock's counters are those of a stock of `units` of which `reserved` are.
-fn check_books(server: &Server, sku: &str, units: u64, reserved: u64) -> Result<(), BenchError> {
+pub(crate) fn check_books(server: &Server, sku: &str, units: u64, reserved: u64) -> Result<(), BenchError> {
     expect_equal("the stock's reserved", server.stock_counter(sku, "reserved")?, reserved)?;
     expect_equal("the stock's available", server.stock_counter(sku, "available")?, units - reserved)
 }
