@@ -42,8 +42,9 @@ pub(crate) struct Cycle {
     pub(crate) least: u64,
 }
 
-/// The promises that are broken, in words with their figures. `latency` is what a client may wait longer.
-pub(crate) fn broken(slices: &[Slice], cycles: &[Cycle], latency: Bound) -> Vec<String> {
+/// The promises that are broken, in words with their figures. What the history takes is level only in runs that are longer than its
+/// retention. `latency` is what a client may wait longer.
+pub(crate) fn broken(slices: &[Slice], cycles: &[Cycle], with_history: bool, latency: Bound) -> Vec<String> {
     let mut broken = Vec::new();
     let looks = |part: Range<usize>, pick: fn(&Slice) -> &[f64]| -> f64 {
         median(&slices.get(part).unwrap_or_default().iter().flat_map(pick).copied().collect::<Vec<_>>())
@@ -56,7 +57,9 @@ pub(crate) fn broken(slices: &[Slice], cycles: &[Cycle], latency: Bound) -> Vec<
     let parts = |pick: fn(&Slice) -> &[f64]| (looks(EARLY, pick), looks(LATE, pick));
     hold("memory", "MiB", MEMORY, parts(|slice| &slice.memory), mib);
     hold("the log with its snapshots", "MiB", LOG, parts(|slice| &slice.log), mib);
-    hold("the history", "MiB", HISTORY, parts(|slice| &slice.history), mib);
+    if with_history {
+        hold("the history", "MiB", HISTORY, parts(|slice| &slice.history), mib);
+    }
     hold("open files", "files", FILES, parts(|slice| &slice.files), |files| files);
     let latencies = |pick: fn(&Slice) -> f64| {
         let of = |part: Range<usize>| median(&slices.get(part).unwrap_or_default().iter().map(pick).collect::<Vec<_>>());
@@ -103,13 +106,13 @@ mod tests {
 
     #[track_caller]
     fn finds(slices: &[Slice], what: &str) {
-        let found = broken(slices, &[], LATENCY_MS);
+        let found = broken(slices, &[], true, LATENCY_MS);
         assert!(found.len() == 1 && found[0].contains(what), "{found:?} where {what:?} alone was due");
     }
 
     #[test]
     fn a_level_run_has_broken_nothing() {
-        assert_eq!(broken(&level(), &[Cycle { name: "snapshots", count: 5, least: 5 }], LATENCY_MS), Vec::<String>::new());
+        assert_eq!(broken(&level(), &[Cycle { name: "snapshots", count: 5, least: 5 }], true, LATENCY_MS), Vec::<String>::new());
     }
 
     #[test]
@@ -128,17 +131,23 @@ mod tests {
         slices[9].log[0] = 4_000.0 * MIB;
         slices[8].files[3] = 900.0;
         slices[9].p99_ms = 7.9;
-        assert_eq!(broken(&slices, &[], LATENCY_MS), Vec::<String>::new());
+        assert_eq!(broken(&slices, &[], true, LATENCY_MS), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_history_younger_than_its_retention_may_grow() {
+        let slices = growing(20.0 * MIB, |slice, more| slice.history.iter_mut().for_each(|look| *look += more));
+        assert_eq!(broken(&slices, &[], false, LATENCY_MS), Vec::<String>::new());
     }
 
     #[test]
     fn a_cycle_that_hardly_came_round_shows_nothing() {
-        let found = broken(&level(), &[Cycle { name: "snapshots", count: 1, least: 5 }], LATENCY_MS);
+        let found = broken(&level(), &[Cycle { name: "snapshots", count: 1, least: 5 }], true, LATENCY_MS);
         assert_eq!(found, ["snapshots: 1 times, where less than 5 shows nothing"]);
     }
 
     #[test]
     fn a_run_that_was_cut_short_is_not_level() {
-        assert_eq!(broken(&level()[..7], &[], LATENCY_MS).len(), 6);
+        assert_eq!(broken(&level()[..7], &[], true, LATENCY_MS).len(), 6);
     }
 }
