@@ -1,5 +1,6 @@
 //! The items of a snapshot, read ahead of whoever makes a ledger of them.
 
+use std::io::Read;
 use std::panic::resume_unwind;
 use std::sync::mpsc;
 use std::thread;
@@ -19,12 +20,13 @@ const BLOCKS_AHEAD: usize = 4;
 ///
 /// # Errors
 /// The first that the file gives, or `visit` does, after which nothing more is visited.
-pub fn for_each_item<E>(
-    reader: &mut SnapshotReader,
-    mut on_block: impl FnMut(&SnapshotReader) + Send,
+pub fn for_each_item<R, E>(
+    reader: &mut SnapshotReader<R>,
+    mut on_block: impl FnMut(&SnapshotReader<R>) + Send,
     visit: impl FnMut(SnapshotItem) -> Result<(), E>,
 ) -> Result<(), E>
 where
+    R: Read + Send,
     E: From<SnapshotError> + From<CodecError> + Send,
 {
     thread::scope(|scope| {
