@@ -9,7 +9,9 @@ mod log_reader;
 mod log_store;
 mod members;
 pub mod network;
+mod recovery;
 mod shard;
+mod snapshot_files;
 mod state_machine;
 pub mod transport;
 mod types;
@@ -18,6 +20,10 @@ pub use adopt::adopt;
 pub use log_reader::ReplicatedLogReader;
 pub use log_store::{PositionAt, ReplicatedLog};
 pub use members::{Member, MembersError};
+pub use recovery::{MemberError, RecoveredMember, recover_member};
 pub use shard::{ShardLeader, ShardLog, ShardMachine, Snapshots, shard_parts};
-pub use state_machine::{CommittedGroup, Machine, MachineSnapshot, SnapshotFuture, SnapshotMaker, Standing, StateMachine};
+pub use snapshot_files::{FileIncoming, FileReader, FileSnapshot, SnapshotFileError, SnapshotFiles, SnapshotParts};
+pub use state_machine::{
+    CommittedGroup, Machine, MachineSnapshot, Memberships, SnapshotFuture, SnapshotMaker, Standing, StateMachine,
+};
 pub use types::{Entry, LeaderId, LogId, Membership, Outcome, Proposal, Raft, StoredMembership, TypeConfig, Vote};

@@ -6,13 +6,23 @@
 //! n  2  number of members, voters or not
 //!       each, ascending: 8 node, 2 length of its address, its address
 //! ```
+//!
+//! In a snapshot they stand behind the entry that they are of:
+//!
+//! ```text
+//! 0  1  0 if they are of no entry, which is before the first, and 1 otherwise
+//! 1  8  the entry's term
+//! 9  8  the node that proposed it
+//! 17 8  its index in the log; the three of them are 0 for no entry
+//! 25    the members, as above
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use tidegate_persistence::NodeId;
+use tidegate_persistence::{LogIndex, NodeId, SNAPSHOT_MEMBERS_BYTES_MAX, Term};
 
-use crate::types::Membership;
+use crate::types::{LeaderId, LogId, Membership, StoredMembership, log_id, log_index};
 
 /// What is known of a member beside its number.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -39,6 +49,9 @@ pub enum MembersError {
     /// An address is no text.
     #[error("the address of node {0} is no UTF-8")]
     Address(NodeId),
+    /// A snapshot has no room for them.
+    #[error("members of {0} bytes where a snapshot has room for {SNAPSHOT_MEMBERS_BYTES_MAX}")]
+    TooLong(usize),
     /// They contradict each other.
     #[error("members contradict each other: {0}")]
     Contradiction(String),
@@ -84,6 +97,32 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, MembersError
         return Err(MembersError::Length);
     }
     Membership::new(voters, members).map_err(|error| MembersError::Contradiction(error.to_string()))
+}
+
+/// The bytes of members with the entry that they are of.
+pub(crate) fn encode_stored(membership: &StoredMembership) -> Result<Vec<u8>, MembersError> {
+    let of = *membership.log_id();
+    let (term, node, index) =
+        of.map_or((0, 0, 0), |LogId { leader_id: LeaderId { term, node_id }, index }| (term, node_id.0, log_index(index).0));
+    let mut bytes = vec![u8::from(of.is_some())];
+    for number in [term, node, index] {
+        bytes.extend_from_slice(&number.to_be_bytes());
+    }
+    bytes.extend(encode_membership(membership.membership())?);
+    if bytes.len() > SNAPSHOT_MEMBERS_BYTES_MAX { Err(MembersError::TooLong(bytes.len())) } else { Ok(bytes) }
+}
+
+/// The members that [`encode_stored`] has made `bytes` of.
+pub(crate) fn decode_stored(bytes: &[u8]) -> Result<StoredMembership, MembersError> {
+    let mut rest = bytes;
+    let [is_some] = take(&mut rest)?;
+    let [term, node, index] = [take(&mut rest)?, take(&mut rest)?, take(&mut rest)?].map(u64::from_be_bytes);
+    let of = match (is_some, term, node, index) {
+        (0, 0, 0, 0) => None,
+        (1, term, node, 1..) => Some(log_id(Term(term), NodeId(node), LogIndex(index))),
+        _ => return Err(MembersError::Contradiction("they are of an entry that there cannot be".to_owned())),
+    };
+    Ok(StoredMembership::new(of, decode_membership(rest)?))
 }
 
 fn push_count(bytes: &mut Vec<u8>, count: usize) -> Result<(), MembersError> {
@@ -144,6 +183,36 @@ mod tests {
         let mut stranger = bytes;
         stranger[11] = 9;
         assert!(matches!(decode_membership(&stranger), Err(MembersError::Contradiction(_))));
+    }
+
+    #[test]
+    fn members_of_a_snapshot_come_back_with_the_entry_that_they_are_of() {
+        let of = log_id(Term(7), NodeId(2), LogIndex(9));
+        let stored = StoredMembership::new(Some(of), members());
+        let bytes = encode_stored(&stored).unwrap();
+        assert_eq!(bytes[..25], [1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(bytes[25..], encode_membership(&members()).unwrap());
+        assert_eq!(decode_stored(&bytes), Ok(stored));
+        let none = StoredMembership::default();
+        assert_eq!(decode_stored(&encode_stored(&none).unwrap()), Ok(none));
+        for end in 0..bytes.len() {
+            assert_eq!(decode_stored(&bytes[..end]), Err(MembersError::Length), "the first {end} bytes");
+        }
+        for (at, value) in [(0, 0), (0, 2), (24, 0)] {
+            let mut bad = bytes.clone();
+            bad[at] = value;
+            assert!(matches!(decode_stored(&bad), Err(MembersError::Contradiction(_))), "byte {at} is {value}");
+        }
+    }
+
+    #[test]
+    fn more_members_than_a_snapshot_has_room_for_are_refused() {
+        let member = |node: u64| (NodeId(node), Member { address: "x".repeat(60_000) });
+        let nodes = BTreeMap::from([1, 2, 3, 4, 5].map(member));
+        let members = Membership::new(vec![BTreeSet::from([NodeId(1)])], nodes).unwrap();
+        let stored = StoredMembership::new(None, members);
+        // Entry 25, voters 2 + 2 + 8, members 2, and of each 8 + 2 + 60,000.
+        assert_eq!(encode_stored(&stored), Err(MembersError::TooLong(300_089)));
     }
 
     #[test]

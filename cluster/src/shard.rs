@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::{Future, pending};
+use std::future::{Future, pending, ready};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,15 +38,14 @@ use crate::types::{LeaderId, Outcome, Proposal, Raft, TypeConfig};
 /// How long a node waits before it tries again to find out whether it may decide.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Keeps a shard's snapshots, and makes ledgers of those of others.
+/// Keeps a shard's snapshots, and makes ledgers of those of others. They are made by the node's upkeep, which tells consensus of each by
+/// openraft's `trigger().snapshot()`.
 pub trait Snapshots: Send + Sync + 'static {
     /// A snapshot, as it is handed to another node.
     type Snapshot: Clone + Send + Sync + 'static;
 
-    /// As [`Machine::begin_snapshot`].
-    fn begin(&mut self, standing: Standing) -> impl Future<Output = SnapshotFuture<Self::Snapshot>> + Send;
-
-    /// Keeps `snapshot` with its standing, and makes a ledger of it.
+    /// Keeps `snapshot` with its standing, and makes a ledger of it. At return it is durable, and what had left memory by then is in the
+    /// history. The shard hands nothing to the history meanwhile.
     fn install(&mut self, standing: Standing, snapshot: Self::Snapshot) -> impl Future<Output = io::Result<Installed>> + Send;
 
     /// As [`Machine::current_snapshot`].
@@ -155,11 +154,18 @@ impl<S: Snapshots> Machine for ShardMachine<S> {
         Ok(())
     }
 
-    async fn begin_snapshot(&mut self, standing: Standing) -> SnapshotFuture<S::Snapshot> {
-        self.snapshots.begin(standing).await
+    // The shard's ledger may be ahead of what is committed, and the snapshots that are kept are not.
+    async fn begin_snapshot(&mut self, _: Standing) -> Option<SnapshotFuture<S::Snapshot>> {
+        match self.snapshots.current().await {
+            Ok(current) => current.map(|current| -> SnapshotFuture<S::Snapshot> { Box::pin(ready(Ok(current))) }),
+            Err(error) => Some(Box::pin(ready(Err(error)))),
+        }
     }
 
     async fn install_snapshot(&mut self, standing: Standing, snapshot: S::Snapshot) -> io::Result<()> {
+        if !self.line.voice.prepare_install().await {
+            return Err(io::Error::other("the shard is gone that a snapshot was to be installed in"));
+        }
         let chain = standing.position.chain;
         let installed = self.snapshots.install(standing, snapshot).await?;
         self.line.installed(installed, chain);

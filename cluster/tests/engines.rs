@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use common::{Dialer, Network, PATIENCE, STREAM, config, start_on};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
-use tidegate_cluster::{Member, Raft, ReplicatedLog, ShardMachine, SnapshotFuture, Snapshots, Standing, StateMachine, shard_parts};
+use tidegate_cluster::{Member, Raft, ReplicatedLog, ShardMachine, Snapshots, Standing, StateMachine, shard_parts};
 use tidegate_engine::{
     Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Installed, Refusal, Sealing,
     ShardStart, Submission, SystemClock, partition_of, quorum_line, snapshot_items,
@@ -43,10 +43,6 @@ struct NoSnapshots;
 
 impl Snapshots for NoSnapshots {
     type Snapshot = ();
-
-    async fn begin(&mut self, _: Standing) -> SnapshotFuture<()> {
-        Box::pin(async { Err(io::Error::other("no snapshot is made in this test")) })
-    }
 
     async fn install(&mut self, _: Standing, (): ()) -> io::Result<Installed> {
         Err(io::Error::other("no snapshot is taken in this test"))

@@ -101,6 +101,30 @@ impl LedgerCopy {
     }
 }
 
+/// Hands all of `ledger`, which no shard has yet, to `take`, block by block, as a [`LedgerCopy`] gives it.
+///
+/// # Errors
+/// The first of `take`, after which nothing more is handed over.
+pub fn copy_whole<E>(ledger: &mut Ledger, mut take: impl FnMut(CopyBlock) -> Result<(), E>) -> Result<(), E> {
+    ledger.begin_copy();
+    let (mut bytes, mut items) = (Vec::new(), 0);
+    loop {
+        // One by one, so that a block is never longer by more than an item.
+        let progress = ledger.copy_slice(1, |item| {
+            push_item(&mut bytes, &item);
+            items += 1;
+        });
+        let is_over = progress != CopyProgress::More;
+        if (bytes.len() >= COPY_BLOCK_BYTES || is_over) && items > 0 {
+            let block = CopyBlock { bytes: std::mem::take(&mut bytes), items: std::mem::take(&mut items) };
+            take(block).inspect_err(|_| ledger.give_up_copy())?;
+        }
+        if is_over {
+            return Ok(());
+        }
+    }
+}
+
 /// A copy that is being handed out.
 pub(crate) struct CopyOut {
     sink: mpsc::SyncSender<CopyPiece>,

@@ -59,6 +59,8 @@ pub(crate) enum Message {
 pub(crate) struct ShardHistory {
     sender: Sender<Message>,
     inbox: Arc<Inbox<HistoryAnswer>>,
+    /// What the historian keeps; `None` where it is none.
+    store: Option<Arc<History>>,
 }
 
 impl ShardHistory {
@@ -72,6 +74,11 @@ impl ShardHistory {
         drop(self.sender.send(Message::Keep(Leaving { records, is_pressed, inbox: Arc::clone(&self.inbox) })));
     }
 
+    /// Looks `id` up at once, and waits for the disk.
+    pub(crate) fn look_up_now(&self, id: ReservationId) -> Result<Option<ReservationRecord>, ArchiveError> {
+        self.store.as_deref().map_or(Ok(None), |store| look_up(store, id))
+    }
+
     /// Has `id` looked up for `work`.
     pub(crate) fn recall(&self, id: ReservationId, work: Work) {
         drop(self.sender.send(Message::Recall(id, Box::new(work), Arc::clone(&self.inbox))));
@@ -79,15 +86,16 @@ impl ShardHistory {
 }
 
 /// A line whose other end is not the historian's.
-#[cfg(all(test, feature = "loom"))]
+#[cfg(test)]
 pub(crate) fn line_to(inbox: Arc<Inbox<HistoryAnswer>>) -> (ShardHistory, Receiver<Message>) {
     let (sender, receiver) = mpsc::channel();
-    (ShardHistory { sender, inbox }, receiver)
+    (ShardHistory { sender, inbox, store: None }, receiver)
 }
 
 /// The running historian. It ends once it and every line to it are dropped.
 pub(crate) struct Historian {
     sender: Option<Sender<Message>>,
+    store: Arc<History>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -103,6 +111,7 @@ impl Historian {
         on_failure: impl FnOnce(&HistoryError) + Send + 'static,
     ) -> Self {
         let (sender, receiver) = mpsc::channel();
+        let store = Arc::clone(&history);
         let thread = thread::Builder::new()
             .name("history".to_owned())
             .spawn(move || {
@@ -110,13 +119,13 @@ impl Historian {
                 Serving { history, metrics, leaving, next_write_at, on_failure }.run(&receiver);
             })
             .expect("the operating system gives a thread at start");
-        Self { sender: Some(sender), thread: Some(thread) }
+        Self { sender: Some(sender), store, thread: Some(thread) }
     }
 
     /// A line for a shard that hears by `inbox`.
     pub(crate) fn line(&self, inbox: Arc<Inbox<HistoryAnswer>>) -> ShardHistory {
         let sender = self.sender.clone().expect("lines are asked for before it is dropped");
-        ShardHistory { sender, inbox }
+        ShardHistory { sender, inbox, store: Some(Arc::clone(&self.store)) }
     }
 }
 

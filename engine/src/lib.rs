@@ -45,7 +45,7 @@ pub use answer::{Answer, Content, Failure, Fault, Position, Refusal, Reservation
 pub use clock::{Clock, ManualClock, SteadyClock, SystemClock};
 pub use codec::{CodecError, decode_image, decode_record, snapshot_items, write_image};
 pub use commit::{CommitLog, CommitProgress};
-pub use copying::{CopyBlock, CopyGivenUp, LedgerCopy};
+pub use copying::{CopyBlock, CopyGivenUp, LedgerCopy, copy_whole};
 pub use cursor::{ChangeId, Cursor, CursorError};
 pub use engine::{
     Engine, EngineParts, HistoryStart, LIST_LOOKS_MAX, ListReservations, Pending, PendingBatch, ShardStart, Submission,

@@ -4,6 +4,7 @@
 //! order; a shard finds its own proposals among them. What it decided ahead of them is taken back where they turn out otherwise.
 
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 
 use tidegate_persistence::{Group, GroupSequence, Term};
@@ -12,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::commit::CommitProgress;
 use crate::inbox::Inbox;
+use crate::sync::oneshot;
 
 /// Groups that wait for a shard at most before the log waits for the shard.
 const GROUPS_WAITING_MAX: usize = 64;
@@ -30,6 +32,9 @@ pub enum Told {
         /// Whether the shard itself proposed it since it was last told to lead. Such groups are told in the order proposed.
         is_own: bool,
     },
+    /// Hand nothing more to the history until a ledger is installed, and say when nothing is on its way there any more. What the old ledger
+    /// lets go of must not take the place of what comes with the new one.
+    Prepare(oneshot::Sender<()>),
     /// Take this for all that is known.
     Install(Box<Installed>),
 }
@@ -50,6 +55,7 @@ impl fmt::Debug for Told {
             Self::Committed { group, is_own } => {
                 formatter.debug_struct("Committed").field("sequence", &group.sequence).field("is_own", is_own).finish()
             }
+            Self::Prepare(_) => formatter.write_str("Prepare"),
             Self::Install(installed) => formatter.debug_struct("Install").field("at", &installed.at).finish_non_exhaustive(),
         }
     }
@@ -75,25 +81,47 @@ pub struct QuorumVoice {
 
 /// The shard's end.
 #[derive(Debug)]
-pub struct QuorumLine(Arc<Inbox<Message>>);
+pub struct QuorumLine {
+    inbox: Arc<Inbox<Message>>,
+    room: Arc<Semaphore>,
+}
+
+impl Drop for QuorumLine {
+    fn drop(&mut self) {
+        // In this order: whoever puts something in behind the last look finds the room closed.
+        self.room.close();
+        drop(self.inbox.take());
+    }
+}
 
 /// A line to the shard whose watermark `progress` is.
 pub fn quorum_line(progress: &CommitProgress) -> (QuorumVoice, QuorumLine) {
     let inbox = Inbox::new(Arc::clone(progress.wake()));
-    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::new(Semaphore::new(GROUPS_WAITING_MAX)) };
-    (voice, QuorumLine(inbox))
+    let room = Arc::new(Semaphore::new(GROUPS_WAITING_MAX));
+    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::clone(&room) };
+    (voice, QuorumLine { inbox, room })
 }
 
 impl QuorumVoice {
-    /// Waits until the shard has room for another group.
+    /// Waits until the shard has room for another group; for ever once the shard is gone.
     pub async fn room(&self) -> Room {
-        let permit = Arc::clone(&self.room).acquire_owned().await;
-        Room(permit.expect("the line's room is never closed"))
+        match Arc::clone(&self.room).acquire_owned().await {
+            Ok(permit) => Room(permit),
+            Err(_) => pending().await,
+        }
     }
 
     /// Tells the shard of a committed group, for which there is `room`. Does not wait.
     pub fn tell_committed(&self, room: Room, group: Arc<Group>, is_own: bool) {
         self.inbox.put(Message { told: Told::Committed { group, is_own }, _room: Some(room.0) });
+    }
+
+    /// Waits until the shard hands nothing more to the history, which it does not until a ledger is installed: what comes with that ledger
+    /// can then be put there. False when the shard is gone.
+    pub async fn prepare_install(&self) -> bool {
+        let (is_quiet, quiet) = oneshot::channel();
+        self.tell(Told::Prepare(is_quiet));
+        !self.room.is_closed() && quiet.await.is_ok()
     }
 
     /// Tells the shard anything else, which is seldom. Does not wait.
@@ -104,10 +132,10 @@ impl QuorumVoice {
 
 impl QuorumLine {
     pub(crate) fn has_items(&self) -> bool {
-        self.0.has_items()
+        self.inbox.has_items()
     }
 
     pub(crate) fn take(&self) -> Vec<Message> {
-        self.0.take()
+        self.inbox.take()
     }
 }

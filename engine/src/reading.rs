@@ -1,5 +1,6 @@
 //! What a start reads, decoded on a thread of its own ahead of the one that makes a ledger of it: snapshots and the log.
 
+use std::io::Read;
 use std::panic::resume_unwind;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
@@ -29,12 +30,13 @@ const STRETCH_EVENTS: usize = 1_024;
 ///
 /// # Errors
 /// The first that the file gives, or `visit` does, after which nothing more is visited.
-pub fn for_each_block<E>(
-    reader: &mut SnapshotReader,
-    mut on_block: impl FnMut(&SnapshotReader) + Send,
+pub fn for_each_block<R, E>(
+    reader: &mut SnapshotReader<R>,
+    mut on_block: impl FnMut(&SnapshotReader<R>) + Send,
     visit: impl FnMut(Vec<SnapshotItem>) -> Result<(), E>,
 ) -> Result<(), E>
 where
+    R: Read + Send,
     E: From<SnapshotError> + From<CodecError> + Send,
 {
     thread::scope(|scope| {

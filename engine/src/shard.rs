@@ -10,8 +10,8 @@ use std::time::Instant;
 use tidegate_persistence::{Actor as Acted, ActorName, Group, GroupBuilder, GroupSequence, Term};
 use tidegate_stock::limits::LAPSE_RESERVATIONS_MAX;
 use tidegate_stock::{
-    Accepted, Event, Inverse, Ledger, Listed, NeedsRecord, NoRoom, Request, ReservationId, ReservationView, StockId, StockView,
-    Subject, Timestamp, decide, decide_lapse,
+    Accepted, Decision, Event, Inverse, Ledger, Listed, NeedsRecord, NoRoom, Request, ReservationId, ReservationView, StockId,
+    StockView, Subject, Timestamp, decide, decide_lapse,
 };
 
 use crate::answer::{Answer, Content, Position, Refusal, StockAnswer};
@@ -107,6 +107,11 @@ pub(crate) struct ShardActor {
     /// Work in the backlog with a record from the history. The record is what the reservation is as long as the reservation is not in
     /// memory; so nothing leaves memory before that work is done: it could have been changed there since it was looked up.
     recalled: usize,
+    /// Pieces of work that wait for the history of a ledger that is gone: what they come back with may be out of date.
+    outdated: usize,
+    /// Whether another ledger is coming, and who waits until nothing is on its way to the history.
+    is_preparing: bool,
+    prepared: Option<oneshot::Sender<()>>,
     /// Whether more fell due in the last batch than one event lapses.
     is_lapsing: bool,
     copy: CopyState,
@@ -209,6 +214,9 @@ impl ShardActor {
             leaving: 0,
             kept: VecDeque::new(),
             recalled: 0,
+            outdated: 0,
+            is_preparing: false,
+            prepared: None,
             is_lapsing: false,
             copy: CopyState::None,
             known,
@@ -446,7 +454,8 @@ impl ShardActor {
             return Ok(Err(refusal.into()));
         }
         let decision = decide(ledger, request, now, Recalled::of(recalled))?;
-        for event in decision.before.iter().chain(&decision.event) {
+        let recall = self.recall_for_others(&decision);
+        for event in recall.iter().chain(&decision.before).chain(&decision.event) {
             let acted = if matches!(event, Event::Expired { .. }) { Acted::Clock } else { Acted::Key(actor.clone()) };
             self.apply(event, &acted, now);
         }
@@ -461,6 +470,16 @@ impl ShardActor {
                 Err(rejection.into())
             }
         })
+    }
+
+    /// What goes in front of a decision so that every node can apply it. Other nodes let go of what is over in their own time, so a change of
+    /// it brings the record along, whether it is in memory here or not.
+    fn recall_for_others(&self, decision: &Decision) -> Option<Event> {
+        let Some(Event::Returned { reservation, .. }) = &decision.event else { return None };
+        // Before a lapse it held units, and is in memory everywhere.
+        let is_needed = self.parts.quorum.is_some() && decision.before.is_none();
+        let record = self.parts.ledger.resolved(*reservation).filter(|_| is_needed)?;
+        Some(Event::Recalled { record: Box::new(record) })
     }
 
     fn answer(&self, accepted: Accepted, recalled: Option<&Recalled>, now: Timestamp) -> Answer {

@@ -12,9 +12,9 @@ use support::{
     sku, tiered,
 };
 use tempfile::TempDir;
-use tidegate_engine::{Answer, EngineOptions, Failure, LedgerCopy, Submission};
-use tidegate_persistence::{GroupSequence, History, HistoryOptions, StreamId};
-use tidegate_stock::{Command, Ledger, UserId};
+use tidegate_engine::{Answer, EngineOptions, Failure, LedgerCopy, Submission, copy_whole, snapshot_items};
+use tidegate_persistence::{GroupSequence, History, HistoryOptions, SNAPSHOT_BLOCK_BYTES_MAX, StreamId};
+use tidegate_stock::{Command, Ledger, Loader, UserId};
 
 fn history(folder: &TempDir) -> Arc<History> {
     Arc::new(History::open(folder.path(), &HistoryOptions::default()).unwrap())
@@ -187,4 +187,33 @@ async fn a_mark_is_a_group_of_nothing_and_the_views_hold_as_of_it() {
     assert!(bench.engine.mark_log(StreamId::log(0)).await.is_err());
     assert!(bench.engine.mark_log(StreamId::log(7)).await.is_err());
     assert_eq!(bench.log.len(), 5);
+}
+
+#[tokio::test]
+async fn a_ledger_that_no_shard_has_is_copied_whole_as_often_as_one_likes() {
+    let bench = instant(EngineOptions::default());
+    call(&bench, create("lamp", 1_000_000, 600)).await.unwrap();
+    call(&bench, keyed(reserve("lamp", "ann"), "a")).await.unwrap();
+    rush(&bench, 20_000).await;
+    let (mut ledger, items) = loaded(bench.engine.copy_ledger(StreamId::log(0)).await.unwrap()).await;
+    bench.engine.stop().await;
+    // Whoever takes it may give up in between.
+    let mut blocks = 0;
+    let given_up = copy_whole(&mut ledger, |_| {
+        blocks += 1;
+        if blocks == 2 { Err("no room") } else { Ok(()) }
+    });
+    assert_eq!((given_up, blocks), (Err("no room"), 2));
+    let (mut loader, mut copied) = (Loader::new(RULES, 98), 0);
+    copy_whole(&mut ledger, |block| {
+        assert!((1..=SNAPSHOT_BLOCK_BYTES_MAX).contains(&block.bytes.len()), "a block of {} bytes", block.bytes.len());
+        copied += block.items;
+        snapshot_items(&block.bytes).try_for_each(|item| loader.add(item.unwrap()))
+    })
+    .unwrap();
+    let again = loader.finish().unwrap();
+    assert_eq!(copied, items);
+    assert_eq!(again.stocks().collect::<Vec<_>>(), ledger.stocks().collect::<Vec<_>>());
+    assert_eq!(again.reservations().collect::<Vec<_>>(), ledger.reservations().collect::<Vec<_>>());
+    assert_eq!(again.key_count(), ledger.key_count());
 }

@@ -5,18 +5,21 @@
 
 mod support;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use support::{
-    HeldLog, PATIENCE, RULES, START, answer, create, is_ready, keyed, loaded, release, reservation, reserve, sealing, sku,
+    HeldLog, PATIENCE, RULES, START, answer, confirm, create, give_back, is_ready, keyed, loaded, read, release, reservation,
+    reserve, reserve_units, sealing, sku,
 };
+use tempfile::TempDir;
 use tidegate_engine::{
-    Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Fault, Installed, ManualClock,
-    Pending, QuorumVoice, Refusal, ShardReport, ShardStart, Submission, Told, quorum_line,
+    Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Fault, HistoryStart, Installed,
+    ManualClock, Pending, QuorumVoice, Refusal, ShardReport, ShardStart, Submission, Told, quorum_line,
 };
-use tidegate_persistence::{Group, GroupSequence, StreamId, Term};
-use tidegate_stock::{Ledger, Rejection, ReservationView, StockView};
+use tidegate_persistence::{Group, GroupSequence, History, HistoryKey, HistoryOptions, StreamId, Term};
+use tidegate_stock::{Ledger, Rejection, ReservationId, ReservationState, ReservationView, StockView};
 
 const STREAM: StreamId = StreamId::log(0);
 
@@ -33,16 +36,27 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
+        Self::start_with(EngineOptions::default(), None)
+    }
+
+    /// A node that lets go of what is over at once.
+    fn start_tiered(history: &Arc<History>) -> Self {
+        let options = EngineOptions { resolved_in_memory_max: 0, ..EngineOptions::default() };
+        let on_failure = Box::new(|error: &_| panic!("the history failed: {error}"));
+        Self::start_with(options, Some(HistoryStart { store: Arc::clone(history), on_failure }))
+    }
+
+    fn start_with(options: EngineOptions, history: Option<HistoryStart>) -> Self {
         let progress = CommitProgress::new(GroupSequence(0));
         let (quorum, line) = quorum_line(&progress);
         let (log, clock) = (HeldLog::default(), Arc::new(ManualClock::new(START)));
         let engine = Engine::start(EngineParts {
-            options: EngineOptions::default(),
+            options,
             sealing: sealing(),
             clock: Arc::<ManualClock>::clone(&clock),
             metrics: Arc::new(EngineMetrics::default()),
             disk_low: Arc::new(AtomicBool::new(false)),
-            history: None,
+            history,
             shards: vec![ShardStart {
                 ledger: Ledger::new(RULES, sealing().table_seed()),
                 log: Box::new(log.clone()),
@@ -354,4 +368,140 @@ async fn a_leader_that_is_told_to_lead_again_takes_back_what_was_refused() {
     let bob = reservation(node.call(reserve("lamp", "bob"), &[]).await);
     assert_eq!(bob.id.sequence.0, 1);
     node.engine.stop().await;
+}
+
+fn history(folder: &TempDir) -> Arc<History> {
+    Arc::new(History::open(folder.path(), &HistoryOptions::default()).unwrap())
+}
+
+const fn key(id: ReservationId) -> HistoryKey {
+    HistoryKey { stock: id.stock, sequence: id.sequence }
+}
+
+impl Node {
+    /// Waits until so many reservations are in memory.
+    async fn until_in_memory(&self, count: usize) {
+        let looks = async {
+            while self.report().await.reservations != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looks).await.expect("what is over leaves within the tests' patience");
+    }
+
+    /// Sells three lamps to ann, and has it told to `others`.
+    async fn sell_to_ann(&mut self, others: &[&Self]) -> ReservationId {
+        self.call(create("lamp", 10, 600), others).await.unwrap();
+        let ann = reservation(self.call(reserve_units("lamp", "ann", 3), others).await);
+        reservation(self.call(confirm(ann.id), others).await);
+        ann.id
+    }
+}
+
+#[tokio::test]
+async fn who_follows_lets_go_in_its_own_time_and_answers_as_who_led() {
+    let folder = TempDir::new().unwrap();
+    // The first keeps everything in memory, the second nothing that is over.
+    let (mut first, mut second) = (Node::start(), Node::start_tiered(&history(&folder)));
+    first.lead(1).await;
+    let id = first.sell_to_ann(&[&second]).await;
+    second.until_in_memory(0).await;
+    for returned in 1..=2 {
+        let given_back = reservation(first.call(keyed(give_back(id, Some(1)), &format!("back-{returned}")), &[&second]).await);
+        assert_eq!((given_back.confirmed, given_back.returned), (3 - returned, returned));
+        assert_eq!(first.log.groups().last().unwrap().events, 2, "the record comes along, though it is in memory there");
+        second.until_in_memory(0).await;
+        assert_eq!(second.view(), first.view());
+    }
+    first.follow().await;
+    second.lead(2).await;
+    let shown = reservation(answer_now(&mut second.submit(read(id))).await);
+    assert_eq!((shown.confirmed, shown.returned, shown.state), (1, 2, ReservationState::Confirmed));
+    let again = answer_now(&mut second.submit(keyed(give_back(id, Some(1)), "back-2"))).await.unwrap();
+    assert_eq!((again.replayed, again.content), (true, Content::Reservation(shown)));
+    let returned = reservation(second.call(give_back(id, None), &[&first]).await);
+    assert_eq!((returned.returned, returned.state), (3, ReservationState::Returned));
+    second.follow().await;
+    first.lead(3).await;
+    assert_eq!(reservation(answer_now(&mut first.submit(read(id))).await), returned);
+    assert_eq!((first.view().available, first.view().sold), (10, 0));
+    assert_eq!(first.view(), second.view());
+    first.engine.stop().await;
+    second.engine.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_node_alone_has_logged_is_applied_by_who_has_let_go_of_it() {
+    let folder = TempDir::new().unwrap();
+    let alone = support::instant(EngineOptions::default());
+    let call = async |submission| reservation(answer(alone.engine.try_submit(submission).unwrap()).await);
+    answer(alone.engine.try_submit(create("lamp", 10, 600)).unwrap()).await.unwrap();
+    let id = call(reserve_units("lamp", "ann", 3)).await.id;
+    call(confirm(id)).await;
+    call(give_back(id, Some(1))).await;
+    call(give_back(id, Some(1))).await;
+    let groups = alone.log.groups();
+    let events: Vec<u32> = groups.iter().map(|group| group.events).collect();
+    assert_eq!(events, [1, 1, 1, 1, 1], "it was in memory, so nothing of it is logged but what was done");
+
+    let mut node = Node::start_tiered(&history(&folder));
+    for group in &groups {
+        node.hear(group).await;
+        // While it is held it is in memory.
+        node.until_in_memory(usize::from(group.sequence == GroupSequence(2))).await;
+    }
+    node.lead(1).await;
+    let shown = reservation(answer_now(&mut node.submit(read(id))).await);
+    assert_eq!((shown.confirmed, shown.returned), (1, 2));
+    assert_eq!(Some(node.view()), alone.engine.stock(&sku("lamp")).map(|answer| answer.view));
+    node.engine.stop().await;
+    alone.engine.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_with_a_ledger_that_is_installed_is_not_overwritten_by_what_the_old_one_lets_go_of() {
+    let folders = [(); 2].map(|()| TempDir::new().unwrap());
+    let [of_first, of_late] = folders.each_ref().map(history);
+    let (mut first, late) = (Node::start_tiered(&of_first), Node::start_tiered(&of_late));
+    first.lead(1).await;
+    let id = first.sell_to_ann(&[&late]).await;
+    assert!(late.quorum.prepare_install().await);
+    assert_eq!(late.report().await.reservations, 0, "what was on its way has arrived");
+    assert!(of_late.get(key(id)).unwrap().is_some());
+    // From now on nothing leaves, however often it might.
+    let bob = reservation(first.call(reserve("lamp", "bob"), &[&late]).await).id;
+    first.call(release(bob), &[&late]).await.unwrap();
+    for turn in 0..1_000 {
+        assert_eq!(late.report().await.reservations, 1, "turn {turn}");
+    }
+    assert_eq!(of_late.get(key(bob)).unwrap(), None);
+
+    // Meanwhile the first goes on, and what it has let go of comes along with its ledger.
+    first.call(give_back(id, Some(1)), &[]).await.unwrap();
+    first.until_in_memory(0).await;
+    let copy = first.engine.copy_ledger(STREAM).await.unwrap();
+    let at = copy.at();
+    let (ledger, _) = loaded(copy).await;
+    of_first
+        .for_each(&mut |_, record| {
+            of_late.put(&[record]).unwrap();
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    late.quorum.tell(Told::Install(Box::new(Installed { ledger, at })));
+    late.until(|node| node.progress.committed() == at).await;
+    first.follow().await;
+    let mut late = late;
+    late.lead(2).await;
+    let shown = reservation(answer_now(&mut late.submit(read(id))).await);
+    assert_eq!((shown.confirmed, shown.returned), (2, 1));
+    assert_eq!(reservation(answer_now(&mut late.submit(read(bob))).await).state, ReservationState::Released);
+    // And it lets go again.
+    let carl = reservation(late.call(reserve("lamp", "carl"), &[&first]).await).id;
+    late.call(release(carl), &[&first]).await.unwrap();
+    late.until_in_memory(0).await;
+    assert!(of_late.get(key(carl)).unwrap().is_some());
+    first.engine.stop().await;
+    late.engine.stop().await;
+    assert!(!late.quorum.prepare_install().await, "a shard that is gone is never ready");
 }

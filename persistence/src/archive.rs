@@ -31,12 +31,15 @@
 //! An archive is whole when its end is there, its counts are those of what came, and nothing follows.
 
 use std::io::{self, Read, Write};
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::Path;
 
 use tidegate_stock::{GrantSequence, Partition, StockId, StockNumber, Timestamp};
 
 use crate::directory::OpenError;
-use crate::history::{HISTORY_RECORDS_MAX, HISTORY_USER_BYTES_MAX, HISTORY_VALUE_BYTES_MAX, HistoryKey, HistoryRecord};
+use crate::history::{
+    HISTORY_RECORDS_MAX, HISTORY_USER_BYTES_MAX, HISTORY_VALUE_BYTES_MAX, History, HistoryError, HistoryKey, HistoryRecord,
+};
 use crate::identity::Identity;
 use crate::record::{ChainHash, GROUP_BYTES_MAX, GroupSequence, LogIndex, NodeId, Reader, StreamId, Term};
 use crate::recovery::{LogPosition, RecoveredGroup};
@@ -193,6 +196,63 @@ impl<W: Write> ArchiveWriter<W> {
     pub const fn get_mut(&mut self) -> &mut W {
         &mut self.out
     }
+}
+
+/// Why a history was not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryCopyError {
+    /// The history cannot be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// The archive takes nothing more.
+    #[error("the copy of the history could not be written")]
+    Archive(#[from] io::Error),
+}
+
+/// A record that waits to be written.
+struct Gathered {
+    key: HistoryKey,
+    user: String,
+    resolved_at: Timestamp,
+    value: Vec<u8>,
+}
+
+/// Copies what `history` has of `partitions` into `archive`. What is put together does not span two ranges, so that in a new history everything
+/// goes in the same time. Waits for the disk; holds one piece in memory.
+pub fn copy_history<W: Write>(
+    history: &History,
+    partitions: RangeInclusive<Partition>,
+    archive: &mut ArchiveWriter<W>,
+) -> Result<(), HistoryCopyError> {
+    let (mut gathered, mut bytes, mut of, mut left) = (Vec::new(), 0, None, None);
+    history.for_each_of(partitions, &mut |range, record| {
+        let is_full = bytes >= ARCHIVE_PIECE_BYTES_MAX || gathered.len() >= HISTORY_RECORDS_MAX;
+        if (is_full || of != Some(range))
+            && !gathered.is_empty()
+            && let Err(error) = put_records(&std::mem::take(&mut gathered), archive)
+        {
+            left = Some(error);
+            return ControlFlow::Break(());
+        }
+        if gathered.is_empty() {
+            bytes = 0;
+        }
+        of = Some(range);
+        bytes += record.user.len() + record.value.len();
+        let HistoryRecord { key, user, resolved_at, value } = record;
+        gathered.push(Gathered { key, user: user.to_owned(), resolved_at, value: value.to_vec() });
+        ControlFlow::Continue(())
+    })?;
+    left.map_or(Ok(()), Err)?;
+    if gathered.is_empty() { Ok(()) } else { Ok(put_records(&gathered, archive)?) }
+}
+
+fn put_records<W: Write>(gathered: &[Gathered], archive: &mut ArchiveWriter<W>) -> io::Result<()> {
+    let records = gathered
+        .iter()
+        .map(|kept| HistoryRecord { key: kept.key, user: &kept.user, resolved_at: kept.resolved_at, value: &kept.value })
+        .collect();
+    archive.put(&Piece::History(records))
 }
 
 /// Reads an archive. Nothing of it counts until its end was reached without an error.

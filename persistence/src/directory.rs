@@ -11,6 +11,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +21,10 @@ use tidegate_stock::Timestamp;
 use crate::disk;
 use crate::group::PayloadError;
 use crate::identity::{self, Identity, IdentityExpectation};
-use crate::record::StreamId;
-use crate::recovery::{self, LogPosition, RecoveredGroup, RecoveredReplica, RecoveredStream, RecoveryError, RecoveryProgress};
+use crate::record::{LogIndex, StreamId};
+use crate::recovery::{
+    self, LogPosition, RecoveredEntry, RecoveredGroup, RecoveredReplica, RecoveredStream, RecoveryError, RecoveryProgress,
+};
 use crate::replicated::Purged;
 use crate::segments::{SEGMENT_BYTES_MAX_DEFAULT, SegmentOptions, SegmentedLog};
 use crate::sidecar::{Durable, Sidecar};
@@ -287,6 +290,17 @@ impl DataDirectory {
     /// purged: the last entry that a snapshot covers, for a log that a node that stood alone has written. Changes nothing.
     pub fn recover_replica(&self, shard: u16, begin: Option<Purged>) -> Result<RecoveredReplica, RecoveryError> {
         recovery::recover_replica(&self.store, shard, begin, &|stream| self.durable(stream), &self.progress)
+    }
+
+    /// Visits the entries of `stream` from `from` on, of whatever kind and committed or not, in order, until `visit` breaks. What the first of
+    /// them says of its predecessor is taken on trust; an error that `visit` returns is named as damage. Changes nothing.
+    pub fn read_entries(
+        &self,
+        stream: StreamId,
+        from: LogIndex,
+        mut visit: impl FnMut(&RecoveredEntry<'_>) -> Result<ControlFlow<()>, PayloadError>,
+    ) -> Result<(), RecoveryError> {
+        recovery::read(&self.store, stream, from, &mut visit).map(drop)
     }
 
     /// The segments of its log, oldest first.

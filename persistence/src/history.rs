@@ -39,7 +39,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -409,10 +409,24 @@ impl History {
     /// Visits every record once, older ranges first, until the visitor breaks: what there was at the call, while puts go on. Put into an
     /// empty history in this order, in batches none of which holds records of two ranges, they make ranges that go no later.
     pub fn for_each(&self, visit: &mut dyn FnMut(HistoryRange, HistoryRecord<'_>) -> ControlFlow<()>) -> Result<(), HistoryError> {
+        self.for_each_of(Partition(0)..=Partition(u16::MAX), visit)
+    }
+
+    /// As [`History::for_each`], of the records of these partitions alone.
+    pub fn for_each_of(
+        &self,
+        partitions: RangeInclusive<Partition>,
+        visit: &mut dyn FnMut(HistoryRange, HistoryRecord<'_>) -> ControlFlow<()>,
+    ) -> Result<(), HistoryError> {
+        let of = |partition: Partition, number: StockNumber, sequence| {
+            record_key(HistoryKey { stock: StockId { partition, number }, sequence: GrantSequence(sequence) })
+        };
+        let first = of(*partitions.start(), StockNumber(0), 0);
+        let last = of(*partitions.end(), StockNumber(u32::MAX), u64::MAX);
         let ranges = self.ranges();
         let snapshot = self.store.snapshot();
         for (at, range) in ranges.iter().enumerate() {
-            let mut entries = self.ask_range(range, || Ok(snapshot.prefix(&range.keyspace, [RECORD])))?;
+            let mut entries = self.ask_range(range, || Ok(snapshot.range(&range.keyspace, first..=last)))?;
             while let Some((stored_key, stored)) = self.ask_range(range, || entries.next().map(Guard::into_inner).transpose())? {
                 if self.find(&ranges[at + 1..], &snapshot, decode_record_key(&stored_key, range)?)?.is_some() {
                     continue;

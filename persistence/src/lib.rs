@@ -33,7 +33,9 @@ pub mod store;
 pub mod wal;
 mod wal_thread;
 
-pub use archive::{ARCHIVE_PIECE_BYTES_MAX, ArchiveError, ArchiveReader, ArchiveTotals, ArchiveWriter, Piece};
+pub use archive::{
+    ARCHIVE_PIECE_BYTES_MAX, ArchiveError, ArchiveReader, ArchiveTotals, ArchiveWriter, HistoryCopyError, Piece, copy_history,
+};
 pub use directory::{DataDirectory, DirectoryOptions, OpenError};
 pub use group::{Actor, ActorName, Entry, Group, GroupBuilder, PayloadError, decode_entries};
 pub use history::{History, HistoryError, HistoryKey, HistoryOptions, HistoryRange, HistoryRecord, asking_history};
@@ -53,8 +55,9 @@ pub use segments::{SEGMENT_BYTES_MAX_DEFAULT, SegmentOptions, SegmentedLog};
 pub use sidecar::{Durable, Sidecar};
 pub use sled_store::{CACHE_BYTES_DEFAULT, SledStore, VALUE_BYTES_MAX};
 pub use snapshot::{
-    SNAPSHOT_BLOCK_BYTES_MAX, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
-    SnapshotReader, SnapshotWriter, remove_older, remove_unfinished, set_aside, snapshots,
+    INCOMING_SUFFIX, SNAPSHOT_BLOCK_BYTES_MAX, SNAPSHOT_BYTES_PER_SECOND_DEFAULT, SNAPSHOT_MEMBERS_BYTES_MAX, SnapshotConsensus,
+    SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotWriter, remove_older,
+    remove_unfinished, set_aside, snapshot_path, snapshots,
 };
 pub use store::{Compacted, LogStore, SegmentInfo, StoreError};
 pub use wal::{Done, Durability, DurabilityError, FreeSpace, SyncReport, Wal, WalError, WalListener, WalOptions, WalWriter};

@@ -1,20 +1,22 @@
 //! Reading the log while it is written, and giving its space back: for the change feed, for snapshots and for the log's upkeep.
 //!
-//! A reader never holds the log open: once the log has stopped, it says so. Nothing here waits for the log's thread, nor the other way
-//! round. It knows nothing of what is committed; whoever reads says up to where.
+//! A reader never holds the log open: once the log has stopped, it says so. Nothing here waits for the log's thread, but for the compaction
+//! of a log that is replicated; nor the other way round. It knows nothing of what is committed; whoever reads says up to where.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{ControlFlow, RangeInclusive};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Weak};
 
 use tidegate_stock::Timestamp;
 
 use crate::directory::DirectoryLock;
 use crate::group::PayloadError;
-use crate::record::{GroupSequence, LogIndex, RecordKey, StreamId, decode_value};
+use crate::record::{GroupSequence, LogIndex, NodeId, RecordKey, StreamId, decode_value};
 use crate::recovery::{self, Damage, DamageKind, LogPosition, RecoveredEntry, RecoveredGroup, RecoveryError};
 use crate::store::{Compacted, LogStore, SegmentInfo, StoreError};
+use crate::wal_thread::Message;
 
 /// An open store with the lock that keeps others from it; the store comes first, so that it goes first.
 pub(crate) struct Kept {
@@ -62,11 +64,15 @@ pub struct LogSize {
 
 /// Reads a running log. Clones are cheap; any thread may use one. May block on the disk.
 #[derive(Clone)]
-pub struct LogReader(Weak<Kept>);
+pub struct LogReader {
+    kept: Weak<Kept>,
+    thread: Sender<Message>,
+}
 
 impl LogReader {
-    pub(crate) fn new(kept: &Arc<Kept>) -> Self {
-        Self(Arc::downgrade(kept))
+    /// A reader of what `kept` holds and the log's thread at the other end of `thread` writes.
+    pub(crate) fn new(kept: &Arc<Kept>, thread: Sender<Message>) -> Self {
+        Self { kept: Arc::downgrade(kept), thread }
     }
 
     /// Visits groups `from` to `up_to` of `stream` in order, until `visit` breaks. The caller knows `up_to` to be committed.
@@ -150,14 +156,26 @@ impl LogReader {
     /// # Errors
     /// As [`LogReader::read_groups`].
     pub fn position(&self, stream: StreamId, sequence: GroupSequence) -> Result<Option<LogPosition>, ReadError> {
-        let mut position = None;
+        Ok(self.position_and_leader(stream, sequence)?.map(|(position, _)| position))
+    }
+
+    /// As [`LogReader::position`], with the node that proposed the group.
+    ///
+    /// # Errors
+    /// As [`LogReader::read_groups`].
+    pub fn position_and_leader(
+        &self,
+        stream: StreamId,
+        sequence: GroupSequence,
+    ) -> Result<Option<(LogPosition, NodeId)>, ReadError> {
+        let mut found = None;
         if sequence > GroupSequence(0) {
             self.read_groups(stream, sequence, sequence, |group| {
-                position = Some(group.position());
+                found = Some((group.position(), group.leader));
                 ControlFlow::Break(())
             })?;
         }
-        Ok(position)
+        Ok(found)
     }
 
     /// The oldest entry of `stream` that is retained, with its sequence: that of the last group before it, if it is none itself. `None`
@@ -185,13 +203,27 @@ impl LogReader {
     /// Gives back the space of the oldest segments, as far as all their entries lie below `keep_from` of their stream; a stream that is
     /// not named keeps everything. [`LogStore::compact`] has the rest. Not to be called from within a visit.
     ///
+    /// Streams of votes need not be named: of them the newest record counts, and it is written again, durably, where nothing else keeps its
+    /// segment. Of a log that is replicated nothing goes that was not purged, whatever `keep_from` says.
+    ///
     /// May block for [`crate::segments::COMPACTION_WAIT_MAX`] and the time that deleting takes; the log goes on meanwhile.
+    ///
+    /// # Errors
+    /// When the log has stopped, and when it cannot be read or removed.
     pub fn compact(&self, keep_from: &BTreeMap<StreamId, LogIndex>) -> Result<Compacted, ReadError> {
-        Ok(self.kept()?.store.compact(keep_from)?)
+        let kept = self.kept()?;
+        let is_replicated = |segment: &SegmentInfo| segment.last.keys().any(|stream| stream.is_votes());
+        if !kept.store.segments().iter().any(is_replicated) {
+            return Ok(kept.store.compact(keep_from)?);
+        }
+        let (reply, replied) = mpsc::sync_channel(1);
+        self.thread.send(Message::Keep(keep_from.clone(), reply)).map_err(|_| ReadError::Stopped)?;
+        let keep_from = replied.recv().map_err(|_| ReadError::Stopped)??;
+        Ok(kept.store.compact(&keep_from)?)
     }
 
     fn kept(&self) -> Result<Arc<Kept>, ReadError> {
-        self.0.upgrade().ok_or(ReadError::Stopped)
+        self.kept.upgrade().ok_or(ReadError::Stopped)
     }
 }
 

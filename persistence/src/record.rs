@@ -81,11 +81,16 @@ impl StreamId {
     pub const fn shard(self) -> u16 {
         self.0 & !Self::VOTES
     }
+
+    /// Whether it is a shard's votes, and not its log.
+    pub const fn is_votes(self) -> bool {
+        self.0 & Self::VOTES != 0
+    }
 }
 
 impl fmt::Display for StreamId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.0 & Self::VOTES == 0 { "log" } else { "votes" };
+        let what = if self.is_votes() { "votes" } else { "log" };
         write!(formatter, "the {what} of shard {}", self.shard())
     }
 }

@@ -405,7 +405,7 @@ pub fn recover_replica(
 }
 
 /// The newest record of a stream of votes.
-fn read_promises(
+pub(crate) fn read_promises(
     store: &dyn LogStore,
     stream: StreamId,
     durable: Option<Durable>,

@@ -8,10 +8,11 @@
 //!
 //! ```text
 //! header
-//!   0  8  "tgsnap", version of this layout (u16), 1
+//!   0  8  "tgsnap", version of this layout (u16), 1, or 2 where consensus is to go on behind it
 //!   8  4  length of what follows up to the checksum
 //!  12     cluster (u16 length, text), number of shards u16, partition hash (u16 length, text),
 //!         stream u16, index u64, group sequence u64, chain hash 16, term u64, time in ms since 1970 u64
+//!         in layout 2: leader u64, members (u32 length, bytes that are opaque here)
 //!   n  4  crc32c of everything before
 //! block, for each
 //!   0  4  length, 1 to 1 MiB
@@ -24,6 +25,8 @@
 //!  20 32  blake3 of everything before the footer
 //!  52  4  crc32c of the footer so far
 //! ```
+//!
+//! A node that stands alone writes layout 1, as ever, so that an older program can go on with its directory.
 //!
 //! The log's writes come first: a file is written past the page cache, no faster than it is told, and with rests that grow with what each
 //! write took, so that a slow disk is not filled with it.
@@ -40,22 +43,31 @@ use tidegate_stock::Timestamp;
 use crate::disk;
 use crate::front_to_end::FrontToEnd;
 use crate::identity::{Identity, PARTITION_HASH};
-use crate::record::{ChainHash, GroupSequence, LogIndex, Reader, StreamId, Term};
+use crate::record::{ChainHash, GroupSequence, LogIndex, NodeId, Reader, StreamId, Term};
 use crate::recovery::LogPosition;
 
-/// Version of the layout that this code writes, and the only one that it reads.
-pub const SNAPSHOT_FORMAT: u16 = 1;
+/// Newest version of the layout that this code writes; it reads every one up to it.
+pub const SNAPSHOT_FORMAT: u16 = 2;
+
+/// Version of the layout of a snapshot that says nothing of consensus.
+const FORMAT_ALONE: u16 = 1;
 
 /// Longest block in bytes.
 pub const SNAPSHOT_BLOCK_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest of the header's texts and of its digest, in bytes.
+/// Longest of the header's texts, in bytes.
 const FIELD_BYTES_MAX: usize = 1_024;
+
+/// Longest that the members in a snapshot's header can be, in bytes.
+pub const SNAPSHOT_MEMBERS_BYTES_MAX: usize = 256 * 1024;
 
 const MAGIC: [u8; 6] = *b"tgsnap";
 const PREFIX_BYTES: usize = 12;
-/// Three fields of full length, and 60 bytes of numbers.
-const HEADER_BYTES_MAX: usize = 2 * (2 + FIELD_BYTES_MAX) + 60;
+/// The numbers of layout 1 behind the texts.
+const POSITION_BYTES: usize = 50;
+/// The leader, and the length of the members.
+const CONSENSUS_BYTES: usize = 12;
+const HEADER_BYTES_MAX: usize = 2 * (2 + FIELD_BYTES_MAX) + 2 + POSITION_BYTES + CONSENSUS_BYTES + SNAPSHOT_MEMBERS_BYTES_MAX;
 const BLOCK_HEAD_BYTES: usize = 8;
 const FOOTER_BYTES: usize = 56;
 const FOOTER_DIGEST_AT: usize = 20;
@@ -64,6 +76,8 @@ const CHECKSUM_BYTES: usize = 4;
 pub(crate) const FOLDER: &str = "snapshots";
 const SUFFIX: &str = ".snapshot";
 const UNFINISHED_SUFFIX: &str = ".unfinished";
+/// What the name of a file ends with that comes from another node and is not all there, or not taken yet.
+pub const INCOMING_SUFFIX: &str = ".incoming";
 const DAMAGED_SUFFIX: &str = ".damaged";
 
 /// Whose state a snapshot holds, and up to where.
@@ -79,6 +93,17 @@ pub struct SnapshotHeader {
     pub stream: StreamId,
     /// Up to which of its groups, that one included.
     pub position: LogPosition,
+    /// What consensus needs to go on behind it; `None` where the node stood alone.
+    pub consensus: Option<SnapshotConsensus>,
+}
+
+/// What consensus needs to know of a snapshot's last entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotConsensus {
+    /// The node that proposed it.
+    pub leader: NodeId,
+    /// The members as of that entry, as whoever knows them writes them; at most [`SNAPSHOT_MEMBERS_BYTES_MAX`] bytes.
+    pub members: Vec<u8>,
 }
 
 /// What a snapshot must say of itself to be read.
@@ -175,7 +200,8 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     /// Begins a snapshot in data directory `directory`, in place of an unfinished one of the same position. At most `bytes_per_second` of
-    /// it, at least 1, will be written. Panics when a text of `header` is over 1,024 bytes.
+    /// it, at least 1, will be written. Panics when a text of `header` is over 1,024 bytes, or its members are over
+    /// [`SNAPSHOT_MEMBERS_BYTES_MAX`].
     pub fn create(directory: &Path, header: &SnapshotHeader, bytes_per_second: u64) -> Result<Self, SnapshotError> {
         let folder = directory.join(FOLDER);
         disk::create_directory(&folder).map_err(|source| SnapshotError::io(&folder, source))?;
@@ -288,6 +314,11 @@ impl Pace {
     }
 }
 
+/// Where the finished snapshot of `stream` up to group `group_sequence` is in data directory `directory`.
+pub fn snapshot_path(directory: &Path, stream: StreamId, group_sequence: GroupSequence) -> PathBuf {
+    directory.join(FOLDER).join(file_name(stream, group_sequence))
+}
+
 /// The finished snapshots of `stream` in data directory `directory`, newest first. Says nothing of whether they are whole.
 pub fn snapshots(directory: &Path, stream: StreamId) -> Result<Vec<SnapshotInfo>, SnapshotError> {
     let folder = directory.join(FOLDER);
@@ -303,11 +334,12 @@ pub fn snapshots(directory: &Path, stream: StreamId) -> Result<Vec<SnapshotInfo>
     Ok(found)
 }
 
-/// Removes what snapshots that were never finished left in data directory `directory`, and says how many. For the start, while nobody
-/// writes one.
+/// Removes what snapshots that were never finished left in data directory `directory`, and those that were to be taken from another node, and
+/// says how many. For the start, while nobody writes one.
 pub fn remove_unfinished(directory: &Path) -> Result<usize, SnapshotError> {
     let folder = directory.join(FOLDER);
-    let unfinished: Vec<_> = names(&folder)?.into_iter().filter(|name| name.ends_with(UNFINISHED_SUFFIX)).collect();
+    let is_unfinished = |name: &String| [UNFINISHED_SUFFIX, INCOMING_SUFFIX].iter().any(|suffix| name.ends_with(suffix));
+    let unfinished: Vec<_> = names(&folder)?.into_iter().filter(is_unfinished).collect();
     for name in &unfinished {
         let path = folder.join(name);
         fs::remove_file(&path).map_err(|source| SnapshotError::io(&path, source))?;
@@ -339,10 +371,10 @@ pub fn remove_older(directory: &Path, stream: StreamId, keep: usize) -> Result<u
     Ok(older.len())
 }
 
-/// A snapshot being read. Nothing of it counts until its end was reached without an error.
+/// A snapshot being read, from its file or from whatever else gives its bytes. Nothing of it counts until its end was reached without an error.
 #[derive(Debug)]
-pub struct SnapshotReader {
-    file: BufReader<File>,
+pub struct SnapshotReader<R = File> {
+    file: BufReader<R>,
     path: PathBuf,
     header: SnapshotHeader,
     digest: blake3::Hasher,
@@ -356,8 +388,15 @@ impl SnapshotReader {
     /// Opens the snapshot at `path` and checks its header; refuses one that is not as `expectation` says, naming the field.
     pub fn open(path: &Path, expectation: &SnapshotExpectation<'_>) -> Result<Self, SnapshotError> {
         let file = File::open(path).map_err(|source| SnapshotError::io(path, source))?;
+        Self::of(file, path, expectation)
+    }
+}
+
+impl<R: Read> SnapshotReader<R> {
+    /// As [`SnapshotReader::open`], of the snapshot that `from` gives the bytes of, from the first to the last; `path` is what errors name.
+    pub fn of(from: R, path: &Path, expectation: &SnapshotExpectation<'_>) -> Result<Self, SnapshotError> {
         let mut bytes = vec![0; PREFIX_BYTES];
-        let mut file = BufReader::with_capacity(SNAPSHOT_BLOCK_BYTES_MAX, file);
+        let mut file = BufReader::with_capacity(SNAPSHOT_BLOCK_BYTES_MAX, from);
         let damaged = |what: String| SnapshotError::Damaged { path: path.to_owned(), offset: 0, what };
         let short = |error: io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof => damaged("the file ends within its header".to_owned()),
@@ -369,7 +408,9 @@ impl SnapshotReader {
         }
         let mut prefix = Reader(&bytes[MAGIC.len()..]);
         let (format, length) = (prefix.u16(), prefix.u32());
-        expect(path, "format", &format, &SNAPSHOT_FORMAT)?;
+        if !(FORMAT_ALONE..=SNAPSHOT_FORMAT).contains(&format) {
+            return Err(mismatch(path, "format", &format, &format_args!("{FORMAT_ALONE} to {SNAPSHOT_FORMAT}")));
+        }
         let length = usize::try_from(length).ok().filter(|length| *length <= HEADER_BYTES_MAX);
         let length = length.ok_or_else(|| damaged(format!("its header would be longer than {HEADER_BYTES_MAX} bytes")))?;
         bytes.resize(PREFIX_BYTES + length + CHECKSUM_BYTES, 0);
@@ -379,7 +420,8 @@ impl SnapshotReader {
         if found != computed {
             return Err(damaged(format!("the header's checksum is {found:08x}, its bytes give {computed:08x}")));
         }
-        let header = SnapshotHeader::decode(&covered[PREFIX_BYTES..]).ok_or_else(|| damaged("its header is none".to_owned()))?;
+        let header = SnapshotHeader::decode(format, &covered[PREFIX_BYTES..]);
+        let header = header.ok_or_else(|| damaged("its header is none".to_owned()))?;
         expect(path, "cluster", &header.cluster.as_str(), &expectation.cluster)?;
         expect(path, "shard_count", &header.shards, &expectation.shards)?;
         expect(path, "partition_hash", &header.partition_hash.as_str(), &expectation.partition_hash)?;
@@ -438,6 +480,11 @@ impl SnapshotReader {
         self.records
     }
 
+    /// What its bytes were read from.
+    pub fn into_inner(self) -> R {
+        self.file.into_inner()
+    }
+
     /// Checks the rest of the footer, and that nothing follows.
     fn footer(&mut self) -> Result<u64, SnapshotError> {
         let mut footer = [0; FOOTER_BYTES];
@@ -478,15 +525,16 @@ impl SnapshotReader {
 }
 
 impl SnapshotHeader {
-    /// That of a snapshot of `stream` of the directory that `identity` names, up to `position`.
+    /// That of a snapshot of `stream` of the directory that `identity` names, up to `position`, of a node that stands alone.
     pub fn new(identity: &Identity, stream: StreamId, position: LogPosition) -> Self {
         let SnapshotExpectation { cluster, shards, partition_hash, stream } = SnapshotExpectation::new(identity, stream);
-        Self { cluster: cluster.to_owned(), shards, partition_hash: partition_hash.to_owned(), stream, position }
+        Self { cluster: cluster.to_owned(), shards, partition_hash: partition_hash.to_owned(), stream, position, consensus: None }
     }
 
     fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&SNAPSHOT_FORMAT.to_be_bytes());
+        let format = if self.consensus.is_some() { SNAPSHOT_FORMAT } else { FORMAT_ALONE };
+        bytes.extend_from_slice(&format.to_be_bytes());
         bytes.extend_from_slice(&[0; 4]);
         put_field(&mut bytes, self.cluster.as_bytes());
         bytes.extend_from_slice(&self.shards.to_be_bytes());
@@ -497,21 +545,35 @@ impl SnapshotHeader {
         bytes.extend_from_slice(&self.position.chain.0);
         bytes.extend_from_slice(&self.position.term.0.to_be_bytes());
         bytes.extend_from_slice(&self.position.time.unix_ms().to_be_bytes());
-        let length = u32::try_from(bytes.len() - PREFIX_BYTES).expect("a header is a few KiB at most");
+        if let Some(SnapshotConsensus { leader, members }) = &self.consensus {
+            let length = members.len();
+            assert!(length <= SNAPSHOT_MEMBERS_BYTES_MAX, "members of {length} bytes are over {SNAPSHOT_MEMBERS_BYTES_MAX}");
+            bytes.extend_from_slice(&leader.0.to_be_bytes());
+            bytes.extend_from_slice(&u32::try_from(length).expect("256 KiB at most").to_be_bytes());
+            bytes.extend_from_slice(members);
+        }
+        let length = u32::try_from(bytes.len() - PREFIX_BYTES).expect("a header is some hundred KiB at most");
         bytes[PREFIX_BYTES - 4..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
         bytes
     }
 
-    /// The header whose fields `bytes` are; `None` if they are not exactly those of one.
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The header of layout `format` whose fields `bytes` are; `None` if they are not exactly those of one.
+    fn decode(format: u16, bytes: &[u8]) -> Option<Self> {
         let (cluster, bytes) = take_field(bytes)?;
         let (shards, bytes) = bytes.split_at_checked(2)?;
         let (partition_hash, bytes) = take_field(bytes)?;
-        let (numbers, rest) = bytes.split_at_checked(50)?;
-        if !rest.is_empty() {
-            return None;
-        }
+        let (numbers, rest) = bytes.split_at_checked(POSITION_BYTES)?;
+        let consensus = if format == FORMAT_ALONE {
+            rest.is_empty().then_some(None)
+        } else {
+            let (head, members) = rest.split_at_checked(CONSENSUS_BYTES)?;
+            let mut head = Reader(head);
+            let (leader, length) = (NodeId(head.u64()), head.u32());
+            let is_all =
+                usize::try_from(length).is_ok_and(|length| length == members.len() && length <= SNAPSHOT_MEMBERS_BYTES_MAX);
+            is_all.then(|| Some(SnapshotConsensus { leader, members: members.to_vec() }))
+        }?;
         let mut numbers = Reader(numbers);
         Some(Self {
             cluster: std::str::from_utf8(cluster).ok()?.to_owned(),
@@ -525,6 +587,7 @@ impl SnapshotHeader {
                 term: Term(numbers.u64()),
                 time: Timestamp::from_unix_ms(numbers.u64()),
             },
+            consensus,
         })
     }
 }
@@ -552,11 +615,12 @@ fn expect<T: PartialEq + std::fmt::Display>(
     found: &T,
     expected: &T,
 ) -> Result<(), SnapshotError> {
-    if found == expected {
-        return Ok(());
-    }
+    if found == expected { Ok(()) } else { Err(mismatch(path, field, found, expected)) }
+}
+
+fn mismatch(path: &Path, field: &'static str, found: &dyn std::fmt::Display, expected: &dyn std::fmt::Display) -> SnapshotError {
     let (found, expected) = (found.to_string(), expected.to_string());
-    Err(SnapshotError::Mismatch { path: path.to_owned(), field, found, expected })
+    SnapshotError::Mismatch { path: path.to_owned(), field, found, expected }
 }
 
 pub(crate) fn file_name(stream: StreamId, group_sequence: GroupSequence) -> String {

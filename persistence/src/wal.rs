@@ -339,7 +339,7 @@ impl Wal {
         }
         let (sender, inbox) = mpsc::channel();
         let kept = Arc::new(kept);
-        let reader = LogReader::new(&kept);
+        let reader = LogReader::new(&kept, sender.clone());
         let mut log = Log {
             kept,
             sidecar,

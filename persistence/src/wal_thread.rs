@@ -1,6 +1,6 @@
 //! The log's thread: gather, append, sync, tell. Everything here runs on that one thread, but for [`Log::begin`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -11,9 +11,10 @@ use crate::reader::Kept;
 use crate::record::{
     ChainHash, GROUP_BYTES_MAX, GroupSequence, LogIndex, NodeId, RecordHeader, RecordKey, RecordKind, StreamId, Term, encode_value,
 };
-use crate::recovery::{self, LogPosition, RecoveredStream};
+use crate::recovery::{self, LogPosition, RecoveredStream, RecoveryError};
 use crate::replicated::{EntryContent, Promises, ReplicatedEntry};
 use crate::sidecar::{Durable, Sidecar};
+use crate::store::SegmentInfo;
 use crate::wal::{Done, Durability, FreeSpace, SyncReport, WalError, WalListener};
 
 /// Payload bytes after which the thread syncs what it has, even if more is waiting.
@@ -45,8 +46,13 @@ pub(crate) enum Message {
     BeginAt(StreamId, Box<LogPosition>, Done),
     /// Make everything before it survive a loss of power, whatever the durability, and say so.
     Sync(SyncSender<()>),
+    /// Say what a compaction that may take all below these entries must keep of replicated logs and of votes.
+    Keep(KeepFrom, SyncSender<Result<KeepFrom, RecoveryError>>),
     Stop,
 }
+
+/// The first entry of each stream that a compaction keeps.
+pub(crate) type KeepFrom = BTreeMap<StreamId, LogIndex>;
 
 /// Where a stream ends.
 pub(crate) struct Tail {
@@ -153,6 +159,11 @@ impl Log {
                     gathered.done.push(done);
                 }
                 Message::Sync(done) => asked_to_sync.push(done),
+                Message::Keep(keep_from, reply) => {
+                    let keep_from = self.keep_of_replicas(keep_from, &mut gathered)?;
+                    // Whoever asked and left does not compact.
+                    let _ = reply.try_send(keep_from);
+                }
                 Message::Stop => is_open = false,
             }
             if !is_open || gathered.payload_bytes >= SYNC_BYTES_MAX {
@@ -263,6 +274,45 @@ impl Log {
         gathered.is_promise = true;
         gathered.done.push(done);
         Ok(())
+    }
+
+    /// What must be kept when all below `keep_from` may go: of votes the newest record, which is written again where nothing else keeps its
+    /// segment; of a replicated log all that was not purged. Both are durable at return, because what goes does not come back.
+    fn keep_of_replicas(
+        &mut self,
+        mut keep_from: KeepFrom,
+        gathered: &mut Gathered,
+    ) -> Result<Result<KeepFrom, RecoveryError>, WalError> {
+        let segments = self.kept.store.segments();
+        let streams: BTreeSet<StreamId> = segments.iter().flat_map(|segment| segment.last.keys()).copied().collect();
+        let mut newest = BTreeMap::new();
+        for votes in streams.into_iter().filter(|stream| stream.is_votes()) {
+            match recovery::read_promises(&*self.kept.store, votes, None) {
+                Ok((promises, end)) => {
+                    if let Some(keep) = keep_from.get_mut(&StreamId::log(votes.shard())) {
+                        *keep = promises.base().index.next().min(*keep);
+                    }
+                    keep_from.insert(votes, end.last_index.next());
+                    newest.insert(votes, (promises, end.last_index));
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        // The segment that is written never goes.
+        let left = segments.iter().rposition(|segment| !segment.last.is_empty()).unwrap_or(0);
+        let may_go = |segment: &&SegmentInfo| {
+            segment.last.iter().all(|(stream, (last, _))| keep_from.get(stream).is_some_and(|keep| last < keep))
+        };
+        let going: Vec<&SegmentInfo> = segments[..left].iter().take_while(may_go).collect();
+        for (votes, (promises, last)) in newest {
+            let goes = going.iter().any(|segment| segment.last.get(&votes).is_some_and(|(index, _)| *index == last));
+            if goes {
+                self.promise(votes, &promises, Box::new(|| {}), gathered)?;
+            }
+            keep_from.insert(votes, if goes { last.next() } else { last });
+        }
+        self.make_durable(Durability::PowerLoss)?;
+        Ok(Ok(keep_from))
     }
 
     fn truncate_after(&mut self, stream: StreamId, last: LogIndex, base: &LogPosition) -> Result<(), WalError> {

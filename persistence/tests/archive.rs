@@ -9,11 +9,11 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tidegate_persistence::{
-    ArchiveTotals, ArchiveWriter, ChainHash, Group, GroupSequence, History, HistoryKey, HistoryOptions, HistoryRange,
-    HistoryRecord, Identity, LogIndex, LogPosition, NodeId, Piece, RecoveredGroup, RecoveredStream, RestoreError, StreamId, Term,
-    restore,
+    ArchiveReader, ArchiveTotals, ArchiveWriter, ChainHash, Group, GroupSequence, History, HistoryKey, HistoryOptions,
+    HistoryRange, HistoryRecord, Identity, LogIndex, LogPosition, NodeId, Piece, RecoveredGroup, RecoveredStream, RestoreError,
+    StreamId, Term, copy_history, history, restore,
 };
-use tidegate_stock::{GrantSequence, Partition, StockId, StockNumber};
+use tidegate_stock::{GrantSequence, Partition, StockId, StockNumber, Timestamp};
 
 mod common;
 
@@ -193,4 +193,48 @@ fn an_archive_that_contradicts_itself_is_refused_and_names_why() {
         "the chain is broken",
     );
     refused(&[Piece::Failed("no room")], "gave the backup up: no room");
+}
+
+#[test]
+fn what_is_copied_of_a_history_together_is_of_one_range_and_of_the_partitions_that_are_wanted() {
+    let folder = TempDir::new().unwrap();
+    let history = History::open(folder.path(), &HistoryOptions { range_seconds: 100, ..HistoryOptions::default() }).unwrap();
+    let put = |partition: u16, sequences: std::ops::Range<u64>, second: u64| {
+        let stock = StockId { partition: Partition(partition), number: StockNumber(1) };
+        let record = |sequence| HistoryRecord {
+            key: HistoryKey { stock, sequence: GrantSequence(sequence) },
+            user: "ada",
+            resolved_at: Timestamp::from_unix_ms(second * 1_000),
+            value: b"sold",
+        };
+        history.put(&sequences.map(record).collect::<Vec<_>>()).unwrap();
+    };
+    let full = history::HISTORY_RECORDS_MAX as u64;
+    let last = full + 6;
+    put(1, 0..3, 10);
+    put(1, 3..full, 110);
+    put(1, full..full + 5, 110);
+    put(1, full + 5..last + 1, 210);
+    // Of others, some of them in the same range.
+    put(0, 1..2, 210);
+    put(2, 7..8, 210);
+    put(u16::MAX, u64::MAX - 1..u64::MAX, 310);
+    let pieces = |first, last| {
+        let mut archive = ArchiveWriter::new(Vec::new()).unwrap();
+        copy_history(&history, Partition(first)..=Partition(last), &mut archive).unwrap();
+        let bytes = archive.finish().unwrap();
+        let mut archive = ArchiveReader::new(&bytes[..]).unwrap();
+        let mut pieces = Vec::new();
+        while let Piece::History(records) = archive.piece().unwrap() {
+            pieces.push((records.len(), records[0].key.sequence.0, records[records.len() - 1].key.sequence.0));
+        }
+        pieces
+    };
+    let of_one = vec![(3, 0, 2), (history::HISTORY_RECORDS_MAX, 3, full + 2), (2, full + 3, full + 4), (2, full + 5, last)];
+    assert_eq!(pieces(1, 1), of_one);
+    assert_eq!(pieces(2, 2), [(1, 7, 7)]);
+    assert_eq!(pieces(3, u16::MAX - 1), []);
+    assert_eq!(pieces(2, u16::MAX), [(1, 7, 7), (1, u64::MAX - 1, u64::MAX - 1)]);
+    let all = [&of_one[..3], &[(4, 1, 7), (1, u64::MAX - 1, u64::MAX - 1)]].concat();
+    assert_eq!(pieces(0, u16::MAX), all);
 }

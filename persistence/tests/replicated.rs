@@ -540,3 +540,31 @@ fn a_log_whose_beginning_is_in_a_snapshot_begins_there() {
         (LogIndex(sequence), sequence, NodeId(1))
     );
 }
+
+#[test]
+fn a_directory_gives_the_entries_of_its_log_and_a_running_log_who_proposed_a_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || DataDirectory::open(folder.path(), &small_segments(64 * 1024)).unwrap();
+    let directory = open();
+    let replica = directory.recover_replica(0, None).unwrap();
+    let (listener, _) = listener();
+    let wal = Wal::start(directory, [replica.log, replica.votes], WalOptions::default(), listener).unwrap();
+    let (first, chain) = grouped(2, 4, 1, 3, ChainHash::GENESIS);
+    let (second, chain) = grouped(4, 5, 2, 3, chain);
+    let entries = vec![entry(1, 4, EntryContent::Membership(b"who they are".to_vec())), first, blank(3, 5), second];
+    let writer = wal.writer();
+    assert!(wait(|done| writer.append_entries(STREAM, entries.clone(), done)));
+    let position = LogPosition { index: LogIndex(4), sequence: GroupSequence(2), chain, term: Term(5), time: at(2) };
+    let found = wal.reader().position_and_leader(STREAM, GroupSequence(2)).unwrap();
+    assert_eq!(found, Some((position, NodeId(5 % 3 + 1))));
+    assert_eq!(wal.reader().position_and_leader(STREAM, GroupSequence(0)).unwrap(), None);
+    wal.stop().unwrap();
+
+    let mut visited = Vec::new();
+    let visit = |entry: &tidegate_persistence::RecoveredEntry<'_>| {
+        visited.push(ReplicatedEntry::read(entry)?);
+        Ok(if entry.index == LogIndex(3) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    };
+    open().read_entries(STREAM, LogIndex(2), visit).unwrap();
+    assert_eq!(visited, entries[1..3]);
+}

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tidegate_persistence::{
-    ChainHash, GroupSequence, LogIndex, LogPosition, SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotInfo,
-    SnapshotReader, SnapshotWriter, StreamId, Term, remove_older, remove_unfinished, set_aside, snapshots,
+    ChainHash, GroupSequence, LogIndex, LogPosition, NodeId, SNAPSHOT_MEMBERS_BYTES_MAX, SnapshotConsensus, SnapshotError,
+    SnapshotExpectation, SnapshotHeader, SnapshotInfo, SnapshotReader, SnapshotWriter, StreamId, Term, remove_older,
+    remove_unfinished, set_aside, snapshot_path, snapshots,
 };
 use tidegate_stock::Timestamp;
 
@@ -30,7 +31,14 @@ fn header(stream: StreamId, group_sequence: u64) -> SnapshotHeader {
             term: Term(9),
             time: Timestamp::from_unix_ms(1_800_000_000_123),
         },
+        consensus: None,
     }
+}
+
+/// The same of a member of a cluster.
+fn replicated(group_sequence: u64) -> SnapshotHeader {
+    let consensus = SnapshotConsensus { leader: NodeId(0x0102), members: b"who they are".to_vec() };
+    SnapshotHeader { consensus: Some(consensus), ..header(STREAM, group_sequence) }
 }
 
 fn write(directory: &Path, header: &SnapshotHeader, blocks: &[&[u8]]) -> SnapshotInfo {
@@ -63,6 +71,7 @@ fn many_blocks_come_back_as_they_were_written() {
     all.push(&largest);
     let written = write(directory.path(), &header(STREAM, 12), &all);
     assert_eq!(written.path, directory.path().join("snapshots/00003-00000000000000000012.snapshot"));
+    assert_eq!(snapshot_path(directory.path(), STREAM, GroupSequence(12)), written.path);
     assert_eq!(written.bytes, fs::metadata(&written.path).unwrap().len());
     let (found, read, records) = read(&written.path).unwrap();
     assert_eq!((found, records), (header(STREAM, 12), 602));
@@ -89,8 +98,14 @@ fn bytes_written_is_the_length_up_to_the_footer() {
 
 #[test]
 fn every_flipped_bit_is_noticed() {
+    for header in [header(STREAM, 5), replicated(5)] {
+        flip_every_bit(&header);
+    }
+}
+
+fn flip_every_bit(header: &SnapshotHeader) {
     let directory = TempDir::new().unwrap();
-    let path = write(directory.path(), &header(STREAM, 5), &[b"first block", &[0; 60], b"x"]).path;
+    let path = write(directory.path(), header, &[b"first block", &[0; 60], b"x"]).path;
     let good = fs::read(&path).unwrap();
     assert!((200..400).contains(&good.len()), "{}", good.len());
     for bit in 0..good.len() * 8 {
@@ -157,10 +172,88 @@ fn a_snapshot_of_something_else_is_refused_naming_the_field() {
         assert!(error.ends_with(&format!("has {what} was expected")), "{error}");
     }
     let mut newer = fs::read(&path).unwrap();
-    newer[7] = 2;
+    newer[7] = 3;
     fs::write(&path, newer).unwrap();
     let error = read(&path).unwrap_err().to_string();
-    assert!(error.ends_with("has format 2 where 1 was expected"), "{error}");
+    assert!(error.ends_with("has format 3 where 1 to 2 was expected"), "{error}");
+}
+
+/// What layout 1 has between its length and its checksum for [`header`] of group 5, byte by byte.
+fn fields() -> Vec<u8> {
+    let numbers = [
+        &[0, 3][..],
+        &7_u64.to_be_bytes(),
+        &5_u64.to_be_bytes(),
+        &[7; 16],
+        &9_u64.to_be_bytes(),
+        &1_800_000_000_123_u64.to_be_bytes(),
+    ];
+    [b"\0\x04shop\0\x04\0\x09some-hash", &numbers.concat()[..]].concat()
+}
+
+/// The beginning of a snapshot of layout `format` with these fields.
+fn head(format: u8, fields: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(fields.len()).unwrap().to_be_bytes();
+    let covered = [b"tgsnap\0", &[format][..], &length, fields].concat();
+    let checksum = crc32c::crc32c(&covered).to_be_bytes();
+    [&covered[..], &checksum].concat()
+}
+
+#[test]
+fn a_node_alone_writes_what_it_always_did_and_a_member_adds_what_consensus_needs() {
+    let directory = TempDir::new().unwrap();
+    let behind = [&8_u64.to_be_bytes()[..], &[1, 2]].concat();
+    let with_consensus = [&fields()[..], &[0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 12], b"who they are"].concat();
+    for (header, head) in [(header(STREAM, 5), head(1, &fields())), (replicated(5), head(2, &with_consensus))] {
+        let path = write(directory.path(), &header, &[&behind]).path;
+        let written = fs::read(&path).unwrap();
+        assert_eq!(written[..head.len()], head);
+        assert_eq!(read(&path).unwrap().0, header);
+    }
+}
+
+#[test]
+fn a_header_whose_fields_are_not_those_of_its_layout_is_damage() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("snapshot");
+    let members = |length: u32, bytes: &[u8]| [&fields()[..], &[0; 8], &length.to_be_bytes(), bytes].concat();
+    for (what, head) in [
+        ("members in layout 1", head(1, &members(2, b"ab"))),
+        ("layout 2 without a leader", head(2, &fields())),
+        ("members that are missing", head(2, &members(3, b"ab"))),
+        ("bytes behind the members", head(2, &members(1, b"ab"))),
+    ] {
+        fs::write(&path, head).unwrap();
+        let error = SnapshotReader::open(&path, &EXPECTATION).unwrap_err().to_string();
+        assert!(error.ends_with("its header is none"), "{what}: {error}");
+    }
+    let most = vec![7; SNAPSHOT_MEMBERS_BYTES_MAX];
+    fs::write(&path, head(2, &members(u32::try_from(most.len()).unwrap(), &most))).unwrap();
+    let found = SnapshotReader::open(&path, &EXPECTATION).unwrap().header().consensus.clone();
+    assert_eq!(found, Some(SnapshotConsensus { leader: NodeId(0), members: most }));
+}
+
+#[test]
+#[should_panic(expected = "members of 262145 bytes are over 262144")]
+fn more_members_than_a_header_has_room_for_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let consensus = SnapshotConsensus { leader: NodeId(1), members: vec![0; SNAPSHOT_MEMBERS_BYTES_MAX + 1] };
+    drop(SnapshotWriter::create(directory.path(), &SnapshotHeader { consensus: Some(consensus), ..header(STREAM, 1) }, u64::MAX));
+}
+
+#[test]
+fn a_snapshot_is_read_from_whatever_gives_its_bytes() {
+    let directory = TempDir::new().unwrap();
+    let path = write(directory.path(), &replicated(5), &[b"block"]).path;
+    let bytes = fs::read(&path).unwrap();
+    let more = [&bytes[..], b"what follows it"].concat();
+    let mut reader = SnapshotReader::of(&more[..bytes.len()], Path::new("the wire"), &EXPECTATION).unwrap();
+    assert_eq!(reader.block().unwrap(), Some(&b"block"[..]));
+    assert_eq!(reader.block().unwrap(), None);
+    let mut reader = SnapshotReader::of(&more[..], Path::new("the wire"), &EXPECTATION).unwrap();
+    reader.block().unwrap();
+    let error = reader.block().unwrap_err().to_string();
+    assert_eq!(error, format!("the wire is damaged at byte {}: bytes follow its end", bytes.len()));
 }
 
 #[test]
@@ -177,9 +270,10 @@ fn what_was_not_finished_never_counts_and_goes() {
     assert_eq!(names(), 1);
     // As a killed process leaves it, and what is no snapshot at all.
     fs::write(folder.join("00003-00000000000000000007.snapshot.unfinished"), "half").unwrap();
+    fs::write(folder.join("7.incoming"), "from another node").unwrap();
     fs::write(folder.join("3-8.snapshot"), "no name of ours").unwrap();
     assert_eq!(snapshots(directory.path(), STREAM).unwrap(), std::slice::from_ref(&finished));
-    assert_eq!(remove_unfinished(directory.path()).unwrap(), 1);
+    assert_eq!(remove_unfinished(directory.path()).unwrap(), 2);
     assert_eq!(remove_unfinished(directory.path()).unwrap(), 0);
     assert_eq!(names(), 2);
     read(&finished.path).unwrap();

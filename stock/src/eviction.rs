@@ -12,6 +12,12 @@ impl Ledger {
         self.resolved.len() + self.resolved_again.len()
     }
 
+    /// The reservation `id` as the history keeps it, if it is in memory and holds nothing.
+    pub fn resolved(&self, id: ReservationId) -> Option<ReservationRecord> {
+        let slot = self.reservation_slot(id).filter(|slot| self.reservations[*slot].reserved == 0)?;
+        Some(self.record_at(slot))
+    }
+
     /// Copies of up to `limit` of the resolved reservations, those first that have been so for longest, for the history to keep. They
     /// stay in memory, and what happens to them meanwhile is seen, until [`Self::has_left`] is told. Only what was resolved before
     /// `committed`, a time that no undo reaches behind, is taken.

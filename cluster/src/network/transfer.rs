@@ -8,11 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tidegate_persistence::INCOMING_SUFFIX;
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncRead, AsyncWriteExt};
-
-/// What the name of an unfinished file ends with.
-const UNFINISHED: &str = ".incoming";
 
 /// A machine's snapshots, as they go from node to node.
 pub trait SnapshotTransfer: Send + Sync + 'static {
@@ -54,7 +52,7 @@ impl IncomingFile {
     pub async fn create(folder: &Path) -> io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{number}{UNFINISHED}"));
+        let path = folder.join(format!("{number}{INCOMING_SUFFIX}"));
         let file = OpenOptions::new().write(true).create_new(true).open(&path).await?;
         Ok(Self { file: Some(file), path })
     }
@@ -63,7 +61,7 @@ impl IncomingFile {
     pub async fn remove_unfinished(folder: &Path) -> io::Result<()> {
         let mut entries = fs::read_dir(folder).await?;
         while let Some(entry) = entries.next_entry().await? {
-            if entry.file_name().as_encoded_bytes().ends_with(UNFINISHED.as_bytes()) {
+            if entry.file_name().as_encoded_bytes().ends_with(INCOMING_SUFFIX.as_bytes()) {
                 fs::remove_file(entry.path()).await?;
             }
         }
@@ -80,11 +78,29 @@ impl IncomingFile {
         written
     }
 
-    /// Names the file `name`, in its folder. File and name are durable at return.
-    pub async fn finish(mut self, name: &str) -> io::Result<PathBuf> {
-        let mut file = self.file.take().ok_or_else(|| io::Error::other("a file that failed before"))?;
+    /// Where it is, until it is finished.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes what was taken so far durable, and readable by others.
+    pub async fn sync(&mut self) -> io::Result<()> {
+        let file = self.file.as_mut().ok_or_else(|| io::Error::other("a file that failed before"))?;
         file.flush().await?;
-        file.sync_all().await?;
+        file.sync_all().await
+    }
+
+    /// Cuts off what is behind the first `bytes`. Nothing may be written after that.
+    pub async fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        let file = self.file.as_mut().ok_or_else(|| io::Error::other("a file that failed before"))?;
+        file.flush().await?;
+        file.set_len(bytes).await
+    }
+
+    /// Names the file `name`, in its folder, in place of one that has that name. File and name are durable at return.
+    pub async fn finish(mut self, name: &str) -> io::Result<PathBuf> {
+        self.sync().await?;
+        drop(self.file.take());
         let path = self.path.with_file_name(name);
         fs::rename(&self.path, &path).await?;
         if let Some(folder) = path.parent() {

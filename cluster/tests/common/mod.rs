@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of this")]
 
+pub mod members;
 pub mod wired;
 
 use std::borrow::Borrow;
@@ -162,13 +163,13 @@ impl Machine for LedgerMachine {
         Ok(())
     }
 
-    async fn begin_snapshot(&mut self, standing: Standing) -> SnapshotFuture<Self::Snapshot> {
+    async fn begin_snapshot(&mut self, applied: Standing) -> Option<SnapshotFuture<Self::Snapshot>> {
         let groups = Arc::new(self.0.lock().groups.clone());
         let fed = Arc::clone(&self.0);
-        Box::pin(async move {
-            fed.lock().snapshot = Some((standing, Arc::clone(&groups)));
-            Ok(groups)
-        })
+        Some(Box::pin(async move {
+            fed.lock().snapshot = Some((applied.clone(), Arc::clone(&groups)));
+            Ok((applied, groups))
+        }))
     }
 
     async fn install_snapshot(&mut self, standing: Standing, snapshot: Self::Snapshot) -> io::Result<()> {

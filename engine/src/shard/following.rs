@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_persistence::{Group, Term};
-use tidegate_stock::{Event, Inverse};
+use tidegate_stock::{Event, Inverse, Timestamp};
 
 use super::{CopyState, InFlight, OpenGroup, Reply, Role, ShardActor};
 use crate::answer::{Failure, Fault};
@@ -36,6 +36,10 @@ impl ShardActor {
                 Told::Committed { group, is_own: false } => {
                     events += group.events as usize + 1;
                     self.follow_group(&group);
+                }
+                Told::Prepare(prepared) => {
+                    self.is_preparing = true;
+                    self.prepared = Some(prepared);
                 }
                 Told::Install(installed) => self.install(*installed),
             }
@@ -94,6 +98,7 @@ impl ShardActor {
         let entries: Result<Vec<_>, _> = group.entries().and_then(Iterator::collect);
         let entries = entries.unwrap_or_else(|error| panic!("committed group {} cannot be read: {error}", group.sequence));
         for entry in entries {
+            self.recall_what_was_decided_alone(&entry.event, entry.at);
             self.known.note(&entry.event);
             // What is committed is never taken back.
             drop(self.parts.ledger.apply(&entry.event, entry.at));
@@ -119,6 +124,23 @@ impl ShardActor {
         self.settle();
     }
 
+    /// A node that stood alone logged no record of what was still in its memory and has left this one's. Such groups are the beginning of some
+    /// logs, and read by whoever joins late; so the shard may wait for the disk here, as nowhere else.
+    fn recall_what_was_decided_alone(&mut self, event: &Event, at: Timestamp) {
+        let Event::Returned { reservation, .. } = event else { return };
+        if self.parts.ledger.reservation(*reservation).is_some() {
+            return;
+        }
+        let found = self.parts.history.as_ref().map(|history| history.look_up_now(*reservation));
+        match found {
+            Some(Ok(Some(record))) => drop(self.parts.ledger.apply(&Event::Recalled { record: Box::new(record) }, at)),
+            found => panic!(
+                "{reservation:?}, which another node has changed, is neither in memory nor in the history: {:?}",
+                found.map(|found| found.map(drop))
+            ),
+        }
+    }
+
     /// Goes on with another ledger, which knows more than this shard's.
     fn install(&mut self, installed: Installed) {
         self.take_back();
@@ -126,6 +148,13 @@ impl ShardActor {
         let stream = self.parts.number.stream();
         self.parts.ledger = ledger;
         self.copy = CopyState::None;
+        self.is_preparing = false;
+        // What was looked up for the old ledger may have been changed before the new one, whose records are in the history by now.
+        self.outdated = self.aside;
+        for work in &mut self.backlog {
+            work.recalled = None;
+        }
+        self.recalled = 0;
         self.newest = self.newest.max(self.parts.ledger.last_applied());
         self.proposed = at;
         let shared = Arc::clone(&self.parts.known);
@@ -140,6 +169,9 @@ impl ShardActor {
         self.parts.changes.tell();
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;
 
 /// What was decided and not refused may have happened.
 pub(super) fn make_unknown(outcomes: &mut [Outcome]) {

@@ -28,13 +28,20 @@ impl ShardActor {
         for answer in answers {
             match answer {
                 HistoryAnswer::Kept(ids) => self.kept.extend(ids),
-                HistoryAnswer::Recalled(work) => {
+                HistoryAnswer::Recalled(mut work) => {
                     self.aside -= 1;
-                    self.recalled += 1;
+                    if self.outdated > 0 {
+                        // Answers come in the order of the questions. This one is asked again.
+                        self.outdated -= 1;
+                        work.recalled = None;
+                    } else {
+                        self.recalled += 1;
+                    }
                     self.backlog.push_front(work);
                 }
                 HistoryAnswer::Failed(work) => {
                     self.aside -= 1;
+                    self.outdated = self.outdated.saturating_sub(1);
                     self.fail_work(work, Refusal::HistoryFailed);
                 }
             }
@@ -45,6 +52,17 @@ impl ShardActor {
     /// Lets what the history keeps leave memory, and hands the oldest resolved reservations to the history where there are more in memory
     /// than there should be: a bounded number of each. Returns whether there were any.
     pub(super) fn let_leave(&mut self) -> bool {
+        let left = self.let_leave_some();
+        if self.leaving == 0
+            && let Some(prepared) = self.prepared.take()
+        {
+            // Whoever asked may be gone.
+            let _ = prepared.send(());
+        }
+        left
+    }
+
+    fn let_leave_some(&mut self) -> bool {
         let Some(history) = &self.parts.history else { return false };
         let left = if self.recalled == 0 { self.kept.len().min(2 * LEAVING_MAX) } else { 0 };
         self.leaving -= left;
@@ -52,7 +70,7 @@ impl ShardActor {
             self.parts.ledger.has_left(id);
         }
         // Units that are due come back first: a mass lapse needs the processors and the disk for itself.
-        if self.is_lapsing {
+        if self.is_lapsing || self.is_preparing {
             return left > 0;
         }
         let kept = self.parts.options.resolved_in_memory_max;

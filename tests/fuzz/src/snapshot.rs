@@ -75,6 +75,7 @@ fn write(blocks: &[Vec<u8>]) -> PathBuf {
         partition_hash: EXPECTATION.partition_hash.to_owned(),
         stream: STREAM,
         position,
+        consensus: None,
     };
     let mut writer = SnapshotWriter::create(folder(), &header, u64::MAX).expect("there is room for a snapshot");
     for block in blocks {
