@@ -121,10 +121,26 @@ enum ClusterCommand {
     /// whoever leads, and is counted for the majority once it has it. The folder must be new or empty; it holds the cluster's secret, as
     /// every member's does.
     Join(JoinArguments),
+    /// Takes a node out of a cluster for good, whether it runs or is lost.
+    ///
+    /// Asks any other member, which takes it out of every shard if a majority of the others is there. Afterwards it counts for nothing; its
+    /// directory is of no use any more. To replace a machine that is lost: this, and then `tidegate cluster join` on another one.
+    Leave(LeaveArguments),
     /// Shows how a cluster stands: its nodes, and for each shard who leads it and who lacks what.
     ///
     /// Any member answers, also one that does not serve yet or has lost the others.
     Status(StatusOptions),
+}
+
+/// Who leaves.
+#[derive(Args)]
+struct LeaveArguments {
+    #[command(flatten)]
+    target: TargetOptions,
+
+    /// The node's number in the cluster, 1 to 1000000
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    node: u64,
 }
 
 /// How a node joins.
@@ -301,6 +317,7 @@ fn run_cluster(command: &ClusterCommand) -> Result<ExitCode, Box<dyn Error>> {
             logging::start(&settings.output)?;
             cluster::join(&settings, target, *node)?;
         }
+        ClusterCommand::Leave(LeaveArguments { target, node }) => cluster::leave(target, *node)?,
         ClusterCommand::Status(options) => cluster::status(options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,8 @@
 //! A cluster of real processes on loopback addresses: it is made of a node that stood alone, sells on while nodes are killed, and in the end
 //! everything that was acknowledged is there, on every node, and nothing was sold twice.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails, its helpers too")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -290,6 +292,60 @@ fn a_follower_that_was_killed_comes_back_with_everything_and_counts() {
     let late = trio.reserve("late", 0).unwrap();
     granted.insert(late["sequence"].as_u64().unwrap(), late["id"].as_str().unwrap().to_owned());
     trio.end(&granted, 0);
+}
+
+#[test]
+fn a_node_that_is_lost_leaves_and_another_takes_its_place() {
+    let mut trio = Trio::start(0);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    let lost = trio.leader();
+    trio.kill(lost);
+    std::fs::remove_dir_all(&trio.places[lost].folder).unwrap();
+    // Before an election there may be nobody to ask.
+    buy(&trio, 1, &mut granted, &mut asked);
+    let (helper, other) = ((lost + 1) % 3, (lost + 2) % 3);
+    let target = format!("http://{}", trio.server(helper).address);
+    let number = (lost + 1).to_string();
+    let refused = trio.places[lost].command(&["cluster", "join"], &["--target", &target, "--node", &number]);
+    refused.expect(1, &["member_exists", "another joins under another number"]);
+    run(&["cluster", "leave", "--node", "9", "--target", &target]).expect(1, &["is no member of this cluster"]);
+    run(&["cluster", "leave", "--node", &number, "--target", &target]).expect(0, &[]);
+    trio.wait_until("it is gone", |seen| seen["nodes"].as_array().unwrap().len() == 2);
+
+    trio.places[lost].command(&["cluster", "join"], &["--target", &target]).expect(0, &[]);
+    trio.restart(lost);
+    trio.wait_until("its successor is counted", |seen| {
+        let nodes = seen["nodes"].as_array().unwrap();
+        let has_all = lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0));
+        nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && has_all
+    });
+    // Now the successor is what the majority hangs on.
+    trio.kill(other);
+    buy(&trio, 20, &mut granted, &mut asked);
+    assert_eq!(granted.len(), 31);
+    trio.end(&granted, 0);
+}
+
+#[test]
+fn a_leader_may_leave_while_it_runs() {
+    let mut trio = Trio::start(0);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    let leaving = trio.leader();
+    let target = format!("http://{}", trio.server(leaving).address);
+    run(&["cluster", "leave", "--node", &(leaving + 1).to_string(), "--target", &target]).expect(0, &[]);
+    let left = trio.nodes[leaving].take().unwrap();
+    trio.wait_until("the others are two", |seen| {
+        let nodes = seen["nodes"].as_array().unwrap();
+        nodes.len() == 2 && nodes.iter().all(|node| node["node"] != json!(leaving + 1))
+    });
+    buy(&trio, 10, &mut granted, &mut asked);
+    assert_eq!(granted.len(), 20);
+    left.terminate().expect(0, &[]);
+    for node in trio.nodes.drain(..).flatten() {
+        node.terminate().expect(0, &[]);
+    }
 }
 
 #[test]

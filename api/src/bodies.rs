@@ -56,6 +56,7 @@ fields_read_as! {
     user: text -> Cow<'de, str>;
     reason: text -> Cow<'de, str>;
     delta: number -> Number;
+    node: number -> Number;
     quantity: number -> Number;
     hold_seconds: number -> Number;
 }
@@ -202,6 +203,17 @@ pub(crate) struct MemberFields<'a> {
     address: Cow<'a, str>,
 }
 
+/// A node that leaves a cluster.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "LeavingMember")]
+pub(crate) struct LeaveFields {
+    /// Its number.
+    #[serde(deserialize_with = "needed_as::node")]
+    #[schemars(with = "NodeNumber")]
+    node: Number,
+}
+
 /// An object without fields.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -236,6 +248,12 @@ pub(crate) fn member(body: &[u8]) -> Result<MemberBody, Problem> {
     let fields: MemberFields<'_> = object(body)?;
     let node = fields.node.map(bounds::node).transpose()?;
     Ok(MemberBody { node, address: fields.address.into_owned() })
+}
+
+/// Reads the body that names a node which leaves.
+pub(crate) fn leaving(body: &[u8]) -> Result<u64, Problem> {
+    let fields: LeaveFields = object(body)?;
+    bounds::node(fields.node)
 }
 
 /// Reads the body that opens a stock.

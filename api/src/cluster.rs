@@ -46,6 +46,9 @@ pub trait ClusterSource: Send + Sync {
     /// Makes another node a member: the one with number `node`, or with the next that is free, which is reached at `address`. Gives what its data
     /// directory is made of. Does the same again when it is asked again.
     fn add(&self, node: Option<u64>, address: String) -> ClusterFuture<Result<Vec<u8>, ClusterRefusal>>;
+
+    /// Takes the node with number `node` out of the cluster for good. Does nothing more when it is asked again before all is done.
+    fn remove(&self, node: u64) -> ClusterFuture<Result<(), ClusterRefusal>>;
 }
 
 /// Who decides for a shard.
@@ -118,6 +121,8 @@ pub enum ClusterRefusal {
     Invalid(String),
     /// Another node has the number, or the node is another's.
     Exists(String),
+    /// No member has the number.
+    NoMember(String),
     /// Too few nodes can be reached. Parts of it may have been done; the same may be asked again.
     NoQuorum(String),
     /// Nobody knows whether it was done; the same may be asked again.
@@ -129,6 +134,7 @@ impl From<ClusterRefusal> for Problem {
         match refusal {
             ClusterRefusal::Invalid(detail) => Self::invalid_request(detail),
             ClusterRefusal::Exists(detail) => Self::new(Code::MemberExists, detail),
+            ClusterRefusal::NoMember(detail) => Self::new(Code::NotFound, detail),
             ClusterRefusal::NoQuorum(detail) => Self::new(Code::NoQuorum, detail),
             ClusterRefusal::Unknown(detail) => Self::new(Code::OutcomeUnknown, detail),
         }
@@ -247,6 +253,16 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
     let shards = shards.collect();
     let alone = NodeDocument { node, address: None, role: role(true), heard_ms: Some(0), clock_ahead_ms: Some(0) };
     replies::json(status::OK, &ClusterDocument { cluster: None, node, nodes: vec![alone], shards })
+}
+
+/// `POST /v1/cluster/leave`: a node leaves.
+pub(crate) async fn leave(call: Call, body: Unread) -> Result<Response, Problem> {
+    let node = bodies::leaving(&call.read(body).await?)?;
+    let Some(cluster) = call.door().cluster() else {
+        return Err(Problem::new(Code::NotFound, "this node stands alone: there is no cluster to leave"));
+    };
+    call.bounded(cluster.remove(node)).await??;
+    replies::json(status::OK, &ClusterDocument::from(cluster.view()))
 }
 
 /// `POST /v1/cluster/members`: another node joins.

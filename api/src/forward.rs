@@ -1,8 +1,8 @@
 //! Requests about what another node decides: they go to it as they came, and its answer comes back as if it had been given here.
 //!
 //! Who the caller is and what it may do is looked at where it asked; the other node is told who acts, and takes that on the word of a member
-//! of its cluster. It never sends a request on: if it does not decide either, it says `not_leader`, and the first node looks for the one
-//! that does. That changed nothing, like everything before the request was sent. Once it was sent and the other node is silent, nobody knows
+//! of its cluster. It never sends a request on: if it does not decide either, or is stopping, it says so, and the first node looks for the
+//! one that does. That changed nothing, like everything before the request was sent. Once it was sent and the other node is silent, nobody knows
 //! what became of it: a change is `outcome_unknown` then, a read is asked again.
 //!
 //! ```text
@@ -18,7 +18,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -130,7 +130,7 @@ impl ForwardedAnswer {
     /// `response`, whole.
     async fn of(response: Response) -> Self {
         let (parts, body) = response.into_parts();
-        let is_of_connection = |name: &HeaderName| [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, X_REQUEST_ID].contains(name);
+        let is_of_connection = |name: &HeaderName| [CONNECTION, TRANSFER_ENCODING, X_REQUEST_ID].contains(name);
         let headers = parts.headers.iter().filter(|(name, _)| !is_of_connection(name)).filter_map(text_of).collect();
         // What is answered here is whole before it is answered, so nothing can be missing.
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -144,6 +144,11 @@ impl ForwardedAnswer {
         }
         let Coded { code } = serde_json::from_slice(&self.body).ok()?;
         Code::ALL.into_iter().find(|known| known.name() == code)
+    }
+
+    /// Whether the node that was asked has not taken the request: nothing has changed, and another one may.
+    fn is_not_taken(&self) -> bool {
+        matches!(self.code(), Some(Code::NotLeader | Code::Stopping | Code::Recovering))
     }
 
     /// Its body, if it is a 200.
@@ -349,8 +354,8 @@ pub(crate) async fn send(
             Decider::Nobody => {}
             Decider::There(node) => match call.bounded(cluster.forward(shard, node, forwarded.encode(), limit)).await? {
                 Ok(answer) => match ForwardedAnswer::decode(&answer) {
-                    Ok(answer) if answer.code() != Some(Code::NotLeader) => return Ok(Some(answer)),
-                    Ok(_) => why = format!("node {node} does not decide for shard {shard}"),
+                    Ok(answer) if !answer.is_not_taken() => return Ok(Some(answer)),
+                    Ok(_) => why = format!("node {node} does not decide for shard {shard}, or does not serve now"),
                     Err(error) if is_read => why = format!("the answer of node {node} cannot be read: {error}"),
                     Err(error) => return Err(unknown(node, &error)),
                 },

@@ -26,6 +26,7 @@ pub(crate) enum Route {
     Events,
     Cluster,
     Members,
+    Leave,
     Backup,
     Time,
     Livez,
@@ -45,7 +46,7 @@ pub(crate) enum Need {
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Unmatched,
         Self::Stocks,
         Self::Stock,
@@ -64,6 +65,7 @@ impl Route {
         Self::Events,
         Self::Cluster,
         Self::Members,
+        Self::Leave,
         Self::Backup,
         Self::Time,
         Self::Livez,
@@ -94,6 +96,7 @@ impl Route {
             Self::Events => "/v1/events",
             Self::Cluster => "/v1/cluster",
             Self::Members => "/v1/cluster/members",
+            Self::Leave => "/v1/cluster/leave",
             Self::Backup => "/v1/backup",
             Self::Time => "/v1/time",
             Self::Livez => "/livez",
@@ -136,7 +139,7 @@ impl Route {
                 Method::GET | Method::HEAD => READ,
                 _ => None,
             },
-            Self::Members => match *method {
+            Self::Members | Self::Leave => match *method {
                 Method::POST => ADMIN,
                 _ => None,
             },

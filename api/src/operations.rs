@@ -6,7 +6,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::backup::OCTET_STREAM;
 use crate::batch::ResultsDocument;
-use crate::bodies::{AdjustFields, ChangeFields, ExtendFields, MemberFields, NoFields, ReserveFields, StockFields, UnitsFields};
+use crate::bodies::{
+    AdjustFields, ChangeFields, ExtendFields, LeaveFields, MemberFields, NoFields, ReserveFields, StockFields, UnitsFields,
+};
 use crate::call::NDJSON;
 use crate::cluster::ClusterDocument;
 use crate::commands::{BatchBody, BatchCommand};
@@ -324,6 +326,14 @@ impl Operation {
                     Code::Timeout,
                     Code::OutcomeUnknown,
                 ])
+            }
+            (Route::Leave, &Method::POST) => {
+                let description = "Takes a node out of the cluster for good, whether it runs or is lost, if a majority of the others is there. \
+                    Stop it then: its directory is of no use any more.";
+                Self::new("leaveCluster", "Service", "Take a node out", description)
+                    .asks(schema_of::<LeaveFields>, r#"{"node":2}"#)
+                    .answers(status::OK, "The cluster as this node sees it.", &[], schema_of::<ClusterDocument>, CLUSTER)
+                    .may_be(&[Code::NotFound, Code::OutOfRange, Code::NoQuorum, Code::Timeout, Code::OutcomeUnknown])
             }
             (Route::Backup, &Method::GET) => {
                 let description = "Everything as one stream, for tidegate backup, which makes a data directory of it: new snapshots, the \

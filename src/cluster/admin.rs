@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tidegate_api::{ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, NodeView, ShardView};
-use tidegate_cluster::network::LinkError;
-use tidegate_cluster::{ChangeError, GroupStatus, Member as Address, MemberChange, ShardGroup};
+use tidegate_cluster::network::{CONNECTIONS_MAX_DEFAULT, LinkError};
+use tidegate_cluster::{ChangeError, GroupMember, GroupStatus, Member as Address, MemberChange, ShardGroup};
 use tidegate_config::PeerAddress;
 use tidegate_engine::CommitProgress;
 use tidegate_persistence::{ArchiveWriter, Identity, LogPosition, NodeId, Piece, StreamId};
@@ -20,6 +20,9 @@ use super::talk::{AnswerError, Question, decode_answer, decode_outcome, encode_r
 
 /// Most members of a cluster.
 pub(crate) const MEMBERS_MAX: usize = 16;
+
+// Everybody has a connection for each of the four lanes.
+const _: () = assert!(4 * (MEMBERS_MAX - 1) <= CONNECTIONS_MAX_DEFAULT);
 
 /// How long a change of the members may take over all shards. Shorter than a caller waits.
 const CHANGE_MAX: Duration = Duration::from_secs(8);
@@ -70,6 +73,11 @@ impl ClusterSource for MemberSource {
     fn settle(&self) -> ClusterFuture<()> {
         let shared = Arc::clone(&self.0);
         Box::pin(async move { shared.settle().await })
+    }
+
+    fn remove(&self, node: u64) -> ClusterFuture<Result<(), ClusterRefusal>> {
+        let shared = Arc::clone(&self.0);
+        on_cluster(&self.0, async move { shared.remove(NodeId(node)).await })
     }
 
     fn add(&self, node: Option<u64>, address: String) -> ClusterFuture<Result<Vec<u8>, ClusterRefusal>> {
@@ -183,6 +191,35 @@ impl Shared {
         self.change_all(&MemberChange::Add(node, member)).await?;
         tracing::info!(node = node.0, address, "a node has joined the cluster");
         self.directory_of(node).map_err(|error| ClusterRefusal::Unknown(error.to_string()))
+    }
+
+    /// Takes `node` out of every shard.
+    async fn remove(&self, node: NodeId) -> Result<(), ClusterRefusal> {
+        let statuses = self.statuses();
+        let members = || statuses.iter().flat_map(|status| &status.members);
+        if !members().any(|member| member.node == node) {
+            return Err(ClusterRefusal::NoMember(format!("node {node} is no member of this cluster")));
+        }
+        for status in &statuses {
+            let stays = |member: &&GroupMember| member.is_voter && member.node != node;
+            let (voters, there) = {
+                let heard = self.heard.lock();
+                let is_there = |of: NodeId| of == self.node() || heard.get(&of).is_some_and(|heard| heard.at.elapsed() < HEARD_MAX);
+                let voters = status.members.iter().filter(stays);
+                (voters.clone().count(), voters.filter(|member| is_there(member.node)).count())
+            };
+            if voters == 0 {
+                return Err(ClusterRefusal::Invalid(format!("`node` is {node}, without which nobody is counted")));
+            }
+            // Begun without one, the change would wait between its two steps for whoever is away.
+            if 2 * there <= voters {
+                let what = format!("of the {voters} nodes that would be counted without node {node} this one hears of {there}");
+                return Err(ClusterRefusal::NoQuorum(what));
+            }
+        }
+        self.change_all(&MemberChange::Remove(node)).await?;
+        tracing::info!(node = node.0, "a node has left the cluster");
+        Ok(())
     }
 
     /// Makes `change` in every shard, one after the other: the first decides between two who want the same.

@@ -267,6 +267,22 @@ async fn exchange(target: &Target, method: Method, path: &str, body: Vec<u8>) ->
     Ok((status, body.to_bytes()))
 }
 
+#[derive(Serialize)]
+struct Leaving {
+    node: u64,
+}
+
+/// Has node `node` taken out of the cluster that `options` lead to.
+pub(crate) fn leave(options: &TargetOptions, node: u64) -> Result<(), ClusterError> {
+    let target = options.find()?;
+    let body = serde_json::to_vec(&Leaving { node }).map_err(io::Error::other)?;
+    let body = ask(&target, Method::POST, "/v1/cluster/leave", body)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "Node {node} is no member any more. Stop it if it runs; its directory is of no use.\n")?;
+    out.write_all(table(&read_seen(&target, &body)?).as_bytes())?;
+    Ok(out.flush()?)
+}
+
 /// `GET /v1/cluster`, as far as it is shown.
 #[derive(Debug, Deserialize)]
 struct Seen {
@@ -309,13 +325,16 @@ pub(crate) fn status(options: &StatusOptions) -> Result<(), ClusterError> {
         out.write_all(&body)?;
         writeln!(out)?;
     } else {
-        let seen: Seen = serde_json::from_slice(&body).map_err(|error| ClusterError::Answer {
-            url: target.url.clone(),
-            source: io::Error::new(io::ErrorKind::InvalidData, format!("its answer is none of the contract's: {error}")),
-        })?;
-        out.write_all(table(&seen).as_bytes())?;
+        out.write_all(table(&read_seen(&target, &body)?).as_bytes())?;
     }
     Ok(out.flush()?)
+}
+
+fn read_seen(target: &Target, body: &[u8]) -> Result<Seen, ClusterError> {
+    serde_json::from_slice(body).map_err(|error| ClusterError::Answer {
+        url: target.url.clone(),
+        source: io::Error::new(io::ErrorKind::InvalidData, format!("its answer is none of the contract's: {error}")),
+    })
 }
 
 fn table(seen: &Seen) -> String {

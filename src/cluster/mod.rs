@@ -10,6 +10,6 @@ mod no_snapshots;
 mod talk;
 
 pub(crate) use self::admin::MemberSource;
-pub(crate) use self::command::{ClusterError, StatusOptions, TargetOptions, init, join, status};
+pub(crate) use self::command::{ClusterError, StatusOptions, TargetOptions, init, join, leave, status};
 pub(crate) use self::endpoint::{Membership, membership};
 pub(crate) use self::member::{Member, MemberError, MemberFailure, MemberParts, StartedMember, has_votes};

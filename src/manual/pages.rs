@@ -340,6 +340,19 @@ pub(super) const PAGES: &[Page] = &[
         shows_settings: false,
     },
     Page {
+        command: "cluster leave",
+        when: "When a machine goes for good, or is lost with its disk: a node that is only away keeps its place and catches up when it is back. \
+               Join its successor afterwards, so that there are as many nodes as before.",
+        examples: &[(
+            "Node 2 is lost; another member is asked",
+            "tidegate cluster leave --node 2 --target https://node-1.example --key-file admin.txt",
+        )],
+        exit_codes: &[DONE, FAILED, USAGE],
+        environment: &[KEY_VARIABLE],
+        files: &[NO_FILE],
+        shows_settings: false,
+    },
+    Page {
         command: "cluster status",
         when: "To see whether all nodes are there, who leads which shard, and whether one lags behind. Every node shows it as it sees it \
                itself: where two differ, ask both.",
