@@ -134,7 +134,8 @@ impl Operation {
                 "List stocks",
                 "All stocks by sku, in pages. Each is shown as of its own position.",
             )
-            .answers(status::OK, "A page of stocks.", &[], schema_of::<StocksDocument<'_>>, STOCKS),
+            .answers(status::OK, "A page of stocks.", &[], schema_of::<StocksDocument<'_>>, STOCKS)
+            .may_be(&[Code::Timeout]),
             (Route::Stock, &Method::PUT) => {
                 let description = "Opens a stock. Put again with the same first quantity and the same settings it answers 200 with the stock \
                     as it stands, and changes nothing.";
@@ -149,7 +150,7 @@ impl Operation {
                 let description = "The committed counters and settings: at least as new as any answer that this node has given.";
                 Self::new("readStock", "Stocks", "Read a stock", description)
                     .answers(status::OK, "The stock.", &["etag"], schema_of::<StockDocument<'_>>, STOCK)
-                    .may_be(&[Code::UnknownSku, Code::InvalidIdentifier])
+                    .may_be(&[Code::UnknownSku, Code::InvalidIdentifier, Code::NoQuorum, Code::Timeout])
             }
             (Route::Stock, &Method::PATCH) => {
                 let description = "Changes settings. What is left out stays as it is; null takes an optional setting away; an empty object \
@@ -360,15 +361,11 @@ impl Operation {
             )
             .answers(status::OK, "It serves.", &[], schema_of::<HealthDocument>, r#"{"status":"live"}"#),
             (Route::Readyz, &Method::GET) => {
-                let description = "Whether commands are taken. Otherwise the problem says what is missing: how far recovery is, or that the node \
-                    is stopping.";
-                Self::new("readyz", "Service", "Probe for readiness", description).answers(
-                    status::OK,
-                    "Commands are taken.",
-                    &[],
-                    schema_of::<HealthDocument>,
-                    r#"{"status":"ready"}"#,
-                )
+                let description = "Whether commands are taken. Otherwise the problem says what is missing: how far recovery is, that a shard has \
+                    no leader, or that the node is stopping.";
+                Self::new("readyz", "Service", "Probe for readiness", description)
+                    .answers(status::OK, "Commands are taken.", &[], schema_of::<HealthDocument>, r#"{"status":"ready"}"#)
+                    .may_be(&[Code::NoQuorum])
             }
             (Route::Metrics, &Method::GET) => {
                 let description = "Everything that is counted, in the text format of Prometheus.";
