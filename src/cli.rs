@@ -14,6 +14,7 @@ use tidegate_config::{CONFIG_VARIABLE, EffectiveSetting, Settings, SettingsError
 use tokio::runtime::Builder;
 
 use crate::backup::{self, BackupError, BackupOptions};
+use crate::cluster::{self, ClusterError, StatusOptions, TargetOptions};
 use crate::demo::{self, DemoError, DemoOptions};
 use crate::key::{self, KeyCommand};
 use crate::load::{self, LoadError, LoadOptions};
@@ -78,6 +79,15 @@ enum Command {
     /// returned, the newest units first. Lines that are neither are named and counted. Prints the figures, the final stocks beside what
     /// the file says of each, and the proof of `tidegate verify`.
     Replay(ReplayOptions),
+    /// Makes a cluster of nodes: its first member, and the others that join it.
+    ///
+    /// In a cluster an answer leaves only when a majority of the nodes has it on its disks, and a sale goes on when a node is lost. What a
+    /// member is told with `serve` stands in the section `[cluster]` of its settings.
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
     /// Makes API keys, and the hashes by which a node knows them.
     ///
     /// A node with `auth.keys_file` lets in who brings one of the keys in that file: `authorization: Bearer KEY`. The file holds names,
@@ -95,6 +105,60 @@ enum Command {
     ///
     /// Makes the folder if it is missing, and replaces pages that are there.
     Manual(ManualArguments),
+}
+
+/// What can be done about a cluster.
+#[derive(Subcommand)]
+enum ClusterCommand {
+    /// Makes the data directory of a stopped node the first member of a cluster, or a new one.
+    ///
+    /// The log of a node that stood alone becomes the beginning of the cluster's as it is: nothing is copied or changed, and who the members
+    /// are is written behind it. There is no way back but a backup. Does nothing where it has been done.
+    Init(NodeArguments),
+    /// Joins a cluster that is running: makes the data directory of another member.
+    ///
+    /// Asks a member for it, which writes the new node into the log of every shard. Started with `tidegate serve`, it gets the log from
+    /// whoever leads, and is counted for the majority once it has it. The folder must be new or empty; it holds the cluster's secret, as
+    /// every member's does.
+    Join(JoinArguments),
+    /// Takes a node out of a cluster for good, whether it runs or is lost.
+    ///
+    /// Asks any other member, which takes it out of every shard if a majority of the others is there. Afterwards it counts for nothing; its
+    /// directory is of no use any more. To replace a machine that is lost: this, and then `tidegate cluster join` on another one.
+    Leave(LeaveArguments),
+    /// Shows how a cluster stands: its nodes, and for each shard who leads it and who lacks what.
+    ///
+    /// Any member answers, also one that does not serve yet or has lost the others.
+    Status(StatusOptions),
+}
+
+/// Who leaves.
+#[derive(Args)]
+struct LeaveArguments {
+    #[command(flatten)]
+    target: TargetOptions,
+
+    /// The node's number in the cluster, 1 to 1000000
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    node: u64,
+}
+
+/// How a node joins.
+#[derive(Args)]
+struct JoinArguments {
+    #[command(flatten)]
+    target: TargetOptions,
+
+    /// The node's number in the cluster, 1 to 1000000 [default: the next that is free]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    node: Option<u64>,
+
+    #[command(flatten)]
+    settings: SettingsArguments,
+
+    /// The folder that becomes the data directory [setting: `node.data_dir`, default: `tidegate-data`]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
 }
 
 /// Where settings come from.
@@ -194,6 +258,7 @@ pub(crate) fn run() -> ExitCode {
     let result = match arguments.command {
         Command::Serve(arguments) => serve(&arguments),
         Command::Config(arguments) => run_config(&arguments),
+        Command::Cluster { command } => run_cluster(&command),
         Command::Key { command } => key::run(&command).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Completions(arguments) => done(manual::complete(program(), arguments.shell, &mut io::stdout())),
         Command::Manual(arguments) => write_manual(&arguments),
@@ -217,6 +282,7 @@ fn is_usage(error: &(dyn Error + 'static)) -> bool {
         || matches!(error.downcast_ref(), Some(DemoError::Plan(_)))
         || error.downcast_ref().is_some_and(LoadError::is_usage)
         || error.downcast_ref().is_some_and(BackupError::is_usage)
+        || error.downcast_ref().is_some_and(ClusterError::is_usage)
         || error.downcast_ref().is_some_and(ReplayError::is_usage)
 }
 
@@ -234,6 +300,26 @@ fn serve(arguments: &NodeArguments) -> Result<ExitCode, Box<dyn Error>> {
     }
     lines.flush_at_end();
     result?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_cluster(command: &ClusterCommand) -> Result<ExitCode, Box<dyn Error>> {
+    match command {
+        ClusterCommand::Init(node) => {
+            let listen = node.listen.map(|address| address.to_string());
+            let settings = node.settings.load(node.flags(listen.as_ref()))?;
+            logging::start(&settings.output)?;
+            cluster::init(&settings)?;
+        }
+        ClusterCommand::Join(JoinArguments { target, node, settings, data_dir }) => {
+            let data_dir = data_dir.as_ref().map(|path| ("node.data_dir", path.as_str()));
+            let settings = settings.load(data_dir)?;
+            logging::start(&settings.output)?;
+            cluster::join(&settings, target, *node)?;
+        }
+        ClusterCommand::Leave(LeaveArguments { target, node }) => cluster::leave(target, *node)?,
+        ClusterCommand::Status(options) => cluster::status(options)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

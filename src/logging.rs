@@ -44,7 +44,7 @@ pub(crate) fn start_serving(settings: &OutputSettings, lines: &LogLines, telemet
 }
 
 /// Foreign crates, of which only what is wrong is worth saying; whoever wants more names them in the filter.
-const FOREIGN: &str = "fjall=warn,lsm_tree=warn,sled=warn";
+const FOREIGN: &str = "fjall=warn,lsm_tree=warn,openraft=warn,sled=warn";
 
 fn filter(settings: &OutputSettings) -> Result<EnvFilter, FilterError> {
     // Alone first, so that an error shows what was given.

@@ -9,6 +9,7 @@ mod backup;
 mod child;
 mod cli;
 mod client;
+mod cluster;
 mod config_command;
 mod demo;
 mod directory_metrics;

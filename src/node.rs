@@ -17,6 +17,7 @@ use tidegate_persistence::{
 use tokio::runtime::Handle;
 
 use crate::backup::{BackupParts, Backups};
+use crate::cluster::{self, Member, MemberError, MemberFailure, MemberParts, StartedMember};
 use crate::options::{directory_options, engine_options, history_options, rules, upkeep_options, wal_options};
 use crate::parallel;
 use crate::recovery::{RecoverError, StartProgress, recover};
@@ -47,6 +48,15 @@ pub(crate) enum StartError {
     /// The engine could not be started.
     #[error("the engine did not start")]
     Engine(#[from] OptionError),
+    /// The member of a cluster could not be started.
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    /// The directory is no node's that stands alone.
+    #[error(
+        "the data directory belongs to a member of a cluster, which does not start alone: its log may end with what was never committed. \
+         Set cluster.listen"
+    )]
+    NotAlone,
 }
 
 /// What failed of a running node, so that it must stop.
@@ -56,6 +66,17 @@ pub(crate) enum NodeFailure {
     Log,
     /// The history, with its error.
     History(String),
+    /// Consensus, with its error.
+    Consensus(String),
+}
+
+impl From<MemberFailure> for NodeFailure {
+    fn from(failure: MemberFailure) -> Self {
+        match failure {
+            MemberFailure::Log => Self::Log,
+            MemberFailure::Consensus(what) => Self::Consensus(what),
+        }
+    }
 }
 
 /// A running node.
@@ -63,7 +84,10 @@ pub(crate) struct Node {
     engine: Engine,
     wal: Wal,
     upkeep: Upkeep,
-    backups: Backups,
+    /// None of a member of a cluster.
+    backups: Option<Backups>,
+    /// Of a node that stands alone, nothing.
+    member: Option<Member>,
     recovered: Recovered,
 }
 
@@ -100,7 +124,7 @@ pub(crate) struct Recovered {
 }
 
 /// Opens the data directory of `settings`, and makes it if it is missing. May take long on a large log.
-fn open_directory(settings: &Settings) -> Result<DataDirectory, OpenError> {
+pub(crate) fn open_directory(settings: &Settings) -> Result<DataDirectory, OpenError> {
     let mut options = directory_options(settings, SystemClock.now());
     match DataDirectory::open_existing(&settings.node.data_dir, &options) {
         Err(OpenError::NotFound { .. }) => {}
@@ -130,8 +154,14 @@ impl Node {
         on_failure: impl Fn(NodeFailure) + Clone + Send + Sync + 'static,
         handle: Handle,
     ) -> Result<Self, StartError> {
+        if let Some(membership) = cluster::membership(&settings.cluster) {
+            return Self::start_member(settings, membership, metrics, progress, on_failure, handle);
+        }
         let started_at = Instant::now();
         let directory = open_directory(settings)?;
+        if cluster::has_votes(&directory)? {
+            return Err(StartError::NotAlone);
+        }
         progress.watch(directory.progress());
         let (path, identity) = (directory.path().to_owned(), directory.identity().clone());
         let unfinished = remove_unfinished(&path)?;
@@ -196,6 +226,7 @@ impl Node {
                 history: Arc::clone(&history),
                 metrics: metrics.upkeep,
                 log_bytes_replayed,
+                keeps_all: false,
             },
             handle.clone(),
         );
@@ -207,8 +238,58 @@ impl Node {
             log: wal.reader(),
             history,
         };
-        let backups = Backups::new(backups, handle);
-        Ok(Self { engine, wal, upkeep, backups, recovered: Recovered { elapsed: started_at.elapsed(), ..recovered } })
+        let backups = Some(Backups::new(backups, handle));
+        let recovered = Recovered { elapsed: started_at.elapsed(), ..recovered };
+        Ok(Self { engine, wal, upkeep, backups, member: None, recovered })
+    }
+
+    /// The same of a member of a cluster. At return it serves other nodes; before it serves anybody else, [`Member::caught_up`] is to be waited
+    /// for.
+    fn start_member(
+        settings: &Settings,
+        membership: cluster::Membership,
+        metrics: NodeMetrics,
+        progress: &StartProgress,
+        on_failure: impl Fn(NodeFailure) + Clone + Send + Sync + 'static,
+        handle: Handle,
+    ) -> Result<Self, StartError> {
+        let started_at = Instant::now();
+        let options = directory_options(settings, SystemClock.now());
+        let path = settings.node.data_dir.clone();
+        let directory = DataDirectory::open_existing(&path, &options).map_err(|error| match error {
+            OpenError::NotFound { .. } => StartError::Member(MemberError::NoDirectory(path.display().to_string())),
+            error => error.into(),
+        })?;
+        progress.watch(directory.progress());
+        let read = directory.progress();
+        let identity = directory.identity().clone();
+        let history = Arc::new(History::open(&path.join(HISTORY_FOLDER), &history_options(settings))?);
+        let parts = MemberParts { settings, membership, directory, metrics: metrics.engine };
+        let StartedMember { engine, wal, member } = Member::start(parts, move |failure| on_failure(failure.into()))?;
+        let upkeep = Upkeep::start(
+            UpkeepParts {
+                options: upkeep_options(settings),
+                directory: path,
+                identity: identity.clone(),
+                engine: engine.clone(),
+                log: wal.reader(),
+                writer: wal.writer(),
+                history,
+                metrics: metrics.upkeep,
+                log_bytes_replayed: 0,
+                keeps_all: true,
+            },
+            handle,
+        );
+        let recovered = Recovered {
+            node: identity.node.0,
+            shards: usize::from(identity.shards),
+            groups: read.groups(),
+            events: read.events(),
+            from_snapshots: 0,
+            elapsed: started_at.elapsed(),
+        };
+        Ok(Self { engine, wal, upkeep, backups: None, member: Some(member), recovered })
     }
 
     /// The changes of the machine.
@@ -216,9 +297,14 @@ impl Node {
         Feed::new(self.engine.clone(), self.wal.reader())
     }
 
-    /// Makes backups of it.
-    pub(crate) fn backups(&self) -> Backups {
+    /// Makes backups of it; a member of a cluster has none made.
+    pub(crate) fn backups(&self) -> Option<Backups> {
         self.backups.clone()
+    }
+
+    /// The member that it is of a cluster; a node that stands alone is none.
+    pub(crate) const fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
     }
 
     /// The machine.
@@ -237,9 +323,12 @@ impl Node {
     /// When the log failed, now or before: what was not acknowledged then has an unknown outcome.
     pub(crate) async fn stop(self) -> Result<(), WalError> {
         self.engine.stop().await;
-        let (wal, upkeep) = (self.wal, self.upkeep);
+        let (wal, upkeep, member) = (self.wal, self.upkeep, self.member);
         let stopped = tokio::task::spawn_blocking(move || {
             upkeep.stop();
+            if let Some(member) = member {
+                member.stop();
+            }
             wal.stop()
         });
         stopped.await.unwrap_or(Err(WalError::Panicked))

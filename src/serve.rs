@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidegate_api::{Door, DoorError, METRICS_PREFIX};
+use tidegate_api::{Door, DoorError, METRICS_PREFIX, NoBackups};
 use tidegate_config::Settings;
 use tidegate_engine::{Engine, abort_on_panic};
 use tidegate_persistence::{WalError, asking_history, sled_store};
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::cluster::{Member, MemberSource};
 use crate::directory_metrics::DirectoryMetrics;
 use crate::log_lines::LogLines;
 use crate::node::{Node, NodeFailure, NodeMetrics, StartError};
@@ -39,6 +40,10 @@ const RECOVERY_REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the log and the service manager hear of the recovery, while it makes progress, and how much time its next step may take.
 const RECOVERY_NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 const RECOVERY_STEP_MAX: Duration = Duration::from_mins(5);
+
+/// What whoever wants a backup of a member of a cluster is told.
+const NO_BACKUPS_OF_MEMBERS: &str = "no backup is made of a member of a cluster in this version: its log has entries of other nodes, which \
+    cannot be written again; every member has all of it";
 
 /// Why serving ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +71,9 @@ pub(crate) enum ServeError {
     /// The log failed. What was acknowledged is safe; what was not has an unknown outcome.
     #[error("the write-ahead log failed, and the node has stopped")]
     Log(#[source] WalError),
+    /// Consensus failed. What was acknowledged is safe; what was not has an unknown outcome.
+    #[error("consensus failed, and the node has stopped: {0}")]
+    Consensus(String),
     /// The history takes nothing more. Everything that was acknowledged is in the log, and safe.
     #[error("the history failed, and the node has stopped: {0}")]
     History(String),
@@ -143,10 +151,29 @@ async fn serve(
         }
         error = front.ended() => return Err(ServeError::Door(error)),
     };
-    door.offer_backups(Box::new(node.backups()));
-    door.open(node.engine().clone(), node.feed());
     let recovered = node.recovered();
     door.name_node(recovered.node);
+    door.offer_backups(match node.backups() {
+        Some(backups) => Ok(Box::new(backups)),
+        None => Err(NoBackups { why: NO_BACKUPS_OF_MEMBERS }),
+    });
+    if let Some(member) = node.member() {
+        door.offer_cluster(Box::new(MemberSource(member.shared())));
+        tokio::select! {
+            () = member.caught_up() => {}
+            never = report_catching_up(&door, member, &manager) => match never {},
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping before the node has caught up");
+                return stop(node, front, &manager, Ok(())).await;
+            }
+            Some(failure) = failures.recv() => return stop(node, front, &manager, failed(failure)).await,
+            error = front.ended() => return stop(node, front, &manager, Err(ServeError::Door(error))).await,
+        }
+    }
+    door.open(node.engine().clone(), node.feed());
+    if let Some(member) = node.member() {
+        member.answer_by(Arc::clone(&door));
+    }
     directory_metrics.note_recovered(recovered.elapsed);
     tracing::info!(
         %address,
@@ -166,20 +193,53 @@ async fn serve(
             tracing::info!(signal = name, "stopping: what was admitted is being finished");
             Ok(())
         }
-        Some(failure) = failures.recv() => match failure {
-            // Stopping the node tells the error itself.
-            NodeFailure::Log => Ok(()),
-            NodeFailure::History(what) => Err(ServeError::History(what)),
-        },
+        Some(failure) = failures.recv() => failed(failure),
         error = front.ended() => Err(ServeError::Door(error)),
     };
-    manager.stopping("finishing what was admitted");
-    let closed = front.close().await;
     watchdog.abort();
+    let stopped = stop(node, front, &manager, end).await;
     reloading.abort();
+    stopped
+}
+
+/// What ends the node by `failure`.
+fn failed(failure: NodeFailure) -> Result<(), ServeError> {
+    match failure {
+        // Stopping the node tells the error itself.
+        NodeFailure::Log => Ok(()),
+        NodeFailure::History(what) => Err(ServeError::History(what)),
+        NodeFailure::Consensus(what) => Err(ServeError::Consensus(what)),
+    }
+}
+
+/// Stops everything in order; `end` is why.
+async fn stop(node: Node, front: Front, manager: &ServiceManager, end: Result<(), ServeError>) -> Result<(), ServeError> {
+    manager.stopping("finishing what was admitted");
+    if let Some(member) = node.member().filter(|_| end.is_ok()) {
+        // First, while callers are still served: what comes meanwhile finds another leader.
+        member.hand_over().await;
+    }
+    let closed = front.close().await;
     node.stop().await.map_err(ServeError::Log)?;
     tracing::info!("stopped");
     end.and(closed)
+}
+
+/// Has the door, the log and the service manager say what a member waits for, for as long as this is polled.
+async fn report_catching_up(door: &Door, member: &Member, manager: &ServiceManager) -> Infallible {
+    let mut every = interval(RECOVERY_REPORT_INTERVAL);
+    let mut told: Option<(Instant, String)> = None;
+    loop {
+        every.tick().await;
+        let Some(lacks) = member.lacks() else { continue };
+        // A member may have to wait for others for as long as it takes: that is no start that hangs.
+        if told.as_ref().is_none_or(|(at, said)| at.elapsed() >= RECOVERY_NOTICE_INTERVAL && *said != lacks) {
+            tracing::info!(lacks, "the node does not serve yet");
+            told = Some((Instant::now(), lacks.clone()));
+        }
+        manager.starting(&lacks, RECOVERY_STEP_MAX);
+        door.report_recovery(lacks);
+    }
 }
 
 /// Has the door, the log and the service manager say how far the recovery is, for as long as this is polled.

@@ -74,6 +74,8 @@ pub(crate) struct UpkeepParts {
     pub(crate) metrics: Arc<UpkeepMetrics>,
     /// Bytes of the log behind the snapshots that the node started from.
     pub(crate) log_bytes_replayed: u64,
+    /// Whether the whole log is kept, as a member of a cluster needs it that has no snapshots: then none are made, and no space is given back.
+    pub(crate) keeps_all: bool,
 }
 
 enum Message {
@@ -188,13 +190,16 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             // Every failure is told where it happens.
-            if self.is_snapshot_due() {
+            if self.parts.keeps_all {
+                // Nothing of the log is to go.
+            } else if self.is_snapshot_due() {
                 let _ = self.snapshot_all(Unmoved::IfPinning);
             } else {
                 let again = self.due.again(Instant::now());
                 let _ = self.snapshot_each(&again, Unmoved::IfPinning);
             }
-            if self.holds.load(Ordering::Acquire) == 0
+            if !self.parts.keeps_all
+                && self.holds.load(Ordering::Acquire) == 0
                 && let Err(error) = self.compact()
             {
                 tracing::error!(%error, "the log's space could not be given back");

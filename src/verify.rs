@@ -190,6 +190,12 @@ pub(crate) fn verify(path: &Path, settings: &Settings) -> Result<Report, VerifyE
     streams.extend((0..shards).map(|shard| ShardNumber(shard).stream()));
     streams.sort_unstable();
     streams.dedup();
+    let votes: Vec<StreamId>;
+    (votes, streams) = streams.into_iter().partition(|stream| *stream == StreamId::votes(stream.shard()));
+    // Of a member of a cluster: what it has promised, and that its log continues it.
+    for replica in parallel::map(&votes, |votes| directory.recover_replica(votes.shard(), None)) {
+        replica.map_err(damage)?;
+    }
     let read = parallel::map(&streams, |stream| read_stream(&directory, *stream, settings));
     let mut report = Report {
         stocks: Vec::new(),

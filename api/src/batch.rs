@@ -1,17 +1,26 @@
 //! `POST /v1/batch`: many commands in one request, each with an answer of its own.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 
 use axum::response::Response;
-use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Uri};
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
-use tidegate_engine::{Answer, Content, Engine, Failure, Submission};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+use tidegate_engine::{Answer, Content, Engine, Failure, Submission, partition_of};
+use tidegate_stock::{Command, Partition};
 
 use crate::call::{Call, Form, NDJSON, Unread};
-use crate::commands;
+use crate::cluster::Decider;
+use crate::commands::{self, ReadCommand};
 use crate::documents::ReservationDocument;
+use crate::forward::{self, Forwarded, shard_of};
 use crate::json;
+use crate::labels::Route;
 use crate::problem::{Problem, Told};
 use crate::replies::{self, APPLICATION_JSON};
 use crate::schema::{Always, CodeName, Opaque, StatusNumber};
@@ -72,21 +81,129 @@ pub(crate) async fn run(call: Call, body: Unread) -> Result<Response, Problem> {
     let actor = call.actor()?;
     let engine = call.engine()?;
     let commands = commands::read(&|text| engine.unseal(text), &body, form)?;
+    let elsewhere = elsewhere(&call, engine, &body, form, &commands)?;
     // What is wrong with each command; nothing with those that go to the engine.
     let mut faults: Vec<Option<Problem>> = Vec::with_capacity(commands.len());
-    let mut pending = engine.submit_batch(commands.into_iter().filter_map(|command| match command {
+    let is_elsewhere = |place: usize| elsewhere.iter().any(|part| part.places.binary_search(&place).is_ok());
+    let mut pending = engine.submit_batch(commands.into_iter().enumerate().filter_map(|(place, command)| match command {
         Ok((command, key)) => {
             faults.push(None);
-            Some(Submission { command, key, actor: actor.clone() })
+            (!is_elsewhere(place)).then(|| Submission { command, key, actor: actor.clone() })
         }
         Err(fault) => {
             faults.push(Some(fault));
             None
         }
     }));
-    let late = call.bounded(pending.wait()).await.err();
+    let mut told: BTreeMap<usize, Remote> = BTreeMap::new();
+    let late = if elsewhere.is_empty() {
+        call.bounded(pending.wait()).await.err()
+    } else {
+        // What this node decides and what others do is under way at the same time; each part keeps its own order.
+        let (late, answers) = tokio::join!(call.bounded(pending.wait()), ask_all(&call, &elsewhere));
+        told.extend(answers);
+        late.err()
+    };
     let results = Results { engine, form, late: late.as_ref() };
-    results.write(&faults, pending.into_outcomes())
+    results.write(&faults, &mut told, pending.into_outcomes())
+}
+
+/// Commands of a batch that another node decides.
+struct Elsewhere {
+    shard: u16,
+    /// Their places in the batch, ascending.
+    places: Vec<usize>,
+    /// A batch of them alone.
+    request: Forwarded,
+}
+
+/// What another node says of a command.
+enum Remote {
+    /// Its result, as it stands in the answer.
+    Result(Box<RawValue>),
+    /// None.
+    Failed(Code, String),
+}
+
+/// The commands that other nodes decide, shard by shard. Of a shard for which nobody is known to decide, that is found out later.
+fn elsewhere(call: &Call, engine: &Engine, body: &[u8], form: Form, commands: &[ReadCommand]) -> Result<Vec<Elsewhere>, Problem> {
+    let Some(cluster) = call.door().cluster().filter(|_| !call.is_forwarded()) else { return Ok(Vec::new()) };
+    let mut places: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (place, command) in commands.iter().enumerate() {
+        let Ok((command, _)) = command else { continue };
+        if let Some(shard) = shard_of(engine, partition(command)) {
+            places.entry(shard).or_default().push(place);
+        }
+    }
+    places.retain(|shard, _| cluster.decider(*shard) != Decider::Here);
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (texts, actor) = (commands::texts(body, form)?, call.actor()?);
+    let (uri, mut headers) = (Uri::from_static(Route::Batch.path()), call.headers().clone());
+    headers.insert(CONTENT_TYPE, APPLICATION_JSON);
+    let part = |(shard, places): (u16, Vec<usize>)| {
+        let commands: Vec<&[u8]> = places.iter().map(|place| texts[*place]).collect();
+        let body = [&b"{\"commands\":["[..], &commands.join(&b','), b"]}"].concat();
+        let request = Forwarded::new(&Method::POST, &uri, &headers, &actor, body.into());
+        Elsewhere { shard, places, request }
+    };
+    Ok(places.into_iter().map(part).collect())
+}
+
+fn partition(command: &Command) -> Partition {
+    match command {
+        Command::CreateStock { partition, .. } => *partition,
+        Command::Reserve { sku, .. }
+        | Command::ChangeStock { sku, .. }
+        | Command::AdjustStock { sku, .. }
+        | Command::StepStock { sku, .. } => partition_of(sku),
+        Command::Confirm { reservation, .. }
+        | Command::Release { reservation, .. }
+        | Command::Return { reservation, .. }
+        | Command::Extend { reservation, .. }
+        | Command::ReadReservation { reservation } => reservation.stock.partition,
+    }
+}
+
+/// Has the nodes that decide answer, all at once.
+async fn ask_all(call: &Call, elsewhere: &[Elsewhere]) -> Vec<(usize, Remote)> {
+    let mut asking: Vec<_> = elsewhere.iter().map(|part| (Some(Box::pin(ask(call, part))), Vec::new())).collect();
+    poll_fn(|context| {
+        for (asking, answers) in &mut asking {
+            if let Some(Poll::Ready(told)) = asking.as_mut().map(|asking| asking.as_mut().poll(context)) {
+                (*asking, *answers) = (None, told);
+            }
+        }
+        if asking.iter().all(|(asking, _)| asking.is_none()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    asking.into_iter().flat_map(|(_, answers)| answers).collect()
+}
+
+async fn ask(call: &Call, Elsewhere { shard, places, request }: &Elsewhere) -> Vec<(usize, Remote)> {
+    let failed = |code: Code, detail: &str| places.iter().map(|place| (*place, Remote::Failed(code, detail.to_owned()))).collect();
+    let answer = match forward::send(call, *shard, request, false).await {
+        Ok(Some(answer)) => answer,
+        // It has come to this node meanwhile; nothing was done.
+        Ok(None) => return failed(Code::NotLeader, "who decides has just changed"),
+        Err(problem) => return failed(problem.code(), problem.detail()),
+    };
+    let body = match answer.into_body() {
+        Ok(body) => body,
+        Err(code) => return failed(code.unwrap_or(Code::OutcomeUnknown), "the node that decides gave no results"),
+    };
+    match serde_json::from_slice(&body) {
+        Ok(ResultsText { results }) if results.len() == places.len() => {
+            places.iter().copied().zip(results.into_iter().map(Remote::Result)).collect()
+        }
+        _ => failed(Code::OutcomeUnknown, "the results of the node that decides cannot be read"),
+    }
+}
+
+#[derive(Deserialize)]
+struct ResultsText {
+    results: Vec<Box<RawValue>>,
 }
 
 struct Results<'a> {
@@ -97,7 +214,12 @@ struct Results<'a> {
 }
 
 impl Results<'_> {
-    fn write(&self, faults: &[Option<Problem>], outcomes: Vec<Option<Result<Answer, Failure>>>) -> Result<Response, Problem> {
+    fn write(
+        &self,
+        faults: &[Option<Problem>],
+        told: &mut BTreeMap<usize, Remote>,
+        outcomes: Vec<Option<Result<Answer, Failure>>>,
+    ) -> Result<Response, Problem> {
         let mut body = Vec::with_capacity(faults.len() * RESULT_BYTES_TYPICAL);
         let mut outcomes = outcomes.into_iter();
         let (opening, separator, closing, content_type) = match self.form {
@@ -109,9 +231,11 @@ impl Results<'_> {
             if place > 0 {
                 body.push(separator);
             }
-            match fault {
-                Some(fault) => failed(&mut body, fault.code(), &fault.detail())?,
-                None => self.outcome(&mut body, outcomes.next().flatten())?,
+            match (fault, told.remove(&place)) {
+                (Some(fault), _) => failed(&mut body, fault.code(), &fault.detail())?,
+                (None, Some(Remote::Result(result))) => body.extend_from_slice(result.get().as_bytes()),
+                (None, Some(Remote::Failed(code, detail))) => failed(&mut body, code, &detail)?,
+                (None, None) => self.outcome(&mut body, outcomes.next().flatten())?,
             }
         }
         body.extend_from_slice(closing);

@@ -13,7 +13,10 @@ use tidegate_stock::{Allotment, Delta, HoldSeconds, Quantity, Reason, Reference,
 use crate::bounds;
 use crate::fields::{self, Number};
 use crate::problem::Problem;
-use crate::schema::{DeltaUnits, FirstUnits, Hold, HoldMaxOfStock, HoldOfStock, Identifier, Moment, ReasonText, Units, UnitsOrOne};
+use crate::schema::{
+    DeltaUnits, FirstUnits, Hold, HoldMaxOfStock, HoldOfStock, Identifier, Moment, NodeNumber, Opaque, ReasonText, Units,
+    UnitsOrOne,
+};
 use crate::status::Code;
 
 /// Says how the field of each function's name is read, so that an error can name it.
@@ -39,6 +42,7 @@ fields_read_as! {
     reference: optional_text -> Option<Cow<'de, str>>;
     opens_at: optional_text -> Option<Cow<'de, str>>;
     closes_at: optional_text -> Option<Cow<'de, str>>;
+    node: optional_number -> Option<Number>;
     quantity: optional_number -> Option<Number>;
     per_user_limit: optional_number -> Option<Number>;
     hold_seconds: optional_number -> Option<Number>;
@@ -48,9 +52,11 @@ fields_read_as! {
 // The same names where a field is needed, or where leaving it out says something else than null.
 fields_read_as! {
     needed_as
+    address: text -> Cow<'de, str>;
     user: text -> Cow<'de, str>;
     reason: text -> Cow<'de, str>;
     delta: number -> Number;
+    node: number -> Number;
     quantity: number -> Number;
     hold_seconds: number -> Number;
 }
@@ -182,6 +188,32 @@ pub(crate) struct ExtendFields {
     hold_seconds: Number,
 }
 
+/// A node that joins a cluster.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "NewMember")]
+pub(crate) struct MemberFields<'a> {
+    /// Its number. By default the next that is free.
+    #[serde(default, deserialize_with = "read_as::node")]
+    #[schemars(with = "Option<NodeNumber>")]
+    node: Option<Number>,
+    /// Where other nodes reach it: a name or an IP address, and a port.
+    #[serde(borrow, deserialize_with = "needed_as::address")]
+    #[schemars(with = "Opaque")]
+    address: Cow<'a, str>,
+}
+
+/// A node that leaves a cluster.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "LeavingMember")]
+pub(crate) struct LeaveFields {
+    /// Its number.
+    #[serde(deserialize_with = "needed_as::node")]
+    #[schemars(with = "NodeNumber")]
+    node: Number,
+}
+
 /// An object without fields.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +234,26 @@ pub(crate) struct ReserveBody {
     pub(crate) quantity: Quantity,
     pub(crate) hold_seconds: Option<HoldSeconds>,
     pub(crate) reference: Option<Reference>,
+}
+
+/// A node that joins a cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct MemberBody {
+    pub(crate) node: Option<u64>,
+    pub(crate) address: String,
+}
+
+/// Reads the body that names a node which joins.
+pub(crate) fn member(body: &[u8]) -> Result<MemberBody, Problem> {
+    let fields: MemberFields<'_> = object(body)?;
+    let node = fields.node.map(bounds::node).transpose()?;
+    Ok(MemberBody { node, address: fields.address.into_owned() })
+}
+
+/// Reads the body that names a node which leaves.
+pub(crate) fn leaving(body: &[u8]) -> Result<u64, Problem> {
+    let fields: LeaveFields = object(body)?;
+    bounds::node(fields.node)
 }
 
 /// Reads the body that opens a stock.

@@ -12,6 +12,9 @@ use crate::problem::Problem;
 use crate::status::Code;
 use crate::time::{self, Shown, TimeError};
 
+/// Highest number of a node.
+pub(crate) const NODE_MAX: u32 = 1_000_000;
+
 /// That `what` (a field, a parameter, a header) is no identifier.
 pub(crate) fn invalid_identifier(what: &str, error: IdentifierError) -> Problem {
     Problem::new(Code::InvalidIdentifier, format!("{what} {error}"))
@@ -76,6 +79,13 @@ pub(crate) fn hold_seconds(name: &str, number: Number) -> Result<HoldSeconds, Pr
     let problem = || Problem::new(Code::OutOfRange, whole_within(name, number, 1, HOLD_SECONDS_MAX));
     let Number::Whole(seconds) = number else { return Err(problem()) };
     HoldSeconds::new(seconds).map_err(|_| problem())
+}
+
+pub(crate) fn node(number: Number) -> Result<u64, Problem> {
+    match number {
+        Number::Whole(node) if (1..=u64::from(NODE_MAX)).contains(&node) => Ok(node),
+        _ => Err(Problem::new(Code::OutOfRange, whole_within("node", number, 1, NODE_MAX))),
+    }
 }
 
 fn whole_within(name: &str, number: Number, min: u32, max: u32) -> String {

@@ -21,6 +21,7 @@ use crate::access;
 use crate::bounds::invalid_identifier;
 use crate::door::Door;
 use crate::exchange::{Exchange, Expired};
+use crate::forward::Acting;
 use crate::labels::Route;
 use crate::problem::Problem;
 use crate::query::Query;
@@ -39,6 +40,7 @@ pub(crate) struct Call {
     headers: HeaderMap,
     parameter: Option<String>,
     query: Query,
+    is_forwarded: bool,
 }
 
 /// The form of a body.
@@ -67,6 +69,13 @@ impl Deref for ReadBody {
 
     fn deref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+impl ReadBody {
+    /// A copy that shares its bytes.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        self.bytes.clone()
     }
 }
 
@@ -157,12 +166,18 @@ impl Call {
         parameter: Option<String>,
     ) -> Result<Self, Problem> {
         exchange.set_route(route);
-        let actor = access::admit(&door, route, &parts.method, &parts.headers)?;
+        // Who came by another node was looked at there.
+        let acting = parts.extensions.remove::<Acting>();
+        let is_forwarded = acting.is_some();
+        let actor = match acting {
+            Some(Acting(actor)) => Some(actor),
+            None => access::admit(&door, route, &parts.method, &parts.headers)?,
+        };
         if route.need(&parts.method).is_none() {
             return Err(Problem::internal(&"a handler's method is not in the table of needs"));
         }
         let query = Query::read(&parts.uri, route, &parts.method)?;
-        Ok(Self { door, exchange, actor, headers: mem::take(&mut parts.headers), parameter, query })
+        Ok(Self { door, exchange, actor, headers: mem::take(&mut parts.headers), parameter, query, is_forwarded })
     }
 
     pub(crate) fn door(&self) -> &Door {
@@ -182,6 +197,11 @@ impl Call {
     /// Who acts: the name of the caller's key.
     pub(crate) fn actor(&self) -> Result<ActorName, Problem> {
         self.actor.clone().ok_or_else(|| Problem::internal(&"a call that everybody may make has nobody to act"))
+    }
+
+    /// Whether another node has sent the request on: then it goes no further.
+    pub(crate) const fn is_forwarded(&self) -> bool {
+        self.is_forwarded
     }
 
     /// The exchange that the request belongs to.
@@ -243,6 +263,15 @@ impl Call {
         }
         if self.form()? != Some(Form::Json) {
             return Err(self.unsupported_media_type("application/json"));
+        }
+        self.read_up_to(body, self.door.options().body_bytes_max).await
+    }
+
+    /// Reads the body, whatever it is: for another node to look at.
+    pub(crate) async fn read_any(&self, Unread(body): Unread) -> Result<ReadBody, Problem> {
+        if body.is_end_stream() {
+            self.exchange.complete_request();
+            return Ok(ReadBody { bytes: Bytes::new(), _room: None });
         }
         self.read_up_to(body, self.door.options().body_bytes_max).await
     }

@@ -38,6 +38,22 @@ pub(crate) fn read(unseal: Unseal<'_>, body: &[u8], form: Form) -> Result<Vec<Re
     }
 }
 
+/// The commands of a batch that [`read`] could read, as texts, in the same order.
+pub(crate) fn texts(body: &[u8], form: Form) -> Result<Vec<&[u8]>, Problem> {
+    match form {
+        Form::Json => {
+            let Document { commands: Commands(commands) } = bodies::object(body)?;
+            Ok(commands.into_iter().map(|command| command.get().as_bytes()).collect())
+        }
+        Form::Lines => Ok(lines(body).collect()),
+    }
+}
+
+/// The lines of a body that are not empty.
+fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
+}
+
 fn read_document(unseal: Unseal<'_>, body: &[u8]) -> Result<Vec<ReadCommand>, Problem> {
     let Document { commands: Commands(commands) } = bodies::object(body)?;
     if commands.is_empty() {
@@ -47,13 +63,12 @@ fn read_document(unseal: Unseal<'_>, body: &[u8]) -> Result<Vec<ReadCommand>, Pr
 }
 
 fn read_lines(unseal: Unseal<'_>, body: &[u8]) -> Result<Vec<ReadCommand>, Problem> {
-    let lines = || body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-    match lines().count() {
+    match lines(body).count() {
         0 => return Err(count_problem("none")),
         1..=COMMANDS_MAX => {}
         count => return Err(count_problem(&count.to_string())),
     }
-    Ok(lines().map(|line| read_command(unseal, line)).filter(|read| read.is_ok() || !mutant!(LineSwallowed)).collect())
+    Ok(lines(body).map(|line| read_command(unseal, line)).filter(|read| read.is_ok() || !mutant!(LineSwallowed)).collect())
 }
 
 /// Reads one command. What is wrong with it, be it that it is no JSON, is its own affair.

@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::backup::BackupSource;
+use crate::backup::{BackupSource, NoBackups};
+use crate::cluster::ClusterSource;
 use crate::events::Events;
 use crate::keys::{Keys, KeysFile, LOOPBACK_ACTOR};
 use crate::metrics::Metrics;
@@ -42,7 +43,8 @@ pub struct Door {
     node: AtomicU64,
     engine: OnceLock<Engine>,
     events: Events,
-    backups: OnceLock<Box<dyn BackupSource>>,
+    backups: OnceLock<Result<Box<dyn BackupSource>, NoBackups>>,
+    cluster: OnceLock<Box<dyn ClusterSource>>,
     recovery: Mutex<String>,
     is_draining: AtomicBool,
     is_stopping: AtomicBool,
@@ -77,6 +79,7 @@ impl Door {
             engine: OnceLock::new(),
             events: Events::new(&options),
             backups: OnceLock::new(),
+            cluster: OnceLock::new(),
             recovery: Mutex::new("the log has not been read yet".to_owned()),
             is_draining: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
@@ -99,12 +102,20 @@ impl Door {
         self.node.store(node, Ordering::Relaxed);
     }
 
-    /// From now on backups are had from `source`. Without one there are none.
+    /// From now on backups are had from `source`, or it says why there are none.
     ///
     /// # Panics
     /// When there is a source already.
-    pub fn offer_backups(&self, source: Box<dyn BackupSource>) {
+    pub fn offer_backups(&self, source: Result<Box<dyn BackupSource>, NoBackups>) {
         assert!(self.backups.set(source).is_ok(), "there is one source of backups");
+    }
+
+    /// The node is a member of the cluster that `source` offers. Without one it stands alone.
+    ///
+    /// # Panics
+    /// When it has been said before.
+    pub fn offer_cluster(&self, source: Box<dyn ClusterSource>) {
+        assert!(self.cluster.set(source).is_ok(), "a node is a member of one cluster");
     }
 
     /// Opens the door: from now on commands reach `engine`, and its changes are read from `feed`.
@@ -231,9 +242,14 @@ impl Door {
         &self.body_bytes
     }
 
-    /// Where backups are had from, if there are any.
-    pub(crate) fn backups(&self) -> Option<&dyn BackupSource> {
-        self.backups.get().map(Box::as_ref)
+    /// Where backups are had from, or why there are none, once either is known.
+    pub(crate) fn backups(&self) -> Option<&Result<Box<dyn BackupSource>, NoBackups>> {
+        self.backups.get()
+    }
+
+    /// The cluster, if the node is a member of one.
+    pub(crate) fn cluster(&self) -> Option<&dyn ClusterSource> {
+        self.cluster.get().map(Box::as_ref)
     }
 
     /// The change feed.

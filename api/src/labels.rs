@@ -25,6 +25,8 @@ pub(crate) enum Route {
     Batch,
     Events,
     Cluster,
+    Members,
+    Leave,
     Backup,
     Time,
     Livez,
@@ -44,7 +46,7 @@ pub(crate) enum Need {
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Unmatched,
         Self::Stocks,
         Self::Stock,
@@ -62,6 +64,8 @@ impl Route {
         Self::Batch,
         Self::Events,
         Self::Cluster,
+        Self::Members,
+        Self::Leave,
         Self::Backup,
         Self::Time,
         Self::Livez,
@@ -91,6 +95,8 @@ impl Route {
             Self::Batch => "/v1/batch",
             Self::Events => "/v1/events",
             Self::Cluster => "/v1/cluster",
+            Self::Members => "/v1/cluster/members",
+            Self::Leave => "/v1/cluster/leave",
             Self::Backup => "/v1/backup",
             Self::Time => "/v1/time",
             Self::Livez => "/livez",
@@ -133,6 +139,10 @@ impl Route {
                 Method::GET | Method::HEAD => READ,
                 _ => None,
             },
+            Self::Members | Self::Leave => match *method {
+                Method::POST => ADMIN,
+                _ => None,
+            },
             Self::Backup => match *method {
                 Method::GET | Method::HEAD => ADMIN,
                 _ => None,
@@ -148,7 +158,8 @@ impl Route {
     pub(crate) fn parameters(self, method: &Method) -> Option<&'static [&'static str]> {
         match self {
             Self::Unmatched | Self::Time | Self::Livez | Self::Readyz | Self::Metrics | Self::OpenApi | Self::Docs => None,
-            Self::Stocks => Some(&["limit", "cursor"]),
+            Self::Stocks => Some(&["limit", "cursor", "consistency"]),
+            Self::Stock if *method == Method::GET || *method == Method::HEAD => Some(&["consistency"]),
             Self::Events => Some(&["after", "limit"]),
             Self::Backup => Some(&["feed"]),
             Self::Reservations if *method != Method::POST => Some(&["user", "state", "limit", "cursor"]),

@@ -14,6 +14,7 @@ mod batch;
 mod bodies;
 mod bounds;
 mod call;
+mod cluster;
 mod commands;
 mod connections;
 mod cursor;
@@ -23,6 +24,7 @@ mod events;
 mod exchange;
 mod exposition;
 mod fields;
+mod forward;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -53,8 +55,10 @@ mod tls;
 mod trace;
 mod workers;
 
-pub use backup::BackupSource;
+pub use backup::{BackupSource, NoBackups};
+pub use cluster::{ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, NodeView, ShardView};
 pub use door::{Door, METRICS_PREFIX};
+pub use forward::{Answering, Forwarded, ForwardedAnswer};
 pub use keys::{KEY_CHARACTERS_MAX, KeyHash, KeyNameError, KeysError, LOOPBACK_ACTOR, Role, key_name};
 pub use options::{AccessOptions, DoorError, HttpOptions, HttpOptionsError};
 pub use reload::FileError;

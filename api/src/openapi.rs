@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::labels::{Need, Route};
 use crate::operations::{LINKS, METHODS, Operation};
 use crate::problem::Document;
-use crate::schema::{CursorText, Identifier, Opaque, PageLimit, ReservationIdText, ReservationStateName};
+use crate::schema::{ConsistencyName, CursorText, Identifier, Opaque, PageLimit, ReservationIdText, ReservationStateName};
 use crate::status::{Code, RESERVED_CODES};
 
 /// The document, as it is served.
@@ -135,6 +135,11 @@ fn parameters(route: Route, method: &http::Method, operation: &Operation, genera
             "feed" => (
                 generator.subschema_for::<bool>(),
                 "Whether the changes that the feed still has are copied too, as they are by default.",
+            ),
+            "consistency" => (
+                generator.subschema_for::<ConsistencyName>(),
+                "In a cluster: linearizable shows whatever was answered before, stale what this node has, as of the position that it \
+                 shows.",
             ),
             "state" => (generator.subschema_for::<ReservationStateName>(), "Only those in this state."),
             _ => (generator.subschema_for::<Opaque>(), ""),

@@ -6,15 +6,18 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::backup::OCTET_STREAM;
 use crate::batch::ResultsDocument;
-use crate::bodies::{AdjustFields, ChangeFields, ExtendFields, NoFields, ReserveFields, StockFields, UnitsFields};
+use crate::bodies::{
+    AdjustFields, ChangeFields, ExtendFields, LeaveFields, MemberFields, NoFields, ReserveFields, StockFields, UnitsFields,
+};
 use crate::call::NDJSON;
+use crate::cluster::ClusterDocument;
 use crate::commands::{BatchBody, BatchCommand};
 use crate::documents::{ReservationDocument, StockDocument};
 use crate::events::{EVENT_STREAM, EventsDocument};
 use crate::labels::{Need, Route};
 use crate::reservations::ReservationsDocument;
 use crate::schema::{AnyDocument, Opaque};
-use crate::service::{ClusterDocument, HealthDocument, TimeDocument};
+use crate::service::{HealthDocument, TimeDocument};
 use crate::status::{self, Code};
 use crate::stocks::StocksDocument;
 
@@ -110,10 +113,12 @@ const BATCH_LINE: &str = r#"{"op":"reserve","sku":"sneaker-42","user":"u1","quan
 const RESULTS: &str = r#"{"results":[{"status":409,"code":"sold_out","detail":"1 units were asked for and 0 are available"},{"status":404,"code":"unknown_reservation","detail":"there is no reservation of this id"}]}"#;
 const RESULT_LINE: &str = r#"{"status":409,"code":"sold_out","detail":"1 units were asked for and 0 are available"}"#;
 
+const CLUSTER: &str = r#"{"cluster":"0f2c6a5e9b1d4c3f8a7e6d5c4b3a2910","node":1,"nodes":[{"node":1,"address":"node-1.shop:8701","role":"voter","heard_ms":0,"clock_ahead_ms":0},{"node":2,"address":"node-2.shop:8701","role":"voter","heard_ms":312,"clock_ahead_ms":-1}],"shards":[{"shard":0,"leader":1,"term":2,"committed":7,"replicas":[{"node":1,"applied":7,"lag":0},{"node":2,"applied":6,"lag":1}]}]}"#;
+
 /// Of every call with a body.
 const OF_BODIES: [Code; 3] = [Code::BodyTooLarge, Code::UnsupportedMediaType, Code::Overloaded];
 /// Of every call that the engine decides.
-const OF_COMMANDS: [Code; 4] = [Code::Overloaded, Code::NotLeader, Code::Timeout, Code::OutcomeUnknown];
+const OF_COMMANDS: [Code; 5] = [Code::Overloaded, Code::NotLeader, Code::NoQuorum, Code::Timeout, Code::OutcomeUnknown];
 /// Of every call that needs a key.
 const OF_CALLERS: [Code; 2] = [Code::Unauthenticated, Code::Forbidden];
 /// Of every call that needs the engine.
@@ -129,7 +134,8 @@ impl Operation {
                 "List stocks",
                 "All stocks by sku, in pages. Each is shown as of its own position.",
             )
-            .answers(status::OK, "A page of stocks.", &[], schema_of::<StocksDocument<'_>>, STOCKS),
+            .answers(status::OK, "A page of stocks.", &[], schema_of::<StocksDocument<'_>>, STOCKS)
+            .may_be(&[Code::Timeout]),
             (Route::Stock, &Method::PUT) => {
                 let description = "Opens a stock. Put again with the same first quantity and the same settings it answers 200 with the stock \
                     as it stands, and changes nothing.";
@@ -144,7 +150,7 @@ impl Operation {
                 let description = "The committed counters and settings: at least as new as any answer that this node has given.";
                 Self::new("readStock", "Stocks", "Read a stock", description)
                     .answers(status::OK, "The stock.", &["etag"], schema_of::<StockDocument<'_>>, STOCK)
-                    .may_be(&[Code::UnknownSku, Code::InvalidIdentifier])
+                    .may_be(&[Code::UnknownSku, Code::InvalidIdentifier, Code::NoQuorum, Code::Timeout])
             }
             (Route::Stock, &Method::PATCH) => {
                 let description = "Changes settings. What is left out stays as it is; null takes an optional setting away; an empty object \
@@ -296,15 +302,39 @@ impl Operation {
                 operation
             }
             (Route::Cluster, &Method::GET) => {
-                let description =
-                    "This node, all nodes, and for each shard who leads it, in which term, and up to where it is committed.";
+                let description = "This node, all nodes, and for each shard who leads it, in which term, up to where it is committed, and how far \
+                    each node is. A member of a cluster answers while it recovers, too.";
                 Self::new("readCluster", "Service", "Read the cluster", description).answers(
                     status::OK,
                     "The cluster as this node sees it.",
                     &[],
                     schema_of::<ClusterDocument>,
-                    r#"{"node":1,"nodes":[{"node":1}],"shards":[{"shard":0,"leader":1,"term":1,"committed":7}]}"#,
+                    CLUSTER,
                 )
+            }
+            (Route::Members, &Method::POST) => {
+                let description = "Another node joins, for tidegate cluster join, which makes its data directory of the answer: it holds the \
+                    cluster's identity with the node's secret. The node gets the log once it runs, and is counted once it has it. Without a \
+                    number it gets the next that is free. The same node may ask again.";
+                let mut operation = Self::new("joinCluster", "Service", "Let a node join", description)
+                    .asks(schema_of::<MemberFields<'_>>, r#"{"node":2,"address":"node-2.shop:8701"}"#);
+                operation.answer_in(OCTET_STREAM, schema_of::<Opaque>, "What the node's data directory is made of.");
+                operation.may_be(&[
+                    Code::NotFound,
+                    Code::MemberExists,
+                    Code::OutOfRange,
+                    Code::NoQuorum,
+                    Code::Timeout,
+                    Code::OutcomeUnknown,
+                ])
+            }
+            (Route::Leave, &Method::POST) => {
+                let description = "Takes a node out of the cluster for good, whether it runs or is lost, if a majority of the others is there. \
+                    Stop it then: its directory is of no use any more.";
+                Self::new("leaveCluster", "Service", "Take a node out", description)
+                    .asks(schema_of::<LeaveFields>, r#"{"node":2}"#)
+                    .answers(status::OK, "The cluster as this node sees it.", &[], schema_of::<ClusterDocument>, CLUSTER)
+                    .may_be(&[Code::NotFound, Code::OutOfRange, Code::NoQuorum, Code::Timeout, Code::OutcomeUnknown])
             }
             (Route::Backup, &Method::GET) => {
                 let description = "Everything as one stream, for tidegate backup, which makes a data directory of it: new snapshots, the \
@@ -331,15 +361,11 @@ impl Operation {
             )
             .answers(status::OK, "It serves.", &[], schema_of::<HealthDocument>, r#"{"status":"live"}"#),
             (Route::Readyz, &Method::GET) => {
-                let description = "Whether commands are taken. Otherwise the problem says what is missing: how far recovery is, or that the node \
-                    is stopping.";
-                Self::new("readyz", "Service", "Probe for readiness", description).answers(
-                    status::OK,
-                    "Commands are taken.",
-                    &[],
-                    schema_of::<HealthDocument>,
-                    r#"{"status":"ready"}"#,
-                )
+                let description = "Whether commands are taken. Otherwise the problem says what is missing: how far recovery is, that a shard has \
+                    no leader, or that the node is stopping.";
+                Self::new("readyz", "Service", "Probe for readiness", description)
+                    .answers(status::OK, "Commands are taken.", &[], schema_of::<HealthDocument>, r#"{"status":"ready"}"#)
+                    .may_be(&[Code::NoQuorum])
             }
             (Route::Metrics, &Method::GET) => {
                 let description = "Everything that is counted, in the text format of Prometheus.";

@@ -16,13 +16,15 @@ use tower::Service;
 use tracing::Instrument;
 
 use crate::call::{Call, Unread};
+use crate::cluster::Decider;
 use crate::door::Door;
 use crate::exchange::{Exchange, Phase};
+use crate::forward::Subject;
 use crate::labels::Route;
 use crate::problem::{Cause, X_REQUEST_ID};
 use crate::status::Code;
 use crate::trace::RequestSpan;
-use crate::{backup, batch, events, reservations, service, stocks};
+use crate::{backup, batch, cluster, events, forward, reservations, service, stocks};
 
 /// Longest request id that is taken over from a client, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -45,7 +47,9 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route(Route::Extend.path(), post(reservations::extend))
         .route(Route::Batch.path(), post(batch::run))
         .route(Route::Events.path(), get(events::read))
-        .route(Route::Cluster.path(), get(service::cluster))
+        .route(Route::Cluster.path(), get(cluster::read))
+        .route(Route::Members.path(), post(cluster::join))
+        .route(Route::Leave.path(), post(cluster::leave))
         .route(Route::Backup.path(), get(backup::read).head(backup::head))
         .route(Route::Time.path(), get(service::time))
         .route(Route::Livez.path(), get(service::livez))
@@ -91,6 +95,10 @@ pub(crate) async fn answer(
 /// Has the request's handler answer it. The one call that a rush is made of finds its handler at a glance: the router's search, its boxes and
 /// its lists of parameters cost a fifth of what such a request costs in all. Whatever else there is goes through the router.
 async fn handle(door: &Arc<Door>, router: &Router, exchange: &Arc<Exchange>, mut request: Request<Incoming>) -> Response<Body> {
+    if let Some(subject) = elsewhere(door, &request) {
+        let request = request.map(Body::new);
+        return forward::run(door, router, exchange, subject, request).await.unwrap_or_else(IntoResponse::into_response);
+    }
     if request.method() == Method::POST
         && let Some(sku) = reserved_sku(request.uri().path())
     {
@@ -106,6 +114,13 @@ async fn handle(door: &Arc<Door>, router: &Router, exchange: &Arc<Exchange>, mut
         Ok(response) => response,
         Err(never) => match never {},
     }
+}
+
+/// What the request is about, if another node decides about it, or nobody that is known.
+fn elsewhere(door: &Door, request: &Request<Incoming>) -> Option<Subject> {
+    let cluster = door.cluster()?;
+    let subject = Subject::of(door.engine().ok()?, request.method(), request.uri())?;
+    (cluster.decider(subject.shard) != Decider::Here).then_some(subject)
 }
 
 /// The sku in the path of [`Route::Reservations`], if it stands there as it is. With escapes it is for the router to read.

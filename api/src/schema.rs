@@ -7,6 +7,7 @@ use tidegate_stock::limits::{
     ALLOTTED_MAX, HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX, IDENTIFIER_CHARACTERS_MAX, QUANTITY_MAX, REASON_BYTES_MAX,
 };
 
+use crate::bounds::NODE_MAX;
 use crate::documents::{RESERVATION_STATES, STOCK_STATES, state_name, stock_state_name};
 use crate::events::{CHANGE_KINDS, kind_name};
 use crate::query::{PAGE_DEFAULT, PAGE_MAX};
@@ -69,10 +70,14 @@ shapes! {
     HoldMaxOfStock { "type": "integer", "minimum": 1, "maximum": HOLD_SECONDS_MAX }
     /// The place of something in an order.
     Count { "type": "integer", "minimum": 0 }
+    /// A node's number.
+    NodeNumber { "type": "integer", "minimum": 1, "maximum": NODE_MAX }
     /// A stock's state.
     StockStateName { "type": "string", "enum": STOCK_STATES.map(stock_state_name) }
     /// A reservation's state.
     ReservationStateName { "type": "string", "enum": RESERVATION_STATES.map(state_name) }
+    /// How new what is read must be.
+    ConsistencyName { "type": "string", "enum": ["linearizable", "stale"], "default": "linearizable" }
     /// A kind of change.
     ChangeKindName { "type": "string", "enum": CHANGE_KINDS.map(kind_name) }
     /// A page's length.

@@ -13,6 +13,7 @@ use tidegate_engine::{Engine, Refusal};
 use tokio::task::spawn_blocking;
 
 use crate::call::{Call, Stray};
+use crate::cluster::ClusterSource;
 use crate::exposition;
 use crate::openapi::OPENAPI;
 use crate::page::PAGE;
@@ -29,9 +30,6 @@ const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=
 
 /// The page may show its own style and ask for nothing.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'");
-
-/// The term of whoever leads a shard that has never been led by another.
-const FIRST_TERM: u64 = 1;
 
 /// The time.
 #[derive(Serialize, JsonSchema)]
@@ -53,61 +51,10 @@ pub(crate) struct HealthDocument {
     status: &'static str,
 }
 
-/// The cluster as this node sees it.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Cluster")]
-pub(crate) struct ClusterDocument {
-    /// This node's number.
-    #[schemars(with = "Count")]
-    node: u64,
-    /// Every node, this one included.
-    nodes: Vec<NodeDocument>,
-    /// The shards that every node's stocks are spread over.
-    shards: Vec<ShardDocument>,
-}
-
-/// A node.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Node")]
-struct NodeDocument {
-    /// Its number.
-    #[schemars(with = "Count")]
-    node: u64,
-}
-
-/// A shard.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Shard")]
-struct ShardDocument {
-    /// Its number.
-    #[schemars(with = "Count")]
-    shard: u16,
-    /// The node that decides for it.
-    #[schemars(with = "Count")]
-    leader: u64,
-    /// Rises with every change of its leader.
-    #[schemars(with = "Count")]
-    term: u64,
-    /// Up to where its log is committed.
-    #[schemars(with = "Count")]
-    committed: u64,
-}
-
 /// `GET /v1/time`: the time that decisions are made by.
 pub(crate) async fn time(call: Call) -> Result<Response, Problem> {
     let now = call.engine()?.now();
     replies::json(status::OK, &TimeDocument { now: Shown(now), unix_ms: now.unix_ms() })
-}
-
-/// `GET /v1/cluster`: who leads what. A node that stands alone leads everything.
-pub(crate) async fn cluster(call: Call) -> Result<Response, Problem> {
-    let engine = call.engine()?;
-    let node = call.door().node();
-    let shards = engine.streams().into_iter().filter_map(|stream| {
-        let committed = engine.committed(stream)?.0;
-        Some(ShardDocument { shard: stream.0, leader: node, term: FIRST_TERM, committed })
-    });
-    replies::json(status::OK, &ClusterDocument { node, nodes: vec![NodeDocument { node }], shards: shards.collect() })
 }
 
 /// `GET /openapi.json`: the contract.
@@ -138,6 +85,9 @@ pub(crate) async fn livez(_: Call) -> Result<Response, Problem> {
 pub(crate) async fn readyz(call: Call) -> Result<Response, Problem> {
     if !call.engine()?.takes_commands() || call.door().is_leaving() {
         return Err(Refusal::Stopping.into());
+    }
+    if let Some(why) = call.door().cluster().and_then(ClusterSource::lacks_quorum) {
+        return Err(Problem::new(Code::NoQuorum, why));
     }
     replies::json(status::OK, &HealthDocument { status: "ready" })
 }

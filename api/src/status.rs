@@ -10,8 +10,7 @@ pub(crate) const OK: StatusCode = StatusCode::OK;
 pub(crate) const CREATED: StatusCode = StatusCode::CREATED;
 
 /// Codes that the contract has and no call answers yet, with their status and title.
-pub(crate) const RESERVED_CODES: [(&str, u16, &str); 2] =
-    [("rate_limited", 429, "The caller asks too often"), ("no_quorum", 503, "Too few nodes can be reached")];
+pub(crate) const RESERVED_CODES: [(&str, u16, &str); 1] = [("rate_limited", 429, "The caller asks too often")];
 
 macro_rules! codes {
     ($($variant:ident $name:literal $status:ident $title:literal)*) => {
@@ -77,6 +76,7 @@ codes! {
     ReservationConfirmed "reservation_confirmed" CONFLICT "The reservation was confirmed"
     ReservationReturned "reservation_returned" CONFLICT "The reservation was returned"
     ReservationNotConfirmed "reservation_not_confirmed" CONFLICT "Nothing of the reservation is sold"
+    MemberExists "member_exists" CONFLICT "Another node has this number in the cluster"
     CursorExpired "cursor_expired" GONE "What follows the cursor is no longer retained"
     PreconditionFailed "precondition_failed" PRECONDITION_FAILED "The stock has changed"
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large"
@@ -91,6 +91,7 @@ codes! {
     OutcomeUnknown "outcome_unknown" SERVICE_UNAVAILABLE "The outcome is unknown; the request may have happened"
     Recovering "recovering" SERVICE_UNAVAILABLE "The node is not ready yet"
     NotLeader "not_leader" SERVICE_UNAVAILABLE "Another node decides for this stock"
+    NoQuorum "no_quorum" SERVICE_UNAVAILABLE "Too few nodes can be reached"
     Stopping "stopping" SERVICE_UNAVAILABLE "The node is stopping"
 }
 

@@ -42,16 +42,33 @@ pub(crate) async fn open(call: Call, body: Unread) -> Result<Response, Problem> 
 /// `GET /v1/stocks/{sku}`: its committed view, which no owner is asked for.
 pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
     let engine = call.engine()?;
+    is_stale(&call)?;
     let sku = call.sku()?;
     let stock = engine.stock(&sku).ok_or_else(|| Problem::new(Code::UnknownSku, "there is no stock of this sku"))?;
     replies::stock(status::OK, &stock)
+}
+
+/// Whether the caller is content with what this node has, however old it is.
+fn is_stale(call: &Call) -> Result<bool, Problem> {
+    match call.query().text("consistency") {
+        None | Some("linearizable") => Ok(false),
+        Some("stale") => Ok(true),
+        Some(text) => {
+            let what = format!("the parameter `consistency` is {text:?} where linearizable or stale is needed");
+            Err(Problem::invalid_request(what))
+        }
+    }
 }
 
 /// `GET /v1/stocks`: the committed views of all stocks, in pages.
 pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     let engine = call.engine()?;
     let limit = call.query().limit()?;
+    let is_stale = is_stale(&call)?;
     let after = call.query().text("cursor").map(cursor::read_stock).transpose()?;
+    if let Some(cluster) = call.door().cluster().filter(|_| !is_stale) {
+        call.bounded(cluster.settle()).await?;
+    }
     // One more than are shown, to know whether there are more.
     let stocks = engine.stocks(after.as_ref(), limit + 1);
     let shown = &stocks[..stocks.len().min(limit)];

@@ -121,7 +121,7 @@ async fn every_code_of_the_contract_is_some_calls() {
         document["x-codes"].as_object().unwrap().iter().partition(|(_, code)| code["reserved"] == true);
     assert_eq!(of_calls, all.iter().map(|(name, _)| (*name).clone()).collect());
     let reserved: Vec<_> = reserved.iter().map(|(name, code)| (name.as_str(), code["status"].as_u64().unwrap())).collect();
-    assert_eq!(reserved, [("no_quorum", 503), ("rate_limited", 429)]);
+    assert_eq!(reserved, [("rate_limited", 429)]);
     let names = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].as_array().unwrap();
     assert!(reserved.iter().all(|(name, _)| names.contains(&(*name).into())), "{names:?}");
 }

@@ -5,6 +5,7 @@
 //! them is for the engine. [`network`] is how nodes ask each other, over the connections of [`transport`]. This crate is the only door of openraft.
 
 mod adopt;
+mod group;
 mod log_reader;
 mod log_store;
 mod members;
@@ -17,6 +18,7 @@ pub mod transport;
 mod types;
 
 pub use adopt::adopt;
+pub use group::{ChangeError, GroupMember, GroupParts, GroupStatus, GroupTimes, MemberChange, ShardGroup};
 pub use log_reader::ReplicatedLogReader;
 pub use log_store::{PositionAt, ReplicatedLog};
 pub use members::{Member, MembersError};

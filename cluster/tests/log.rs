@@ -176,6 +176,28 @@ fn entries_of(wal: &Wal) -> Vec<ReplicatedEntry> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_empty_log_is_the_beginning_of_a_cluster_too() {
+    let store = MemoryStore::new();
+    let (wal, replica) = start_on(store.clone(), NODE);
+    let mut log = open_log(&wal, &replica, &StateMachine::new(LedgerMachine::default(), Standing::genesis()));
+    assert!(adopt(&mut log, NODE, member()).await.unwrap());
+    assert!(!adopt(&mut log, NODE, member()).await.unwrap(), "once is enough");
+    assert_eq!(read(&mut log).await, [Entry::new_membership(id(1, 0), members())]);
+    drop(log);
+    wal.stop().unwrap();
+
+    let (wal, replica) = start_on(store.clone(), NODE);
+    let network = Network::default();
+    let node = Node::start_with(NODE, &network, store, LedgerMachine::default(), wal, &replica).await;
+    node.wait("it leads itself", |metrics| metrics.state == ServerState::Leader).await;
+    let mut proposer = Proposer::new(&node).await;
+    assert_eq!((proposer.sequence, proposer.leader.term), (0, 2));
+    let receiver = proposer.propose().await;
+    assert_eq!(receiver.await.unwrap().unwrap().data, Outcome::Applied(proposer.predecessor));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_directory_of_a_node_alone_is_the_first_member_of_a_cluster_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let directory = DataDirectory::open(folder.path(), &DirectoryOptions::new(at(0))).unwrap();

@@ -13,12 +13,12 @@ mod value;
 pub use effective::EffectiveSetting;
 pub use load::{CONFIG_VARIABLE, KEY_VARIABLE, Origin, SettingsError};
 pub use settings::{
-    AuthSettings, EVENT_BYTES_MAX, EngineSettings, FeedSettings, GROUP_PAYLOAD_BYTES_MAX, HistorySettings, HttpSettings,
-    LAPSE_BYTES_MAX, LogSettings, NodeSettings, OutputSettings, RulesSettings, Settings, SnapshotSettings, TelemetrySettings,
-    TlsSettings, WORK_COMMANDS_MAX,
+    AuthSettings, ClusterSettings, EVENT_BYTES_MAX, EngineSettings, FeedSettings, GROUP_PAYLOAD_BYTES_MAX, HistorySettings,
+    HttpSettings, LAPSE_BYTES_MAX, LogSettings, NodeSettings, OutputSettings, RulesSettings, Settings, SnapshotSettings,
+    TelemetrySettings, TlsSettings, WORK_COMMANDS_MAX,
 };
 pub use telemetry::{CollectorUrl, Ratio};
-pub use value::{Count, Durability, LogFormat};
+pub use value::{Count, Durability, LogFormat, PeerAddress};
 
 /// The shipped settings file: every setting at its default, with what it means. A good start for one's own.
 pub const SHIPPED_FILE: &str = include_str!("../tidegate.toml");

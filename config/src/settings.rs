@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use crate::load::SettingsError;
 use crate::telemetry::{CollectorUrl, Ratio};
-use crate::value::{Count, Durability, LogFormat, Slot};
+use crate::value::{Count, Durability, LogFormat, PeerAddress, Slot};
 
 /// Largest payload of one group in the log, in bytes.
 pub const GROUP_PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -20,6 +20,9 @@ pub const EVENT_BYTES_MAX: u64 = 1_024;
 
 /// What one round of lapses can add to a group at most, in bytes.
 pub const LAPSE_BYTES_MAX: u64 = 512 * 1024;
+
+/// How many heartbeats fit into the shortest time after which a node stands for election, at least.
+const HEARTBEATS_BEFORE_ELECTION_MIN: u64 = 5;
 
 /// Commands of one HTTP batch that are decided without a look at the batch's length.
 pub const WORK_COMMANDS_MAX: u64 = 64;
@@ -51,6 +54,8 @@ pub struct Settings {
     pub rules: RulesSettings,
     /// The change feed.
     pub feed: FeedSettings,
+    /// The cluster that the node is a member of.
+    pub cluster: ClusterSettings,
     /// What the program says of itself.
     pub output: OutputSettings,
     /// Where traces go.
@@ -312,6 +317,54 @@ impl Default for FeedSettings {
     }
 }
 
+/// `[cluster]`: the cluster that the node is a member of. Without `cluster.listen` the node stands alone, and nothing else here counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// Where to listen for the other nodes: an IP address with a port. With `none` the node stands alone. Free per process.
+    /// Default: `none`.
+    pub listen: Option<SocketAddr>,
+    /// Where the other nodes reach it: a name or an IP address with a port. The members of the cluster keep it, so it counts when the node joins.
+    /// With `none` it is `cluster.listen`, which must then be an address of this machine, with a port. Free per process. Default: `none`.
+    pub advertise: Option<PeerAddress>,
+    /// The file with the secret that the nodes share, 32 to 4,096 bytes best drawn at random; white space at its end does not count. Same across
+    /// a cluster. Default: `none`.
+    pub secret_file: Option<PathBuf>,
+    /// The node's certificate in PEM for connections between nodes, made out to `tidegate-node-<number>`, and behind it those that lead to its
+    /// root. All three files of `[cluster]`, or none: then whoever can write to the network between the nodes can change what they say. Free
+    /// per process. Default: `none`.
+    pub certificate_file: Option<PathBuf>,
+    /// The certificate's private key in PEM, not encrypted. Free per process. Default: `none`.
+    pub private_key_file: Option<PathBuf>,
+    /// The authorities in PEM whose signatures on certificates of nodes are trusted; they should sign nothing else. Free per process.
+    /// Default: `none`.
+    pub authorities_file: Option<PathBuf>,
+    /// How often a leader says that it is there, 10 to 10,000 ms. Same across a cluster. Default: 100.
+    pub heartbeat_ms: u64,
+    /// A node that has heard of no leader for `cluster.election_ms_max` waits for a time between this and that again, and then stands for election:
+    /// 50 to 60,000 ms, and at least five times `cluster.heartbeat_ms`. Same across a cluster. Default: 500.
+    pub election_ms_min: u64,
+    /// How long a leader decides on that hears of no majority; as long, nobody stands for election against it. 51 to 120,000 ms and more than
+    /// `cluster.election_ms_min`. A leader that is lost is replaced within twice that, and a moment. Same across a cluster.
+    /// Default: 1,000.
+    pub election_ms_max: u64,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            advertise: None,
+            secret_file: None,
+            certificate_file: None,
+            private_key_file: None,
+            authorities_file: None,
+            heartbeat_ms: 100,
+            election_ms_min: 500,
+            election_ms_max: 1_000,
+        }
+    }
+}
+
 /// `[output]`: what the program says of itself, on its standard error. Free per process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputSettings {
@@ -367,7 +420,7 @@ pub(crate) enum Sight {
 impl Settings {
     /// Every setting, with its bounds. What is not listed here cannot be set.
     pub(crate) fn fields(&mut self) -> Vec<Field<'_>> {
-        let Self { node, http, auth, tls, engine, log, snapshots, history, rules, feed, output, telemetry } = self;
+        let Self { node, http, auth, tls, engine, log, snapshots, history, rules, feed, cluster, output, telemetry } = self;
         let seconds = || 1..=3_600;
         vec![
             ("node", "data_dir", Sight::Open, Slot::Path(&mut node.data_dir)),
@@ -430,6 +483,15 @@ impl Settings {
             ("feed", "heartbeat_seconds", Sight::Open, Slot::Number(&mut feed.heartbeat_seconds, seconds())),
             ("feed", "stall_seconds_max", Sight::Open, Slot::Number(&mut feed.stall_seconds_max, seconds())),
             ("feed", "streams_max", Sight::Open, Slot::Number(&mut feed.streams_max, 1..=1_000_000)),
+            ("cluster", "listen", Sight::Open, Slot::OptionalAddress(&mut cluster.listen)),
+            ("cluster", "advertise", Sight::Open, Slot::Peer(&mut cluster.advertise)),
+            ("cluster", "secret_file", Sight::Open, Slot::OptionalPath(&mut cluster.secret_file)),
+            ("cluster", "certificate_file", Sight::Open, Slot::OptionalPath(&mut cluster.certificate_file)),
+            ("cluster", "private_key_file", Sight::Open, Slot::OptionalPath(&mut cluster.private_key_file)),
+            ("cluster", "authorities_file", Sight::Open, Slot::OptionalPath(&mut cluster.authorities_file)),
+            ("cluster", "heartbeat_ms", Sight::Open, Slot::Number(&mut cluster.heartbeat_ms, 10..=10_000)),
+            ("cluster", "election_ms_min", Sight::Open, Slot::Number(&mut cluster.election_ms_min, 50..=60_000)),
+            ("cluster", "election_ms_max", Sight::Open, Slot::Number(&mut cluster.election_ms_max, 51..=120_000)),
             ("output", "format", Sight::Open, Slot::LogFormat(&mut output.format)),
             ("output", "filter", Sight::Open, Slot::Text(&mut output.filter)),
             ("output", "lines_waiting_max", Sight::Open, Slot::Number(&mut output.lines_waiting_max, 1..=1_000_000)),
@@ -468,6 +530,7 @@ impl Settings {
                 reason: "a certificate and its private key go together".to_owned(),
             });
         }
+        self.cluster.check()?;
         let HttpSettings { body_bytes_max, batch_body_bytes_max, bodies_bytes_max, .. } = self.http;
         let body_max = body_bytes_max.max(batch_body_bytes_max);
         if bodies_bytes_max < body_max {
@@ -517,6 +580,46 @@ impl Settings {
                      {batch_commands_max}, up to {last_batch} of them"
                 ),
             });
+        }
+        Ok(())
+    }
+}
+
+impl ClusterSettings {
+    /// Checks the relations between its settings.
+    fn check(&self) -> Result<(), SettingsError> {
+        let Self { listen, advertise, secret_file, heartbeat_ms, election_ms_min, election_ms_max, .. } = self;
+        let contradiction = |key, given: String, allowed: &str, reason: &str| {
+            Err(SettingsError::Contradiction { key, given, allowed: allowed.to_owned(), reason: reason.to_owned() })
+        };
+        let files = [
+            ("cluster.certificate_file", &self.certificate_file),
+            ("cluster.private_key_file", &self.private_key_file),
+            ("cluster.authorities_file", &self.authorities_file),
+        ];
+        let lacking = files.iter().find(|(_, file)| file.is_none()).filter(|_| files.iter().any(|(_, file)| file.is_some()));
+        if let Some((key, _)) = lacking {
+            let reason = "a node's certificate, its private key and the authorities that it trusts go together";
+            return contradiction(key, "none".to_owned(), "the path of a file", reason);
+        }
+        if *election_ms_min < HEARTBEATS_BEFORE_ELECTION_MIN * heartbeat_ms {
+            let allowed = format!("a whole number of at least {}", HEARTBEATS_BEFORE_ELECTION_MIN * heartbeat_ms);
+            let reason = format!("a few of its heartbeats may be late, and cluster.heartbeat_ms is {heartbeat_ms}");
+            return contradiction("cluster.election_ms_min", election_ms_min.to_string(), &allowed, &reason);
+        }
+        if election_ms_max <= election_ms_min {
+            let allowed = format!("a whole number of more than {election_ms_min}");
+            let reason = format!("nodes stand for election at different times, and cluster.election_ms_min is {election_ms_min}");
+            return contradiction("cluster.election_ms_max", election_ms_max.to_string(), &allowed, &reason);
+        }
+        let Some(listen) = listen else { return Ok(()) };
+        if secret_file.is_none() {
+            let reason = "nodes know each other by the secret that they share";
+            return contradiction("cluster.secret_file", "none".to_owned(), "the path of a file", reason);
+        }
+        if advertise.is_none() && (listen.ip().is_unspecified() || listen.port() == 0) {
+            let reason = format!("no other node can reach cluster.listen, which is {listen}");
+            return contradiction("cluster.advertise", "none".to_owned(), "a name or an IP address with a port", &reason);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The kinds of value that a setting can have, and how each is read from a settings file or from a text.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -46,6 +46,39 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where a node is reached by others: a name or an IP address, an IPv6 address in brackets, and a port that is not 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddress(String);
+
+impl PeerAddress {
+    /// Longest address in bytes: the longest name, and its port.
+    pub const BYTES_MAX: usize = 253 + 6;
+
+    /// `text`, if it is such an address.
+    pub fn new(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let is_good_port = port.parse::<u16>().is_ok_and(|port| port != 0) && port.bytes().all(|byte| byte.is_ascii_digit());
+        let is_good_host = if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            address.parse::<Ipv6Addr>().is_ok_and(|address| !address.is_unspecified())
+        } else {
+            let is_unspecified = host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_unspecified());
+            !host.is_empty() && !is_unspecified && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        };
+        (is_good_port && is_good_host && text.len() <= Self::BYTES_MAX).then(|| Self(text.to_owned()))
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
 /// A setting that is one of a few words.
 pub(crate) trait Choice: Copy + PartialEq + 'static {
     /// Every word with what it stands for.
@@ -81,6 +114,10 @@ pub(crate) enum Slot<'a> {
     Count(&'a mut Count, RangeInclusive<u64>),
     /// An IP address with a port.
     Address(&'a mut SocketAddr),
+    /// An IP address with a port, or `none`.
+    OptionalAddress(&'a mut Option<SocketAddr>),
+    /// Where other nodes reach this one, or `none`.
+    Peer(&'a mut Option<PeerAddress>),
     /// A path; relative ones start at the working directory.
     Path(&'a mut PathBuf),
     /// A path, or `none`.
@@ -163,6 +200,8 @@ impl Slot<'_> {
             Self::Count(Count::Automatic, _) => text("auto"),
             Self::Count(Count::Fixed(count), _) => number(*count),
             Self::Address(place) => text(&place.to_string()),
+            Self::OptionalAddress(place) => text(&place.map_or_else(|| "none".to_owned(), |address| address.to_string())),
+            Self::Peer(place) => text(place.as_ref().map_or("none", PeerAddress::as_str)),
             Self::Path(place) => text(place.to_str().expect("a path is read from a text")),
             Self::OptionalPath(place) => {
                 text(place.as_ref().map_or("none", |path| path.to_str().expect("a path is read from a text")))
@@ -195,6 +234,20 @@ impl Slot<'_> {
             Self::Address(place) => put(place, given.text().and_then(|text| text.parse().ok()), || {
                 "an IP address with a port, such as 127.0.0.1:8700,".to_owned()
             }),
+            Self::OptionalAddress(place) => {
+                let address = given.text().and_then(|text| match text {
+                    "none" => Some(None),
+                    text => text.parse().ok().map(Some),
+                });
+                put(place, address, || "none or an IP address with a port, such as 10.0.0.1:8701,".to_owned())
+            }
+            Self::Peer(place) => {
+                let address = given.text().and_then(|text| match text {
+                    "none" => Some(None),
+                    text => PeerAddress::new(text).map(Some),
+                });
+                put(place, address, || "none or a name or an IP address with a port, such as node-1.shop:8701,".to_owned())
+            }
             Self::Path(place) => {
                 put(place, given.text().filter(|text| !text.is_empty()).map(PathBuf::from), || "the path of a folder".to_owned())
             }
@@ -231,4 +284,34 @@ fn put_choice<T: Choice>(place: &mut T, given: Given<'_>) -> Result<(), String> 
         let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
         format!("one of {}", words.join(", "))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_reached_by_a_name_or_an_address_and_a_port() {
+        for text in ["10.0.0.1:8701", "node-1.shop:8701", "node_1:1", "[2001:db8::1]:65535", "127.0.0.1:1"] {
+            assert_eq!(PeerAddress::new(text).map(|address| address.to_string()).as_deref(), Some(text));
+        }
+        let long = format!("{}:8701", "x".repeat(255));
+        for text in [
+            "",
+            "node",
+            "node:",
+            ":8701",
+            "node:0",
+            "node:65536",
+            "node:+1",
+            "a b:1",
+            "http://a:1",
+            "::1:1",
+            "[::]:1",
+            "0.0.0.0:1",
+            &long,
+        ] {
+            assert_eq!(PeerAddress::new(text), None, "{text}");
+        }
+    }
 }

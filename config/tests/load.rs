@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use tempfile::TempDir;
-use tidegate_config::{Count, Durability, LogFormat, Settings, SettingsError};
+use tidegate_config::{Count, Durability, LogFormat, PeerAddress, Settings, SettingsError};
 
 fn from_file(text: &str) -> Result<Settings, SettingsError> {
     let folder = TempDir::new().expect("a temporary folder can be written");
@@ -166,6 +166,45 @@ fn a_certificate_and_its_key_go_together() {
     refused(from_flags(&[("tls.certificate_file", "a.pem")]), &["tls.private_key_file is none ", "go together"]);
     refused(from_flags(&[("tls.private_key_file", "b.pem")]), &["tls.certificate_file is none ", "go together"]);
     refused(from_file("[tls]\ncertificate_file = true\n"), &["tls.certificate_file is true ", "none or the path of a file"]);
+}
+
+#[test]
+fn a_member_of_a_cluster_has_a_secret_and_an_address_that_others_can_reach() {
+    let member = [("cluster.listen", "127.0.0.1:8701"), ("cluster.secret_file", "secret")];
+    let settings = from_flags(&member).unwrap();
+    assert_eq!(settings.cluster.listen, Some("127.0.0.1:8701".parse().unwrap()));
+    assert_eq!(settings.cluster.secret_file, Some(PathBuf::from("secret")));
+    refused(from_flags(&member[..1]), &["cluster.secret_file is none ", "the secret that they share"]);
+    for listen in ["0.0.0.0:8701", "[::]:8701", "127.0.0.1:0"] {
+        let everywhere = [("cluster.listen", listen), ("cluster.secret_file", "secret")];
+        refused(from_flags(&everywhere), &["cluster.advertise is none ", listen]);
+        let named = [everywhere[0], everywhere[1], ("cluster.advertise", "node-1:8701")];
+        assert_eq!(from_flags(&named).unwrap().cluster.advertise, PeerAddress::new("node-1:8701"));
+    }
+    refused(from_flags(&[("cluster.listen", "node-1:8701")]), &["cluster.listen is node-1:8701 ", "none or an IP address"]);
+    refused(from_flags(&[("cluster.advertise", "node-1")]), &["cluster.advertise is node-1 ", "with a port"]);
+}
+
+#[test]
+fn a_nodes_certificate_its_key_and_its_authorities_go_together() {
+    let names = ["cluster.certificate_file", "cluster.private_key_file", "cluster.authorities_file"];
+    for lacking in names {
+        let given: Vec<_> = names.into_iter().filter(|name| *name != lacking).map(|name| (name, "a.pem")).collect();
+        refused(from_flags(&given), &[&format!("{lacking} is none "), "go together"]);
+    }
+    assert!(from_flags(&names.map(|name| (name, "a.pem"))).is_ok());
+}
+
+#[test]
+fn elections_begin_after_several_heartbeats_and_at_different_times() {
+    let times = |heartbeat, min, max| {
+        from_flags(&[("cluster.heartbeat_ms", heartbeat), ("cluster.election_ms_min", min), ("cluster.election_ms_max", max)])
+    };
+    assert!(times("100", "500", "501").is_ok());
+    refused(times("100", "499", "501"), &["cluster.election_ms_min is 499 ", "at least 500", "cluster.heartbeat_ms is 100"]);
+    refused(times("100", "500", "500"), &["cluster.election_ms_max is 500 ", "more than 500"]);
+    refused(times("9", "500", "501"), &["cluster.heartbeat_ms is 9 ", "10 to 10000"]);
+    refused(times("10", "50", "120001"), &["cluster.election_ms_max is 120001 ", "51 to 120000"]);
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn print(summary: &Summary<'_>, as_json: bool) -> io::Result<()> {
 }
 
 /// Whether `directory` can become a copy.
-fn check_place(directory: &Path) -> Result<(), BackupError> {
+pub(crate) fn check_place(directory: &Path) -> Result<(), BackupError> {
     let mut entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -245,20 +245,20 @@ fn check_place(directory: &Path) -> Result<(), BackupError> {
     if entries.next().is_none() {
         return Ok(());
     }
-    let what = "is not empty; a backup goes into a new or an empty folder".to_owned();
+    let what = "is not empty; a new or an empty folder is needed".to_owned();
     Err(BackupError::Place { path: directory.to_owned(), what })
 }
 
 /// The folder of an unfinished copy, beside the one that it becomes. Dropped, it is removed.
-struct Partial {
+pub(crate) struct Partial {
     path: PathBuf,
     is_kept: std::cell::Cell<bool>,
 }
 
 impl Partial {
-    fn create(directory: &Path) -> Result<Self, BackupError> {
+    pub(crate) fn create(directory: &Path) -> Result<Self, BackupError> {
         let mut name = directory.file_name().map(OsString::from).ok_or_else(|| {
-            let what = "names no folder that a backup can become".to_owned();
+            let what = "names no folder that can be made".to_owned();
             BackupError::Place { path: directory.to_owned(), what }
         })?;
         name.push(PARTIAL_SUFFIX);
@@ -266,11 +266,16 @@ impl Partial {
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => Ok(Self { path, is_kept: false.into() }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let what = "is there: another backup is under way, or one was killed; then remove it".to_owned();
+                let what = "is there: another command makes it, or one was killed; then remove it".to_owned();
                 Err(BackupError::Place { path, what })
             }
             Err(error) => Err(BackupError::Place { path, what: error.to_string() }),
         }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// It stays where it is.
@@ -279,7 +284,7 @@ impl Partial {
     }
 
     /// Gives the copy its name. Durable at return.
-    fn finish(self, directory: &Path) -> Result<(), BackupError> {
+    pub(crate) fn finish(self, directory: &Path) -> Result<(), BackupError> {
         fs::rename(&self.path, directory).map_err(BackupError::system(directory, "given to the copy"))?;
         self.keep();
         let parent = match directory.parent() {

@@ -24,7 +24,7 @@ pub(super) struct Page {
 pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("First steps", &["demo", "serve", "config"]),
     ("Check and measure", &["verify", "load", "replay"]),
-    ("Keep it safe", &["backup"]),
+    ("Keep it safe", &["backup", "cluster"]),
     ("Set up a machine", &["key", "completions", "manual"]),
 ];
 
@@ -57,6 +57,10 @@ const KEYS_FILE: (&str, &str) = (
     "auth.keys_file",
     "The keys file of a node, in TOML: for each key an entry with name, roles, sha256 and perhaps expires_at. Not touched.",
 );
+
+const KEY_VARIABLE: (&str, &str) = ("TIDEGATE_KEY", "The API key to send, where no --key-file names one.");
+const CLUSTER_SECRET_FILE: (&str, &str) =
+    ("cluster.secret_file", "The secret that the nodes of a cluster share, such as 32 random bytes in base64. Not touched.");
 
 /// Every page.
 pub(super) const PAGES: &[Page] = &[
@@ -186,7 +190,7 @@ pub(super) const PAGES: &[Page] = &[
                 "The command line, the key or the certificates are wrong, or DIR is not a new or an empty folder. Nothing was done.",
             ),
         ],
-        environment: &[("TIDEGATE_KEY", "The API key to send, where no --key-file names one.")],
+        environment: &[KEY_VARIABLE],
         files: &[
             ("DIR/", "The copy: a data directory with everything that belongs to one. Its secret is in it; keep it private."),
             ("DIR.partial/", "The copy while it is made. A backup that was killed leaves it; remove it then."),
@@ -221,7 +225,7 @@ pub(super) const PAGES: &[Page] = &[
             ),
             ("2", "The command line, the key or the certificates are wrong. Nothing was done."),
         ],
-        environment: &[("TIDEGATE_KEY", "The API key to send, where no --key-file names one.")],
+        environment: &[KEY_VARIABLE],
         files: &[NO_FILE],
         shows_settings: false,
     },
@@ -279,6 +283,83 @@ pub(super) const PAGES: &[Page] = &[
             TEMPORARY_FOLDER,
         ],
         files: &[("FILE", "The shop's export, at most 512 MiB. It is only read."), ("DIR/", "The data of a node of its own.")],
+        shows_settings: false,
+    },
+    Page {
+        command: "cluster",
+        when: "When a sale must survive the loss of a machine: with three nodes that of one, with five that of two. Two nodes survive nothing \
+               more than one does. Nodes should be near each other: every answer waits for a majority of them.",
+        examples: &[
+            ("The first member, on the first machine", "tidegate cluster init --config tidegate.toml"),
+            (
+                "Another one, on another machine",
+                "tidegate cluster join --config tidegate.toml --target https://node-1.example --key-file admin.txt",
+            ),
+            ("How it stands", "tidegate cluster status --target https://node-1.example --key-file key.txt"),
+        ],
+        exit_codes: &[DONE, FAILED, USAGE_OR_SETTINGS],
+        environment: &[CONFIG_VARIABLE, SETTING_VARIABLE, KEY_VARIABLE],
+        files: &[CLUSTER_SECRET_FILE, IDENTITY_FILE],
+        shows_settings: false,
+    },
+    Page {
+        command: "cluster init",
+        when: "Once, on the machine whose stocks the cluster begins with, while no node is using the directory. Make a backup before: \
+               there is no way back to a node that stands alone but by one. The whole log must be there, as it is while \
+               feed.retention_seconds have not passed since the first sale.",
+        examples: &[
+            ("With the section [cluster] in the settings file", "tidegate cluster init --config tidegate.toml"),
+            (
+                "Everything on the command line",
+                "tidegate cluster init --data-dir ./data --set cluster.listen=10.0.0.1:8701 --set cluster.secret_file=secret",
+            ),
+        ],
+        exit_codes: &[DONE, FAILED, USAGE_OR_SETTINGS],
+        environment: &[CONFIG_VARIABLE, SETTING_VARIABLE],
+        files: &[CLUSTER_SECRET_FILE, IDENTITY_FILE, LOG_FOLDER],
+        shows_settings: false,
+    },
+    Page {
+        command: "cluster join",
+        when: "Once for each further machine, while a majority of the cluster runs. Then start the node there. What is in [rules] must be the \
+               same on all nodes. A node whose directory is lost does not join again under its number.",
+        examples: &[
+            (
+                "With the section [cluster] in the settings file",
+                "tidegate cluster join --config tidegate.toml --target https://node-1.example --key-file admin.txt",
+            ),
+            ("Under a number of its own", "tidegate cluster join --config tidegate.toml --target http://127.0.0.1:8700 --node 7"),
+        ],
+        exit_codes: &[DONE, FAILED, USAGE_OR_SETTINGS],
+        environment: &[CONFIG_VARIABLE, SETTING_VARIABLE, KEY_VARIABLE],
+        files: &[
+            CLUSTER_SECRET_FILE,
+            IDENTITY_FILE,
+            ("DATA_DIR.partial/", "The directory while it is made. A command that was killed leaves it; remove it then."),
+        ],
+        shows_settings: false,
+    },
+    Page {
+        command: "cluster leave",
+        when: "When a machine goes for good, or is lost with its disk: a node that is only away keeps its place and catches up when it is back. \
+               Join its successor afterwards, so that there are as many nodes as before.",
+        examples: &[(
+            "Node 2 is lost; another member is asked",
+            "tidegate cluster leave --node 2 --target https://node-1.example --key-file admin.txt",
+        )],
+        exit_codes: &[DONE, FAILED, USAGE],
+        environment: &[KEY_VARIABLE],
+        files: &[NO_FILE],
+        shows_settings: false,
+    },
+    Page {
+        command: "cluster status",
+        when: "To see whether all nodes are there, who leads which shard, and whether one lags behind. Every node shows it as it sees it \
+               itself: where two differ, ask both.",
+        examples: &[("A node on this machine", "tidegate cluster status"), ("For a program", "tidegate cluster status --json")],
+        exit_codes: &[DONE, FAILED, USAGE],
+        environment: &[KEY_VARIABLE],
+        files: &[NO_FILE],
         shows_settings: false,
     },
     Page {

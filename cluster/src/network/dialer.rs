@@ -96,6 +96,12 @@ impl Links {
         Dialer { shard, transfer, links: self.clone() }
     }
 
+    /// Asks the desk of `node` at `address`, and waits `limit` for the answer. If it is dropped in between, or fails with anything but
+    /// [`LinkError::Unreachable`] and [`LinkError::TooLong`], the other node may have heard it or not.
+    pub async fn ask(&self, node: NodeId, address: &str, body: Vec<u8>, limit: Duration) -> Result<Vec<u8>, LinkError> {
+        self.link(node, address, Lane::Requests).ask(body, limit).await
+    }
+
     /// Closes all connections for good. What is asked afterwards fails.
     pub fn close(&self) {
         self.0.stop.send_replace(true);

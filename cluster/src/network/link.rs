@@ -42,7 +42,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Why nothing was answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LinkError {
+pub enum LinkError {
     /// There is no connection, and nothing was asked.
     #[error("node {0} is not reached: {1}")]
     Unreachable(NodeId, Arc<str>),

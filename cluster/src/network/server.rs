@@ -107,6 +107,22 @@ impl<M: Machine, T: SnapshotTransfer<Snapshot = M::Snapshot>> Shards<M, T> {
     }
 }
 
+/// What a node answers other nodes beside consensus. What is asked, and what an answer means, is for whoever asks and answers.
+pub trait Desk: Send + Sync + 'static {
+    /// Answers `body`, which `node` asks. Dropped in between when the connection ends. Bounded in number and bytes as everything that is asked.
+    fn answer(&self, node: NodeId, body: Vec<u8>) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
+}
+
+/// Answers nothing, with nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoDesk;
+
+impl Desk for NoDesk {
+    fn answer(&self, _: NodeId, _: Vec<u8>) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send>> {
+        Box::pin(async { Vec::new() })
+    }
+}
+
 /// The listener of a node.
 #[derive(Debug)]
 pub struct Server {
@@ -116,15 +132,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes connections of `listener` from now on, as `endpoint`, for `shards`.
-    pub fn start<M, T>(listener: TcpListener, endpoint: Endpoint, shards: Shards<M, T>) -> io::Result<Self>
+    /// Takes connections of `listener` from now on, as `endpoint`, for `shards`. What else is asked is answered by `desk`.
+    pub fn start<M, T>(listener: TcpListener, endpoint: Endpoint, shards: Shards<M, T>, desk: Arc<dyn Desk>) -> io::Result<Self>
     where
         M: Machine,
         T: SnapshotTransfer<Snapshot = M::Snapshot>,
     {
         let address = listener.local_addr()?;
         let (stop, stopping) = watch::channel(false);
-        let door = Door { endpoint, shards, seats: Arc::default(), stopping };
+        let door = Door { endpoint, shards, desk, seats: Arc::default(), stopping };
         Ok(Self { address, stop, accepting: tokio::spawn(accept(listener, door)) })
     }
 
@@ -152,6 +168,7 @@ impl Drop for Server {
 struct Door<M: Machine, T> {
     endpoint: Endpoint,
     shards: Shards<M, T>,
+    desk: Arc<dyn Desk>,
     seats: Arc<Mutex<Seats>>,
     stopping: watch::Receiver<bool>,
 }
@@ -161,6 +178,7 @@ impl<M: Machine, T> Clone for Door<M, T> {
         Self {
             endpoint: self.endpoint.clone(),
             shards: self.shards.clone(),
+            desk: Arc::clone(&self.desk),
             seats: Arc::clone(&self.seats),
             stopping: self.stopping.clone(),
         }
@@ -303,7 +321,7 @@ where
         tokio::select! {
             biased;
             _ = stopping.wait_for(|is_stopping| *is_stopping) => Ok("this node is stopping".to_owned()),
-            end = hear(reader, &door.shards, guest, due) => end,
+            end = hear(reader, door, guest, due) => end,
         }
     };
     let writing = speak(BufWriter::with_capacity(BUFFER_BYTES, writer), queue, door.endpoint.silence_limit());
@@ -331,7 +349,7 @@ where
 /// Hands out what is asked, until there is nothing more. An error ends the connection at once, with everything that is due.
 async fn hear<M, T>(
     reader: ReadHalf<Connection>,
-    shards: &Shards<M, T>,
+    door: &Door<M, T>,
     guest: Guest,
     due: mpsc::Sender<Answering>,
 ) -> Result<String, String>
@@ -352,7 +370,11 @@ where
         let size = u32::try_from(frame.body.len()).map_err(|error| error.to_string())?;
         let permits = (permit(&count, 1).await?, permit(&bytes, size).await?);
         let Frame { number, body } = frame;
-        let mut answering = ask(shards, &mut receptions, guest, body).await;
+        let mut answering = if guest.lane == Lane::Requests && !body.is_empty() {
+            door.desk.answer(guest.node, body)
+        } else {
+            ask(&door.shards, &mut receptions, guest, body).await
+        };
         // Polled here, so that what came first is with its shard first. A shard that takes nothing keeps who waits for it in order.
         let first = poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))).await;
         let answering: Answering = Box::pin(async move {

@@ -7,7 +7,7 @@
 //!  6  2  length of what follows up to the checksum
 //!  8  8  the node that says it
 //! 16  8  the node that it says it to
-//! 24  1  lane: 1 control, 2 log, 3 snapshots
+//! 24  1  lane: 1 control, 2 log, 3 snapshots, 4 requests
 //! 25 32  a nonce
 //! 57  n  the cluster
 //! 57+n 4 crc32c of everything before
@@ -83,6 +83,8 @@ pub enum Lane {
     Log,
     /// Snapshots.
     Snapshots,
+    /// What nodes ask each other beside consensus, and requests of callers that another node is to answer.
+    Requests,
 }
 
 impl Lane {
@@ -91,6 +93,7 @@ impl Lane {
             Self::Control => 1,
             Self::Log => 2,
             Self::Snapshots => 3,
+            Self::Requests => 4,
         }
     }
 
@@ -99,6 +102,7 @@ impl Lane {
             1 => Some(Self::Control),
             2 => Some(Self::Log),
             3 => Some(Self::Snapshots),
+            4 => Some(Self::Requests),
             _ => None,
         }
     }
@@ -559,7 +563,7 @@ mod tests {
         let mut long = hello();
         long[6..8].copy_from_slice(&u16::MAX.to_be_bytes());
         let mut lane = hello();
-        lane[24] = 4;
+        lane[24] = 5;
         let covered = lane.len() - 4;
         let checksum = crc32c::crc32c(&lane[..covered]).to_be_bytes();
         lane[covered..].copy_from_slice(&checksum);

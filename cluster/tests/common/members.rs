@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use openraft::RaftMetrics;
 use openraft::async_runtime::WatchReceiver;
-use tidegate_cluster::network::{Links, Server, Shards};
+use tidegate_cluster::network::{Links, NoDesk, Server, Shards};
 use tidegate_cluster::{
     Member, Memberships, Raft, RecoveredMember, ReplicatedLog, ShardMachine, SnapshotFiles, SnapshotParts, StateMachine,
     TypeConfig, recover_member, shard_parts,
@@ -112,7 +112,7 @@ impl Running {
         let raft = Raft::new(node, config(), dialer, replicated, machine).await.unwrap();
         let shards = Shards::default();
         shards.insert(SHARD, raft.clone(), Arc::new(files.clone()));
-        let server = Server::start(listener, endpoint, shards).unwrap();
+        let server = Server::start(listener, endpoint, shards, Arc::new(NoDesk)).unwrap();
         Self {
             id: node,
             engine: engine.unwrap(),

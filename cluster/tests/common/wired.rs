@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use tidegate_cluster::network::{Endpoint, IncomingSnapshot, Links, NetworkLimits, Server, Shards, SnapshotTransfer};
+use tidegate_cluster::network::{Endpoint, IncomingSnapshot, Links, NetworkLimits, NoDesk, Server, Shards, SnapshotTransfer};
 use tidegate_cluster::transport::{ClusterSecret, ClusterTls, ClusterTlsFiles, Greeting, HandshakeError, Lane, Session, greet};
 use tidegate_cluster::{CommittedGroup, Member, Raft, Standing, StateMachine};
 use tidegate_persistence::{ChainHash, Group, GroupSequence, LogIndex, LogPosition, MemoryStore, NodeId, Term};
@@ -198,7 +198,7 @@ impl WiredNode {
         let raft = Raft::new(id, config(), dialer, log, state_machine).await.unwrap();
         let shards = Shards::default();
         shards.insert(SHARD, raft.clone(), Arc::clone(&transfer));
-        let server = Server::start(listener, endpoint, shards).unwrap();
+        let server = Server::start(listener, endpoint, shards, Arc::new(NoDesk)).unwrap();
         let node = Node { id, raft, machine, store, network: Network::default(), wal };
         Self { node, transfer, server, links }
     }

@@ -1,0 +1,207 @@
+//! A door whose node decides about nothing, in front of one that decides: requests go on and come back, and what is told when they cannot.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails, its helpers too")]
+
+mod support;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+use support::{Node, node};
+use tidegate_api::{
+    Answering, ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, Forwarded, NodeView, ShardView,
+};
+
+/// What becomes of a request that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is not sent.
+    NotSent,
+    /// It is done, and its answer is lost.
+    AnswerLost,
+}
+
+struct Front {
+    behind: Arc<Answering>,
+    decider: Arc<Mutex<Decider>>,
+    /// What happens to the next requests; those behind arrive.
+    fates: Arc<Mutex<VecDeque<Fate>>>,
+    asked: Arc<Mutex<u64>>,
+}
+
+impl ClusterSource for Front {
+    fn view(&self) -> ClusterView {
+        ClusterView {
+            cluster: "c".to_owned(),
+            node: 1,
+            nodes: vec![NodeView { node: 2, address: "b:1".to_owned(), is_voter: false, heard_ms: None, clock_ahead_ms: None }],
+            shards: vec![ShardView { shard: 0, leader: Some(2), term: 7, committed: 9, replicas: vec![(1, Some(4)), (2, None)] }],
+        }
+    }
+
+    fn lacks_quorum(&self) -> Option<String> {
+        (*self.decider.lock().unwrap() == Decider::Nobody).then(|| "nobody decides".to_owned())
+    }
+
+    fn decider(&self, _: u16) -> Decider {
+        *self.decider.lock().unwrap()
+    }
+
+    fn forward(&self, _: u16, _: u64, request: Vec<u8>, _: Duration) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>> {
+        *self.asked.lock().unwrap() += 1;
+        let fate = self.fates.lock().unwrap().pop_front();
+        let behind = Arc::clone(&self.behind);
+        Box::pin(async move {
+            if fate == Some(Fate::NotSent) {
+                return Err(ForwardFailure::NotSent("no connection".to_owned()));
+            }
+            let answer = behind.answer(Forwarded::decode(&request).unwrap()).await.encode();
+            if fate == Some(Fate::AnswerLost) { Err(ForwardFailure::Unknown("it broke".to_owned())) } else { Ok(answer) }
+        })
+    }
+
+    fn settle(&self) -> ClusterFuture<()> {
+        Box::pin(async {})
+    }
+
+    fn add(&self, node: Option<u64>, _: String) -> ClusterFuture<Result<Vec<u8>, ClusterRefusal>> {
+        let answer = match node {
+            None => Ok(b"a directory".to_vec()),
+            Some(1) => Err(ClusterRefusal::Exists("node 1 is there".to_owned())),
+            Some(_) => Err(ClusterRefusal::NoQuorum("nobody is there".to_owned())),
+        };
+        Box::pin(async { answer })
+    }
+
+    fn remove(&self, node: u64) -> ClusterFuture<Result<(), ClusterRefusal>> {
+        let answer = if node == 2 { Ok(()) } else { Err(ClusterRefusal::NoMember(format!("{node} is none"))) };
+        Box::pin(async { answer })
+    }
+}
+
+/// A door in front, whose own node decides nothing in the eyes of callers, the node behind it, and what can be done to them.
+struct Pair {
+    front: Node,
+    behind: Node,
+    decider: Arc<Mutex<Decider>>,
+    fates: Arc<Mutex<VecDeque<Fate>>>,
+    asked: Arc<Mutex<u64>>,
+    _machines: Box<dyn std::any::Any>,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let ((front, one), (behind, other)) = (node().await, node().await);
+        let (decider, fates, asked) =
+            (Arc::new(Mutex::new(Decider::There(2))), Arc::<Mutex<VecDeque<Fate>>>::default(), Arc::<Mutex<u64>>::default());
+        front.door.offer_cluster(Box::new(Front {
+            behind: Arc::new(Answering::new(Arc::clone(&behind.door))),
+            decider: Arc::clone(&decider),
+            fates: Arc::clone(&fates),
+            asked: Arc::clone(&asked),
+        }));
+        Self { front, behind, decider, fates, asked, _machines: Box::new((one, other)) }
+    }
+
+    fn fates(&self, fates: &[Fate]) {
+        self.fates.lock().unwrap().extend(fates);
+    }
+}
+
+#[tokio::test]
+async fn what_another_node_decides_is_answered_by_it() {
+    let pair = Pair::start().await;
+    let opened = pair.front.put("/v1/stocks/lamp", r#"{"quantity":2}"#).await;
+    assert_eq!((opened.status, opened.header("location")), (201, Some("/v1/stocks/lamp")));
+    let reserved = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
+    assert_eq!(reserved.status, 201);
+    let id = reserved.text("id");
+    assert_eq!(pair.behind.get(&format!("/v1/reservations/{id}")).await.json()["state"], "reserved");
+    let again = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (201, Some("true")));
+    // Escapes in a path name the same.
+    assert_eq!(pair.front.get("/v1/stocks/l%61mp").await.json()["reserved"], 1);
+    // What is wrong with a request is told by whoever decides, and what is here is stale.
+    pair.front.post("/v1/stocks/lamp/reservations", "{").await.expect_problem(400, "invalid_request", "body");
+    pair.front.get("/v1/stocks/lamp?consistency=stale").await.expect_problem(404, "unknown_sku", "sku");
+    let batch =
+        r#"{"commands":[{"op":"reserve","sku":"lamp","user":"v"},{"op":"nothing"},{"op":"reserve","sku":"lamp","user":"w"}]}"#;
+    let results = pair.front.post("/v1/batch", batch).await.json()["results"].clone();
+    let statuses: Vec<_> = results.as_array().unwrap().iter().map(|result| result["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [201, 400, 409]);
+    assert_eq!(results[2]["code"], "sold_out");
+}
+
+#[tokio::test]
+async fn what_was_not_sent_is_sent_again_and_what_may_have_been_done_is_not() {
+    let pair = Pair::start().await;
+    pair.fates(&[Fate::NotSent, Fate::NotSent]);
+    assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":2}"#).await.status, 201);
+    assert_eq!(*pair.asked.lock().unwrap(), 3);
+
+    pair.fates(&[Fate::AnswerLost]);
+    let lost = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
+    lost.expect_problem(503, "outcome_unknown", "may have happened");
+    // It happened, as asking again with the same key shows.
+    let again = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (201, Some("true")));
+
+    // What changes nothing may be asked again.
+    pair.fates(&[Fate::AnswerLost, Fate::AnswerLost]);
+    assert_eq!(pair.front.get("/v1/stocks/lamp").await.json()["reserved"], 1);
+    pair.fates(&[Fate::AnswerLost]);
+    let batch = r#"{"commands":[{"op":"reserve","sku":"lamp","user":"v","idempotency_key":"b"}]}"#;
+    let unknown = pair.front.post("/v1/batch", batch).await.json()["results"][0].clone();
+    assert_eq!((&unknown["status"], &unknown["code"]), (&json!(503), &json!("outcome_unknown")));
+    assert_eq!(pair.front.post("/v1/batch", batch).await.json()["results"][0]["replayed"], true);
+}
+
+#[tokio::test]
+async fn while_nobody_decides_a_request_waits_and_then_changes_nothing() {
+    let pair = Pair::start().await;
+    *pair.decider.lock().unwrap() = Decider::Nobody;
+    assert_eq!(pair.front.get("/readyz").await.json()["code"], "no_quorum");
+    let opening = pair.front.put("/v1/stocks/lamp", r#"{"quantity":2}"#);
+    opening.await.expect_problem(503, "no_quorum", "no node is known that decides for shard 0");
+    assert_eq!(*pair.asked.lock().unwrap(), 0);
+    // Who decides may be found out meanwhile, and be this node.
+    let (opened, ()) = tokio::join!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":2}"#), async {
+        *pair.decider.lock().unwrap() = Decider::Here;
+    });
+    assert_eq!(opened.status, 201);
+    pair.behind.get("/v1/stocks/lamp").await.expect_problem(404, "unknown_sku", "sku");
+}
+
+#[tokio::test]
+async fn the_cluster_is_shown_and_members_come_and_go() {
+    let pair = Pair::start().await;
+    let seen = pair.front.get("/v1/cluster").await.json();
+    assert_eq!(
+        seen,
+        json!({
+            "cluster": "c",
+            "node": 1,
+            "nodes": [{"node": 2, "address": "b:1", "role": "learner", "heard_ms": null, "clock_ahead_ms": null}],
+            "shards": [{
+                "shard": 0,
+                "leader": 2,
+                "term": 7,
+                "committed": 9,
+                "replicas": [{"node": 1, "applied": 4, "lag": 5}, {"node": 2, "applied": null, "lag": null}],
+            }],
+        })
+    );
+    let join = async |body: &str| pair.front.post("/v1/cluster/members", body).await;
+    join(r#"{"node":1,"address":"b:1"}"#).await.expect_problem(409, "member_exists", "node 1 is there");
+    join(r#"{"node":3,"address":"b:1"}"#).await.expect_problem(503, "no_quorum", "nobody is there");
+    join(r#"{"node":1.5,"address":"b:1"}"#).await.expect_problem(422, "out_of_range", "from 1 to 1000000");
+    join(r#"{"node":1}"#).await.expect_problem(400, "invalid_request", "address");
+    let leave = async |body: &str| pair.front.post("/v1/cluster/leave", body).await;
+    assert_eq!(leave(r#"{"node":2}"#).await.json()["node"], 1);
+    leave(r#"{"node":9}"#).await.expect_problem(404, "not_found", "9 is none");
+    // Who stands alone has no cluster.
+    pair.behind.post("/v1/cluster/members", r#"{"address":"b:1"}"#).await.expect_problem(404, "not_found", "stands alone");
+    pair.behind.post("/v1/cluster/leave", r#"{"node":2}"#).await.expect_problem(404, "not_found", "stands alone");
+}

@@ -1,0 +1,50 @@
+//! What a member answers other members.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tidegate_api::Forwarded;
+use tidegate_cluster::ChangeError;
+use tidegate_cluster::network::Desk;
+use tidegate_persistence::NodeId;
+
+use super::member::Shared;
+use super::talk::{Question, encode_answer, encode_outcome, encode_refusal, encode_standing};
+
+/// Answers for a member.
+pub(super) struct MemberDesk(pub(super) Arc<Shared>);
+
+impl Desk for MemberDesk {
+    fn answer(&self, node: NodeId, body: Vec<u8>) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send>> {
+        let member = Arc::clone(&self.0);
+        Box::pin(async move {
+            match Question::decode(&body) {
+                Ok(Question::Standing) => encode_standing(&member.standing()),
+                Ok(Question::Change(shard, change)) => {
+                    let Some(group) = member.groups.get(usize::from(shard)) else {
+                        return encode_outcome(Err(ChangeError::Impossible(format!("there is no shard {shard}"))));
+                    };
+                    tracing::info!(from = node.0, shard, ?change, "another node asks for a change of the members");
+                    encode_outcome(group.change(change).await)
+                }
+                Ok(Question::Request(request)) => {
+                    // Before it serves, a node has nothing to answer by.
+                    let Some(answering) = member.answering.get() else { return encode_refusal("the node does not serve yet") };
+                    match Forwarded::decode(&request) {
+                        Ok(request) => {
+                            let answer = answering.answer(request).await;
+                            let committed: Vec<u64> = member.progress.iter().map(|progress| progress.committed().0).collect();
+                            encode_answer(&committed, &answer.encode())
+                        }
+                        Err(why) => encode_refusal(&why),
+                    }
+                }
+                Err(why) => {
+                    tracing::warn!(node = node.0, why, "a node asks what cannot be read");
+                    encode_refusal(&why)
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! What keeps a member in touch with the others, and the members as they should be: whoever has joined is counted once it has the log, and
+//! a change that was left half done is finished.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate_cluster::{ChangeError, GroupMember, MemberChange};
+use tidegate_persistence::NodeId;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::member::{HEARD_MAX, Heard, Shared};
+use super::talk::{Question, decode_standing};
+
+/// How often the others are asked how they stand, once this node has caught up, and before.
+const LISTEN: Duration = Duration::from_millis(500);
+const LISTEN_EAGERLY: Duration = Duration::from_millis(100);
+
+/// How long the answer is waited for. Short of [`HEARD_MAX`], so that one that is silent does not make the others old.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the members are as they should be.
+const TEND: Duration = Duration::from_millis(500);
+
+/// Entries that a node that has joined may lack when it is counted from then on.
+const PROMOTE_BEHIND_MAX: u64 = 1_000;
+
+/// How long a change of the members is waited for.
+const CHANGE_MAX: Duration = Duration::from_secs(10);
+
+/// Asks all others how they stand, again and again.
+pub(super) async fn listen(shared: Arc<Shared>) {
+    loop {
+        hear_all(&shared).await;
+        note_leaders(&shared);
+        if !*shared.caught_up.borrow() && shared.lacks().is_none() {
+            shared.caught_up.send_replace(true);
+        }
+        sleep(if *shared.caught_up.borrow() { LISTEN } else { LISTEN_EAGERLY }).await;
+    }
+}
+
+async fn hear_all(shared: &Arc<Shared>) {
+    let mut asking = JoinSet::new();
+    let others = shared.others();
+    shared.heard.lock().retain(|node, _| others.contains_key(node));
+    for (node, address) in others {
+        let shared = Arc::clone(shared);
+        asking.spawn(async move { hear(&shared, node, &address).await });
+    }
+    while asking.join_next().await.is_some() {}
+}
+
+async fn hear(shared: &Shared, node: NodeId, address: &str) {
+    let (asked, asked_at) = (Instant::now(), shared.clock.now().unix_ms());
+    let answer = shared.links.ask(node, address, Question::Standing.encode(), ANSWER_MAX).await;
+    match answer.map_err(|error| error.to_string()).and_then(|answer| decode_standing(&answer)) {
+        Ok(standing) => {
+            // What it said, it said at about the middle of the time that it took.
+            let middle = asked_at.saturating_add(u64::try_from(asked.elapsed().as_millis() / 2).unwrap_or(0));
+            let clock_ahead_ms = i64::try_from(i128::from(standing.unix_ms) - i128::from(middle)).unwrap_or(i64::MAX);
+            shared.heard.lock().insert(node, Heard { at: asked, standing, clock_ahead_ms });
+        }
+        // The links say in the log what is wrong with a connection.
+        Err(why) => tracing::debug!(node = node.0, why, "a node does not say how it stands"),
+    }
+}
+
+fn note_leaders(shared: &Shared) {
+    let deciding = shared.deciding();
+    let mut led = shared.led.lock();
+    for (led, _) in led.iter_mut().zip(deciding).filter(|(_, deciding)| deciding.is_some()) {
+        *led = Instant::now();
+    }
+}
+
+/// Looks again and again whether the members of the shards that this node decides for are as they should be.
+pub(super) async fn tend(shared: Arc<Shared>) {
+    let mut look = interval(TEND);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        for (shard, group) in shared.groups.iter().enumerate() {
+            if !shared.progress[shard].leads() {
+                continue;
+            }
+            let status = group.status();
+            let change = if status.is_changing {
+                Some(MemberChange::Finish)
+            } else {
+                let is_ready = |member: &&GroupMember| is_ready(&shared, member, status.last.0);
+                status.members.iter().find(is_ready).map(|member| MemberChange::Promote(member.node))
+            };
+            let Some(change) = change else { continue };
+            match timeout(CHANGE_MAX, group.change(change.clone())).await {
+                Ok(Ok(())) => tracing::info!(shard, ?change, "the members have changed"),
+                // It is looked at again.
+                Ok(Err(ChangeError::NotLeader(_) | ChangeError::UnderWay)) | Err(_) => {}
+                Ok(Err(error)) => tracing::warn!(shard, ?change, %error, "the members could not be changed"),
+            }
+        }
+    }
+}
+
+/// Whether a member is to be counted from now on: it has nearly all of the log, which ends at `last`, and is there.
+fn is_ready(shared: &Shared, member: &GroupMember, last: u64) -> bool {
+    let is_there = shared.heard.lock().get(&member.node).is_some_and(|heard| heard.at.elapsed() < HEARD_MAX);
+    let has_log = member.matched.is_some_and(|matched| matched.0 > 0 && matched.0 + PROMOTE_BEHIND_MAX >= last);
+    !member.is_voter && is_there && has_log
+}

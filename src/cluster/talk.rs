@@ -1,0 +1,271 @@
+//! What members say to each other beside consensus, and the bytes that it is.
+//!
+//! ```text
+//! a question: 1 byte of its kind, then its body
+//!   1 how do you stand: nothing
+//!   2 change the members of a shard that you lead: JSON
+//!   3 answer a caller's request: as the door has it
+//! an answer: 1 byte, then its body
+//!   1 to the question: JSON
+//!   3 to a request: 2 number of shards, big-endian, 8 each the newest group of it that is committed here, then as the door has it
+//!   255 it cannot be read, or not answered: why, in UTF-8
+//! ```
+//!
+//! Nodes of two versions may meet here while a cluster is renewed: what a node does not know in an answer it passes over, and a question that
+//! it does not know it refuses.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tidegate_cluster::{ChangeError, Member, MemberChange};
+use tidegate_persistence::NodeId;
+
+const STANDING: u8 = 1;
+const CHANGE: u8 = 2;
+const REQUEST: u8 = 3;
+
+const ANSWERED: u8 = 1;
+const REFUSED: u8 = 255;
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Question {
+    /// How does the node stand?
+    Standing,
+    /// Change the members of a shard.
+    Change(u16, MemberChange),
+    /// Answer a caller's request.
+    Request(Vec<u8>),
+}
+
+/// Why there is no answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AnswerError {
+    /// It was not looked at.
+    Refused(String),
+    /// It cannot be read.
+    Unreadable(String),
+}
+
+/// A caller's request, as it goes to another node.
+pub(super) fn encode_request(request: &[u8]) -> Vec<u8> {
+    [&[REQUEST], request].concat()
+}
+
+/// The answer to a caller's request, given when `committed` were the newest groups of the shards.
+pub(super) fn encode_answer(committed: &[u64], answer: &[u8]) -> Vec<u8> {
+    let shards = u16::try_from(committed.len()).expect("shards are numbered by 16 bits");
+    let mut bytes = Vec::with_capacity(3 + 8 * committed.len() + answer.len());
+    bytes.push(REQUEST);
+    bytes.extend_from_slice(&shards.to_be_bytes());
+    for committed in committed {
+        bytes.extend_from_slice(&committed.to_be_bytes());
+    }
+    bytes.extend_from_slice(answer);
+    bytes
+}
+
+/// The newest groups of the shards, and the answer.
+pub(super) fn decode_answer(bytes: &[u8]) -> Result<(Vec<u64>, Vec<u8>), AnswerError> {
+    let read = || {
+        let (shards, rest) = bytes.strip_prefix(&[REQUEST])?.split_first_chunk()?;
+        let (committed, answer) = rest.split_at_checked(8 * usize::from(u16::from_be_bytes(*shards)))?;
+        let committed = committed.as_chunks().0.iter().map(|committed| u64::from_be_bytes(*committed));
+        Some((committed.collect(), answer.to_vec()))
+    };
+    match bytes.split_first() {
+        Some((&REFUSED, why)) => Err(AnswerError::Refused(String::from_utf8_lossy(why).into_owned())),
+        _ => read().ok_or_else(|| AnswerError::Unreadable("the answer cannot be read".to_owned())),
+    }
+}
+
+/// How a node stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    /// Its clock, in milliseconds since 1970.
+    pub(super) unix_ms: u64,
+    /// Its shards, by number.
+    pub(super) shards: Vec<ShardStanding>,
+}
+
+/// How a shard stands on one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ShardStanding {
+    /// Whether it decides: its node leads, hears of its quorum, and everything before is settled.
+    pub(super) leads: bool,
+    /// The newest group that it has applied, all of which are committed.
+    pub(super) committed: u64,
+}
+
+/// A change as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+struct ChangeBody {
+    shard: u16,
+    change: ChangeKind,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ChangeKind {
+    Add { node: u64, address: String },
+    Promote { node: u64 },
+    Remove { node: u64 },
+    Finish,
+}
+
+/// What came of a change, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ChangeOutcome {
+    Done,
+    NotLeader { leader: Option<u64> },
+    UnderWay,
+    Impossible { why: String },
+    Unknown { why: String },
+}
+
+impl Question {
+    /// As it goes to another node.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Standing => vec![STANDING],
+            Self::Change(shard, change) => {
+                let change = match change.clone() {
+                    MemberChange::Add(node, Member { address }) => ChangeKind::Add { node: node.0, address },
+                    MemberChange::Promote(node) => ChangeKind::Promote { node: node.0 },
+                    MemberChange::Remove(node) => ChangeKind::Remove { node: node.0 },
+                    MemberChange::Finish => ChangeKind::Finish,
+                };
+                encode(CHANGE, &ChangeBody { shard: *shard, change })
+            }
+            Self::Request(request) => encode_request(request),
+        }
+    }
+
+    /// What another node asks, or why it cannot be read.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        match bytes.split_first() {
+            Some((&STANDING, [])) => Ok(Self::Standing),
+            Some((&CHANGE, body)) => {
+                let ChangeBody { shard, change } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+                let change = match change {
+                    ChangeKind::Add { node, address } => MemberChange::Add(NodeId(node), Member { address }),
+                    ChangeKind::Promote { node } => MemberChange::Promote(NodeId(node)),
+                    ChangeKind::Remove { node } => MemberChange::Remove(NodeId(node)),
+                    ChangeKind::Finish => MemberChange::Finish,
+                };
+                Ok(Self::Change(shard, change))
+            }
+            Some((&REQUEST, request)) => Ok(Self::Request(request.to_vec())),
+            Some((kind, _)) => Err(format!("kind {kind} of question is unknown here")),
+            None => Err("the question is empty".to_owned()),
+        }
+    }
+}
+
+fn encode(kind: u8, body: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    serde_json::to_writer(&mut bytes, body).expect("numbers and texts always make JSON");
+    bytes
+}
+
+/// The answer to how a node stands.
+pub(super) fn encode_standing(standing: &Standing) -> Vec<u8> {
+    encode(ANSWERED, standing)
+}
+
+/// What came of a change.
+pub(super) fn encode_outcome(outcome: Result<(), ChangeError>) -> Vec<u8> {
+    let outcome = match outcome {
+        Ok(()) => ChangeOutcome::Done,
+        Err(ChangeError::NotLeader(leader)) => ChangeOutcome::NotLeader { leader: leader.map(|leader| leader.0) },
+        Err(ChangeError::UnderWay) => ChangeOutcome::UnderWay,
+        Err(ChangeError::Impossible(why)) => ChangeOutcome::Impossible { why },
+        Err(ChangeError::Unknown(why)) => ChangeOutcome::Unknown { why },
+    };
+    encode(ANSWERED, &outcome)
+}
+
+/// A question is not answered.
+pub(super) fn encode_refusal(why: &str) -> Vec<u8> {
+    [&[REFUSED], why.as_bytes()].concat()
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bytes.split_first() {
+        Some((&ANSWERED, body)) => serde_json::from_slice(body).map_err(|error| format!("its answer cannot be read: {error}")),
+        Some((&REFUSED, why)) => Err(format!("it does not answer: {}", String::from_utf8_lossy(why))),
+        _ => Err("its answer cannot be read".to_owned()),
+    }
+}
+
+/// How another node stands, from its answer.
+pub(super) fn decode_standing(bytes: &[u8]) -> Result<Standing, String> {
+    decode(bytes)
+}
+
+/// What came of a change, from the answer of another node.
+pub(super) fn decode_outcome(bytes: &[u8]) -> Result<(), ChangeError> {
+    match decode(bytes).map_err(ChangeError::Unknown)? {
+        ChangeOutcome::Done => Ok(()),
+        ChangeOutcome::NotLeader { leader } => Err(ChangeError::NotLeader(leader.map(NodeId))),
+        ChangeOutcome::UnderWay => Err(ChangeError::UnderWay),
+        ChangeOutcome::Impossible { why } => Err(ChangeError::Impossible(why)),
+        ChangeOutcome::Unknown { why } => Err(ChangeError::Unknown(why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_come_as_they_were_asked() {
+        let member = Member { address: "node-2:8701".to_owned() };
+        for (question, bytes) in [
+            (Question::Standing, &b"\x01"[..]),
+            (
+                Question::Change(3, MemberChange::Add(NodeId(2), member)),
+                b"\x02{\"shard\":3,\"change\":{\"add\":{\"node\":2,\"address\":\"node-2:8701\"}}}",
+            ),
+            (Question::Change(0, MemberChange::Promote(NodeId(2))), b"\x02{\"shard\":0,\"change\":{\"promote\":{\"node\":2}}}"),
+            (Question::Change(0, MemberChange::Remove(NodeId(2))), b"\x02{\"shard\":0,\"change\":{\"remove\":{\"node\":2}}}"),
+            (Question::Request(b"GET".to_vec()), b"\x03GET"),
+            (Question::Change(0, MemberChange::Finish), b"\x02{\"shard\":0,\"change\":\"finish\"}"),
+        ] {
+            assert_eq!(question.encode(), bytes);
+            assert_eq!(Question::decode(bytes), Ok(question));
+        }
+        for bytes in [&b""[..], b"\x00", b"\x01x", b"\x02", b"\x02{}", b"\x04", b"\x02{\"shard\":70000,\"change\":\"finish\"}"] {
+            assert!(Question::decode(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn answers_come_as_they_were_given() {
+        let standing = Standing { unix_ms: 7, shards: vec![ShardStanding { leads: true, committed: 9 }] };
+        assert_eq!(decode_standing(&encode_standing(&standing)), Ok(standing.clone()));
+        let newer = b"\x01{\"unix_ms\":7,\"shards\":[{\"leads\":true,\"committed\":9,\"more\":1}],\"more\":{}}";
+        assert_eq!(decode_standing(newer), Ok(standing));
+        assert!(decode_standing(&encode_refusal("not now")).unwrap_err().contains("not now"));
+        for outcome in [
+            Ok(()),
+            Err(ChangeError::NotLeader(None)),
+            Err(ChangeError::NotLeader(Some(NodeId(3)))),
+            Err(ChangeError::UnderWay),
+            Err(ChangeError::Impossible("no".to_owned())),
+            Err(ChangeError::Unknown("gone".to_owned())),
+        ] {
+            assert_eq!(decode_outcome(&encode_outcome(outcome.clone())), outcome);
+        }
+        let answer = encode_answer(&[7, u64::MAX], b"and more");
+        assert_eq!(decode_answer(&answer), Ok((vec![7, u64::MAX], b"and more".to_vec())));
+        for end in 0..19 {
+            assert!(matches!(decode_answer(&answer[..end]), Err(AnswerError::Unreadable(_))), "the first {end} bytes");
+        }
+        assert_eq!(decode_answer(&encode_refusal("no")), Err(AnswerError::Refused("no".to_owned())));
+        // Whatever cannot be read may have been done.
+        for bytes in [&b""[..], b"\x01", b"\x01{}", b"\xffwhy"] {
+            assert!(matches!(decode_outcome(bytes), Err(ChangeError::Unknown(_))), "{bytes:?}");
+        }
+    }
+}

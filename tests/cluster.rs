@@ -1,0 +1,458 @@
+//! A cluster of real processes on loopback addresses: it is made of a node that stood alone, sells on while nodes are killed, and in the end
+//! everything that was acknowledged is there, on every node, and nothing was sold twice.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails, its helpers too")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+mod support;
+
+use support::{Response, Server, WAIT_MAX, program, request, request_with, run};
+
+const UNITS: u64 = 120;
+
+/// Where another node listens for nodes: an address of the loopback network that nothing else uses, made of the process's number.
+fn loopback() -> SocketAddr {
+    static TAKEN: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, 64 | (high & 0x3f), low, TAKEN.fetch_add(1, Ordering::Relaxed)], 8_701))
+}
+
+/// A node's directory and settings, whether it runs or not.
+struct Place {
+    folder: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Place {
+    fn new(root: &Path, name: &str, listen: SocketAddr) -> Self {
+        let secret = root.join("secret");
+        std::fs::write(&secret, "a secret of the tests, long enough to be one").unwrap();
+        let set = [
+            format!("cluster.listen={listen}"),
+            format!("cluster.secret_file={}", secret.display()),
+            "log.disk_free_bytes_min=1048576".to_owned(),
+        ];
+        let arguments = set.into_iter().flat_map(|pair| ["--set".to_owned(), pair]).collect();
+        Self { folder: root.join(name), arguments }
+    }
+
+    fn folder(&self) -> &str {
+        self.folder.to_str().unwrap()
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        self.arguments.iter().map(String::as_str).collect()
+    }
+
+    fn start(&self) -> Server {
+        Server::start_with(&self.folder, &self.arguments())
+    }
+
+    /// Runs a command on the directory.
+    fn command(&self, words: &[&str], more: &[&str]) -> support::Finished {
+        run(&[words, &["--data-dir", self.folder()], &self.arguments(), more].concat())
+    }
+}
+
+/// Three nodes; the first stood alone before, and has sold `sold` units of the lamp.
+struct Trio {
+    _root: TempDir,
+    places: Vec<Place>,
+    nodes: Vec<Option<Server>>,
+}
+
+fn lamp(units: u64) -> String {
+    json!({ "quantity": units, "per_user_limit": 1 }).to_string()
+}
+
+impl Trio {
+    fn start(sold: u64) -> Self {
+        let root = TempDir::new().unwrap();
+        let places: Vec<Place> = (0..3).map(|place| Place::new(root.path(), &format!("node-{}", place + 1), loopback())).collect();
+        let alone = Server::start_with(&places[0].folder, &["--shards", "2", "--set", "log.disk_free_bytes_min=1048576"]);
+        alone.wait_ready();
+        assert_eq!(alone.put("/v1/stocks/lamp", &lamp(UNITS)).status, 201);
+        for buyer in 0..sold {
+            let answer = alone.post("/v1/stocks/lamp/reservations", &json!({ "user": format!("early-{buyer}") }).to_string());
+            assert_eq!(answer.status, 201, "{answer:?}");
+        }
+        alone.terminate().expect(0, &[]);
+
+        places[0].command(&["cluster", "init"], &[]).expect(0, &[]);
+        let first = places[0].start();
+        first.wait_ready();
+        let mut nodes = vec![Some(first)];
+        for place in &places[1..] {
+            let target = format!("http://{}", nodes[0].as_ref().unwrap().address);
+            place.command(&["cluster", "join"], &["--target", &target]).expect(0, &[]);
+            let node = place.start();
+            node.wait_ready();
+            nodes.push(Some(node));
+        }
+        let trio = Self { _root: root, places, nodes };
+        trio.wait_until("all three are counted and have everything", |seen| {
+            let nodes = seen["nodes"].as_array().unwrap();
+            nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && lags(seen).all(|lag| lag == &json!(0))
+        });
+        trio
+    }
+
+    fn running(&self) -> impl Iterator<Item = (usize, &Server)> {
+        self.nodes.iter().enumerate().filter_map(|(place, node)| Some((place, node.as_ref()?)))
+    }
+
+    fn server(&self, place: usize) -> &Server {
+        self.nodes[place].as_ref().unwrap()
+    }
+
+    /// Waits until every running node sees the cluster as `is_so`.
+    #[track_caller]
+    fn wait_until(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
+        let began = Instant::now();
+        let mut seen = Vec::new();
+        while began.elapsed() < WAIT_MAX {
+            seen = self.running().map(|(_, node)| node.get("/v1/cluster").json()).collect();
+            if seen.iter().all(&is_so) {
+                return;
+            }
+            thread::yield_now();
+        }
+        panic!("not after {WAIT_MAX:?}: {what}: {seen:?}");
+    }
+
+    /// Which of them leads the shard of the lamp, once all agree.
+    #[track_caller]
+    fn leader(&self) -> usize {
+        let began = Instant::now();
+        while began.elapsed() < WAIT_MAX {
+            let told: Vec<_> = self.running().map(|(_, node)| leader_of_lamp(node)).collect();
+            if let Some(leader) = told[0].filter(|leader| told.iter().all(|told| *told == Some(*leader))) {
+                return usize::try_from(leader).unwrap() - 1;
+            }
+            thread::yield_now();
+        }
+        panic!("no leader after {WAIT_MAX:?}");
+    }
+
+    fn kill(&mut self, place: usize) {
+        let node = self.nodes[place].take().unwrap();
+        node.signal(Signal::KILL);
+        node.finish();
+    }
+
+    fn restart(&mut self, place: usize) {
+        let node = self.places[place].start();
+        node.wait_ready();
+        self.nodes[place] = Some(node);
+    }
+
+    /// Asks whichever node answers, beginning with one, until it is known what became of it: 201, or 409 when nothing is left.
+    #[track_caller]
+    fn reserve(&self, buyer: &str, first: usize) -> Option<Value> {
+        let (path, body) = ("/v1/stocks/lamp/reservations", json!({ "user": buyer }).to_string());
+        let answer = self.persist(first, |address| request_with(address, "POST", path, &[("idempotency-key", buyer)], &body));
+        match answer.status {
+            // 200 does not happen: a repeat answers the status of the first call.
+            201 => Some(answer.json()),
+            409 if answer.json()["code"] == "sold_out" => None,
+            _ => panic!("{answer:?}"),
+        }
+    }
+
+    /// The first answer that is none of those after which the same is to be asked again.
+    #[track_caller]
+    fn persist(&self, first: usize, ask: impl Fn(SocketAddr) -> std::io::Result<Response>) -> Response {
+        let began = Instant::now();
+        let running: Vec<_> = self.running().map(|(_, node)| node.address).collect();
+        for turn in first.. {
+            let last = match ask(running[turn % running.len()]) {
+                Ok(answer) if answer.status != 503 => return answer,
+                Ok(answer) => answer.body,
+                Err(error) => error.to_string(),
+            };
+            assert!(began.elapsed() < WAIT_MAX, "no answer after {WAIT_MAX:?}: {last}");
+        }
+        unreachable!("turns do not end")
+    }
+
+    /// Checks that all three nodes have the same and all of `granted`, stops them in order and reads their logs.
+    fn end(mut self, granted: &BTreeMap<u64, String>, early: u64) {
+        for place in 0..3 {
+            if self.nodes[place].is_none() {
+                self.restart(place);
+            }
+        }
+        self.wait_until("all have everything", |seen| lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0)));
+        let sold = granted.len() as u64 + early;
+        for (place, node) in self.running() {
+            let stock = node.get("/v1/stocks?limit=10").json()["stocks"][0].clone();
+            assert_eq!(stock["sku"], "lamp");
+            assert_eq!(stock["reserved"], json!(sold), "node {}", place + 1);
+            assert_eq!(stock["available"], json!(UNITS - sold), "node {}", place + 1);
+        }
+        for (sequence, id) in granted {
+            let read = self.persist(0, |address| request(address, "GET", &format!("/v1/reservations/{id}"), "")).json();
+            assert_eq!((read["sequence"].as_u64(), &read["state"]), (Some(*sequence), &json!("reserved")), "{read}");
+        }
+        for node in self.nodes.drain(..).flatten() {
+            node.terminate().expect(0, &[]);
+        }
+        for place in &self.places {
+            run(&["verify", place.folder()]).expect(0, &[]);
+        }
+    }
+}
+
+fn lags(seen: &Value) -> impl Iterator<Item = &Value> {
+    seen["shards"].as_array().unwrap().iter().flat_map(|shard| shard["replicas"].as_array().unwrap()).map(|replica| &replica["lag"])
+}
+
+/// The leader, as `node` sees it, of the shard that the lamp belongs to: the one with groups in it.
+fn leader_of_lamp(node: &Server) -> Option<u64> {
+    let seen = node.get("/v1/cluster").json();
+    let shards = seen["shards"].as_array()?;
+    shards.iter().max_by_key(|shard| shard["committed"].as_u64())?["leader"].as_u64()
+}
+
+/// Has `count` buyers ask, one after the other and each another node first, and notes what they were granted.
+fn buy(trio: &Trio, count: u64, granted: &mut BTreeMap<u64, String>, asked: &mut u64) {
+    for _ in 0..count {
+        *asked += 1;
+        let buyer = format!("buyer-{asked}");
+        if let Some(reservation) = trio.reserve(&buyer, usize::try_from(*asked).unwrap()) {
+            let (sequence, id) = (reservation["sequence"].as_u64().unwrap(), reservation["id"].as_str().unwrap().to_owned());
+            assert_eq!(reservation["user"], json!(buyer));
+            assert_eq!(granted.insert(sequence, id), None, "grant {sequence} went to two buyers");
+        }
+    }
+}
+
+#[test]
+fn a_sale_goes_on_when_the_leader_is_killed() {
+    const EARLY: u64 = 5;
+    let mut trio = Trio::start(EARLY);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 40, &mut granted, &mut asked);
+    let leader = trio.leader();
+    trio.kill(leader);
+    let killed = Instant::now();
+    buy(&trio, 1, &mut granted, &mut asked);
+    // An election, and the settling of what was before it. Far below what a test may wait.
+    assert!(killed.elapsed() < Duration::from_secs(20), "the first new grant took {:?}", killed.elapsed());
+    assert_eq!(granted.len(), 41);
+    buy(&trio, 30, &mut granted, &mut asked);
+    trio.restart(leader);
+    buy(&trio, UNITS, &mut granted, &mut asked);
+    assert_eq!(granted.len() as u64, UNITS - EARLY, "every unit is sold once");
+    assert!(granted.keys().copied().eq(EARLY + 1..=UNITS), "grants are numbered without a gap");
+    trio.end(&granted, EARLY);
+}
+
+#[test]
+fn a_follower_that_was_killed_comes_back_with_everything_and_counts() {
+    let mut trio = Trio::start(0);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    let leader = trio.leader();
+    let (killed, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    trio.kill(killed);
+    buy(&trio, 20, &mut granted, &mut asked);
+    trio.restart(killed);
+    trio.wait_until("it has caught up", |seen| lags(seen).all(|lag| lag == &json!(0)));
+    // Now the one that came back is what the majority hangs on.
+    trio.kill(other);
+    buy(&trio, 20, &mut granted, &mut asked);
+    assert_eq!(granted.len(), 50);
+    // Alone no node decides anything.
+    trio.kill(killed);
+    let node = trio.server(leader);
+    let began = Instant::now();
+    loop {
+        let (path, body) = ("/v1/stocks/lamp/reservations", json!({ "user": "late" }).to_string());
+        let answer = request_with(node.address, "POST", path, &[("idempotency-key", "late")], &body).unwrap();
+        assert_eq!(answer.status, 503, "{answer:?}");
+        if answer.json()["code"] != "outcome_unknown" && answer.json()["code"] != "timeout" {
+            break;
+        }
+        assert!(began.elapsed() < WAIT_MAX, "it still hopes after {WAIT_MAX:?}");
+    }
+    trio.restart(killed);
+    trio.restart(other);
+    // What was not known when it was asked may be there: asked again, it is.
+    let late = trio.reserve("late", 0).unwrap();
+    granted.insert(late["sequence"].as_u64().unwrap(), late["id"].as_str().unwrap().to_owned());
+    trio.end(&granted, 0);
+}
+
+#[test]
+fn a_node_that_is_lost_leaves_and_another_takes_its_place() {
+    let mut trio = Trio::start(0);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    let lost = trio.leader();
+    trio.kill(lost);
+    std::fs::remove_dir_all(&trio.places[lost].folder).unwrap();
+    // Before an election there may be nobody to ask.
+    buy(&trio, 1, &mut granted, &mut asked);
+    let (helper, other) = ((lost + 1) % 3, (lost + 2) % 3);
+    let target = format!("http://{}", trio.server(helper).address);
+    let number = (lost + 1).to_string();
+    let refused = trio.places[lost].command(&["cluster", "join"], &["--target", &target, "--node", &number]);
+    refused.expect(1, &["member_exists", "another joins under another number"]);
+    run(&["cluster", "leave", "--node", "9", "--target", &target]).expect(1, &["is no member of this cluster"]);
+    run(&["cluster", "leave", "--node", &number, "--target", &target]).expect(0, &[]);
+    trio.wait_until("it is gone", |seen| seen["nodes"].as_array().unwrap().len() == 2);
+
+    trio.places[lost].command(&["cluster", "join"], &["--target", &target]).expect(0, &[]);
+    trio.restart(lost);
+    trio.wait_until("its successor is counted", |seen| {
+        let nodes = seen["nodes"].as_array().unwrap();
+        let has_all = lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0));
+        nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && has_all
+    });
+    // Now the successor is what the majority hangs on.
+    trio.kill(other);
+    buy(&trio, 20, &mut granted, &mut asked);
+    assert_eq!(granted.len(), 31);
+    trio.end(&granted, 0);
+}
+
+#[test]
+fn a_leader_may_leave_while_it_runs() {
+    let mut trio = Trio::start(0);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    let leaving = trio.leader();
+    let target = format!("http://{}", trio.server(leaving).address);
+    run(&["cluster", "leave", "--node", &(leaving + 1).to_string(), "--target", &target]).expect(0, &[]);
+    let left = trio.nodes[leaving].take().unwrap();
+    trio.wait_until("the others are two", |seen| {
+        let nodes = seen["nodes"].as_array().unwrap();
+        nodes.len() == 2 && nodes.iter().all(|node| node["node"] != json!(leaving + 1))
+    });
+    buy(&trio, 10, &mut granted, &mut asked);
+    assert_eq!(granted.len(), 20);
+    left.terminate().expect(0, &[]);
+    for node in trio.nodes.drain(..).flatten() {
+        node.terminate().expect(0, &[]);
+    }
+}
+
+#[test]
+fn any_node_takes_any_request() {
+    let trio = Trio::start(0);
+    // Some of them belong to either shard.
+    let skus: Vec<String> = (0..8).map(|number| format!("tent-{number}")).collect();
+    for (place, sku) in skus.iter().enumerate() {
+        let opened = trio.server(place % 3).put(&format!("/v1/stocks/{sku}"), &lamp(10));
+        assert_eq!(opened.status, 201, "{opened:?}");
+    }
+    for (place, node) in trio.running() {
+        let user = format!("buyer-{place}");
+        let commands: Vec<Value> = skus.iter().map(|sku| json!({ "op": "reserve", "sku": sku, "user": user })).collect();
+        let done = node.post("/v1/batch", &json!({ "commands": commands }).to_string());
+        let results = done.json()["results"].as_array().unwrap().clone();
+        assert_eq!(results.len(), skus.len());
+        for (sku, result) in skus.iter().zip(&results) {
+            assert_eq!((&result["status"], &result["reservation"]["sku"]), (&json!(201), &json!(sku)), "node {}", place + 1);
+        }
+        // Whatever the node has answered, every read on it shows.
+        let listed = node.get("/v1/stocks?limit=100").json();
+        let of_tents = listed["stocks"].as_array().unwrap().iter().filter(|stock| stock["sku"] != "lamp");
+        // Those of the nodes before are sold by now.
+        let counted: Vec<_> = of_tents.map(|stock| (stock["reserved"].as_u64(), stock["sold"].as_u64())).collect();
+        assert_eq!(counted, vec![(Some(1), Some(place as u64)); skus.len()]);
+        for (sku, result) in skus.iter().zip(&results) {
+            let stock = node.get(&format!("/v1/stocks/{sku}")).json();
+            assert_eq!((&stock["reserved"], &stock["sold"]), (&json!(1), &json!(place)));
+            let id = result["reservation"]["id"].as_str().unwrap();
+            let confirmed = trio.server((place + 1) % 3).post(&format!("/v1/reservations/{id}/confirm"), "");
+            assert_eq!((confirmed.status, &confirmed.json()["state"]), (200, &json!("confirmed")));
+            assert_eq!(node.get(&format!("/v1/reservations/{id}")).json()["state"], json!("confirmed"));
+            let listed = node.get(&format!("/v1/stocks/{sku}/reservations?user={user}")).json();
+            assert_eq!(listed["reservations"][0]["id"], json!(id));
+        }
+    }
+    // A key is known wherever its call is repeated.
+    let answers: Vec<Response> = trio
+        .running()
+        .map(|(_, node)| {
+            let fields = [("idempotency-key", "once")];
+            request_with(node.address, "POST", "/v1/stocks/tent-0/reservations", &fields, "{\"user\":\"keyed\"}").unwrap()
+        })
+        .collect();
+    for answer in &answers {
+        assert_eq!((answer.status, answer.json()["id"].clone()), (201, answers[0].json()["id"].clone()));
+    }
+    assert_eq!(
+        answers.iter().map(|answer| answer.header("idempotency-replayed")).collect::<Vec<_>>(),
+        [None, Some("true"), Some("true")]
+    );
+    for (_, node) in trio.running() {
+        let stale = node.get("/v1/stocks/tent-0?consistency=stale");
+        assert_eq!((stale.status, stale.json()["sku"].as_str()), (200, Some("tent-0")));
+        assert!(stale.json()["as_of"].is_string());
+        assert_eq!(node.get("/v1/stocks/tent-0?consistency=none").json()["code"], json!("invalid_request"));
+        assert_eq!(node.get("/v1/stocks/no-such-tent").json()["code"], json!("unknown_sku"));
+        assert_eq!(node.post("/v1/stocks/tent-0/reservations", "{").json()["code"], json!("invalid_request"));
+        assert_eq!(node.get("/v1/reservations/forged").json()["code"], json!("unknown_reservation"));
+    }
+}
+
+#[test]
+fn what_is_no_members_directory_is_not_started_as_one() {
+    let root = TempDir::new().unwrap();
+    let place = Place::new(root.path(), "node-1", loopback());
+    let serve = |arguments: &[&str]| {
+        let words = ["serve", "--data-dir", place.folder(), "--listen", "127.0.0.1:0"];
+        support::finish(program(&[&words[..], arguments].concat()).spawn().unwrap())
+    };
+    serve(&place.arguments()).expect(1, &["is no data directory", "tidegate cluster init"]);
+    assert!(!place.folder.exists(), "nothing was made");
+
+    let alone = Server::start(&place.folder);
+    assert_eq!(alone.put("/v1/stocks/lamp", &lamp(1)).status, 201);
+    let seen = alone.get("/v1/cluster").json();
+    assert_eq!((&seen["cluster"], &seen["nodes"][0]["role"]), (&Value::Null, &json!("voter")));
+    assert_eq!(alone.post("/v1/cluster/members", &json!({ "address": "node-2:8701" }).to_string()).status, 404);
+    alone.terminate().expect(0, &[]);
+    serve(&place.arguments()).expect(1, &["stands alone", "tidegate cluster init"]);
+    run(&["cluster", "init", "--data-dir", place.folder()]).expect(2, &["cluster.listen is none"]);
+
+    place.command(&["cluster", "init"], &[]).expect(0, &[]);
+    let again = place.command(&["cluster", "init"], &[]).expect(0, &[]);
+    assert!(again.stdout.contains("already"), "{again:?}");
+    serve(&[]).expect(1, &["does not start alone"]);
+
+    let member = place.start();
+    member.wait_ready();
+    assert_eq!(member.get("/v1/stocks/lamp").json()["available"], json!(1));
+    let refused = member.get("/v1/backup");
+    assert_eq!(refused.status, 404);
+    assert!(refused.body.contains("no backup is made of a member of a cluster"), "{refused:?}");
+    let join = |body: Value| member.post("/v1/cluster/members", &body.to_string());
+    for (body, status, code) in [
+        (json!({ "address": "node-2" }), 400, "invalid_request"),
+        (json!({ "address": "node-2:8701", "node": 0 }), 422, "out_of_range"),
+        (json!({ "address": "node-2:8701", "node": 1 }), 409, "member_exists"),
+    ] {
+        let answer = join(body.clone());
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (status, Some(code)), "{body}");
+    }
+    let secret = root.path().join("secret");
+    let taken = place.command(&["cluster", "join"], &["--target", &format!("http://{}", member.address)]);
+    taken.expect(2, &["is not empty"]);
+    assert!(secret.exists());
+    member.terminate().expect(0, &[]);
+    run(&["verify", place.folder()]).expect(0, &[]);
+}
