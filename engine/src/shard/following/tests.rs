@@ -154,7 +154,7 @@ impl Bench {
 }
 
 fn found(mut work: Work, record: &ReservationRecord) -> HistoryAnswer {
-    work.recalled = Some(Recalled { id: record.id, record: Some(record.clone()) });
+    work.recalled = Some(Box::new(Recalled { id: record.id, record: Some(record.clone()) }));
     HistoryAnswer::Recalled(work)
 }
 
