@@ -20,10 +20,10 @@ use bytes::Bytes;
 use tidegate_api::BackupSource;
 use tidegate_engine::Engine;
 use tidegate_persistence::{
-    ARCHIVE_PIECE_BYTES_MAX, ArchiveTotals, ArchiveWriter, GroupSequence, History, HistoryError, HistoryKey, HistoryRecord,
-    Identity, LogIndex, LogPosition, LogReader, Piece, ReadError, SnapshotInfo, StreamId, Term, history,
+    ARCHIVE_PIECE_BYTES_MAX, ArchiveTotals, ArchiveWriter, GroupSequence, History, HistoryCopyError, HistoryError, Identity,
+    LogIndex, LogPosition, LogReader, Piece, ReadError, SnapshotInfo, StreamId, Term, copy_history,
 };
-use tidegate_stock::Timestamp;
+use tidegate_stock::{Partition, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -75,6 +75,15 @@ enum CopyError {
     /// The log could not be read.
     #[error("the log could not be read")]
     Log(#[from] ReadError),
+}
+
+impl From<HistoryCopyError> for CopyError {
+    fn from(error: HistoryCopyError) -> Self {
+        match error {
+            HistoryCopyError::History(error) => Self::History(error),
+            HistoryCopyError::Archive(error) => Self::Left(error),
+        }
+    }
 }
 
 impl Backups {
@@ -157,7 +166,7 @@ fn copy(
         archive.put(&Piece::Snapshot { stream: info.stream, group_sequence: info.group_sequence, bytes: info.bytes })?;
         copy_file(file, archive)?;
     }
-    copy_history(history, archive)?;
+    copy_history(history, Partition(0)..=Partition(u16::MAX), archive)?;
     // From here on nothing is read that is newer than what is committed now.
     let mut logs = Vec::new();
     for stream in engine.streams() {
@@ -207,47 +216,6 @@ fn copy_file(mut file: File, archive: &mut ArchiveWriter<Outlet>) -> Result<(), 
             read => archive.put(&Piece::SnapshotPart(&part[..read]))?,
         }
     }
-}
-
-/// A record of the history that waits to be written.
-struct KeptRecord {
-    key: HistoryKey,
-    user: String,
-    resolved_at: Timestamp,
-    value: Vec<u8>,
-}
-
-/// Copies the history. What is put together does not span two ranges, so that in the copy everything goes in the same time.
-fn copy_history<W: Write>(history: &History, archive: &mut ArchiveWriter<W>) -> Result<(), CopyError> {
-    let (mut gathered, mut bytes, mut of, mut left) = (Vec::new(), 0, None, None);
-    history.for_each(&mut |range, record| {
-        let is_full = bytes >= ARCHIVE_PIECE_BYTES_MAX || gathered.len() >= history::HISTORY_RECORDS_MAX;
-        if (is_full || of != Some(range))
-            && !gathered.is_empty()
-            && let Err(error) = put_records(&std::mem::take(&mut gathered), archive)
-        {
-            left = Some(error);
-            return ControlFlow::Break(());
-        }
-        if gathered.is_empty() {
-            bytes = 0;
-        }
-        of = Some(range);
-        bytes += record.user.len() + record.value.len();
-        let HistoryRecord { key, user, resolved_at, value } = record;
-        gathered.push(KeptRecord { key, user: user.to_owned(), resolved_at, value: value.to_vec() });
-        ControlFlow::Continue(())
-    })?;
-    left.map_or(Ok(()), Err)?;
-    if gathered.is_empty() { Ok(()) } else { Ok(put_records(&gathered, archive)?) }
-}
-
-fn put_records<W: Write>(gathered: &[KeptRecord], archive: &mut ArchiveWriter<W>) -> io::Result<()> {
-    let records = gathered
-        .iter()
-        .map(|kept| HistoryRecord { key: kept.key, user: &kept.user, resolved_at: kept.resolved_at, value: &kept.value })
-        .collect();
-    archive.put(&Piece::History(records))
 }
 
 /// The groups of a stream that are copied: from the oldest, or from the one that its snapshot was made at, to the newest committed one.
@@ -303,45 +271,5 @@ impl Write for Outlet {
         }
         let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(HANDED_BYTES));
         self.sender.blocking_send(Ok(bytes.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tempfile::TempDir;
-    use tidegate_persistence::{ArchiveReader, HistoryOptions};
-    use tidegate_stock::{GrantSequence, Partition, StockId, StockNumber};
-
-    use super::*;
-
-    #[test]
-    fn what_is_copied_together_is_of_one_range() {
-        let folder = TempDir::new().unwrap();
-        let history = History::open(folder.path(), &HistoryOptions { range_seconds: 100, ..HistoryOptions::default() }).unwrap();
-        let stock = StockId { partition: Partition(1), number: StockNumber(1) };
-        let put = |sequences: std::ops::Range<u64>, second: u64| {
-            let record = |sequence| HistoryRecord {
-                key: HistoryKey { stock, sequence: GrantSequence(sequence) },
-                user: "ada",
-                resolved_at: Timestamp::from_unix_ms(second * 1_000),
-                value: b"sold",
-            };
-            history.put(&sequences.map(record).collect::<Vec<_>>()).unwrap();
-        };
-        let full = history::HISTORY_RECORDS_MAX as u64;
-        put(0..3, 10);
-        put(3..full, 110);
-        put(full..full + 5, 110);
-        put(full + 5..full + 7, 210);
-        let mut archive = ArchiveWriter::new(Vec::new()).unwrap();
-        copy_history(&history, &mut archive).unwrap();
-        let bytes = archive.finish().unwrap();
-        let mut archive = ArchiveReader::new(&bytes[..]).unwrap();
-        let mut pieces = Vec::new();
-        while let Piece::History(records) = archive.piece().unwrap() {
-            pieces.push((records.len(), records[0].key.sequence.0, records[records.len() - 1].key.sequence.0));
-        }
-        let last = full + 6;
-        assert_eq!(pieces, [(3, 0, 2), (history::HISTORY_RECORDS_MAX, 3, full + 2), (2, full + 3, full + 4), (2, full + 5, last)]);
     }
 }
