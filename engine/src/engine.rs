@@ -129,6 +129,7 @@ struct Inner {
     stopping: AtomicBool,
     ring_slots: usize,
     retention_seconds: u32,
+    is_replicated: bool,
     history: Option<Arc<History>>,
     batches: AtomicU64,
     changes: Arc<Changes>,
@@ -230,6 +231,7 @@ impl Engine {
         let published = Arc::new(Published::new(parts.shards.len()));
         let retention_seconds = parts.shards.first().map_or(0, |shard| shard.ledger.rules().retention_seconds);
         let progress = parts.shards.iter().map(|shard| Arc::clone(&shard.progress)).collect();
+        let is_replicated = parts.shards.iter().any(|shard| shard.quorum.is_some());
         let (history, historian) = match parts.history {
             Some(HistoryStart { store, on_failure }) => {
                 (Some(Arc::clone(&store)), Some(Historian::start(store, Arc::clone(&parts.metrics), on_failure)))
@@ -276,6 +278,7 @@ impl Engine {
                 stopping: AtomicBool::new(false),
                 ring_slots: parts.options.ring_slots,
                 retention_seconds,
+                is_replicated,
                 history,
                 batches: AtomicU64::new(0),
                 changes,
@@ -435,6 +438,11 @@ impl Engine {
     /// The committed watermark of a stream's shard; `None` where no shard owns it.
     pub fn committed(&self, stream: StreamId) -> Option<GroupSequence> {
         self.inner.progress.get(usize::from(stream.0)).map(|progress| progress.committed())
+    }
+
+    /// Whether a quorum commits what the shards decide. Its other members may have what this node's log has not written yet.
+    pub fn is_replicated(&self) -> bool {
+        self.inner.is_replicated
     }
 
     /// Bytes that were written to the log since the start.

@@ -8,7 +8,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidegate_persistence::{Actor, Entry, GroupSequence, LogReader, ReadError, RecoveredGroup, StreamId};
+use tidegate_persistence::{
+    Actor, DamageKind, Entry, GroupSequence, LogReader, ReadError, RecoveredGroup, RecoveryError, StreamId,
+};
 use tidegate_stock::{
     ChangeSequence, Delta, Event, Image, Life, Reason, ReservationRecord, ReservationState, ReservationView, Sku, StockId,
     StockRecord, StockState, StockView, Timestamp,
@@ -323,6 +325,16 @@ impl Feed {
                     return Ok(());
                 }
                 Err(ReadError::Stopped) => return Err(FeedError::Stopped),
+                Err(ReadError::Log(RecoveryError::Damage(damage)))
+                    if self.inner.engine.is_replicated() && matches!(damage.what, DamageKind::EndsBelowCommitted { .. }) =>
+                {
+                    // A quorum has more than was written here. What is here is all that there is right now.
+                    source.committed = GroupSequence(source.place.group.0 - 1);
+                    if source.read.is_empty() {
+                        source.delivered = source.place;
+                    }
+                    return Ok(());
+                }
                 Err(ReadError::Compacted { from, oldest, .. }) => {
                     let oldest = oldest.map_or_else(|| self.oldest(stream), |oldest| Ok(Some(oldest)))?;
                     let oldest = oldest.filter(|oldest| *oldest > from).unwrap_or_else(|| source.committed.next());

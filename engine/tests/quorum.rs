@@ -15,10 +15,13 @@ use support::{
 };
 use tempfile::TempDir;
 use tidegate_engine::{
-    Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Fault, HistoryStart, Installed,
-    ManualClock, Pending, QuorumVoice, Refusal, ShardReport, ShardStart, Submission, Told, quorum_line,
+    Answer, CommitProgress, Content, Cursor, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Fault, Feed, HistoryStart,
+    Installed, LocalCommits, ManualClock, Pending, QuorumVoice, Refusal, ShardReport, ShardStart, Submission, Told, quorum_line,
 };
-use tidegate_persistence::{Group, GroupSequence, History, HistoryKey, HistoryOptions, StreamId, Term};
+use tidegate_persistence::{
+    Group, GroupSequence, History, HistoryKey, HistoryOptions, MemoryStore, NodeId, RecoveredStream, StreamId, Term, Wal,
+    WalOptions,
+};
 use tidegate_stock::{Ledger, Rejection, ReservationId, ReservationState, ReservationView, StockView};
 
 const STREAM: StreamId = StreamId::log(0);
@@ -504,4 +507,34 @@ async fn what_comes_with_a_ledger_that_is_installed_is_not_overwritten_by_what_t
     first.engine.stop().await;
     late.engine.stop().await;
     assert!(!late.quorum.prepare_install().await, "a shard that is gone is never ready");
+}
+
+#[tokio::test]
+async fn the_feed_of_a_node_ends_where_its_log_does_and_goes_on_when_it_has_more() {
+    let (mut leader, other) = (Node::start(), Node::start());
+    leader.lead(1).await;
+    let commits = Arc::new(LocalCommits::new([], Arc::default(), |error| panic!("{error}")));
+    let tails = [RecoveredStream::empty(STREAM)];
+    let wal = Wal::start_on(Box::new(MemoryStore::new()), NodeId(1), tails, WalOptions::default(), commits).unwrap();
+    let feed = Feed::new(other.engine.clone(), wal.reader());
+    let changes = |after: Option<&Cursor>| {
+        let page = feed.read(after, 100).unwrap();
+        (page.events.len(), page.next)
+    };
+    let mut groups = Vec::new();
+    for submission in [create("lamp", 5, 600), reserve("lamp", "ann"), reserve("lamp", "bob")] {
+        let pending = leader.submit(submission);
+        groups.push(leader.commit_next(&[&other]).await);
+        answer(pending).await.unwrap();
+    }
+    wal.writer().append(STREAM, groups[0].clone());
+    wal.writer().sync().unwrap();
+    let (count, behind_first) = changes(None);
+    assert_eq!((count, changes(Some(&behind_first)).0), (1, 0));
+    for group in &groups[1..] {
+        wal.writer().append(STREAM, group.clone());
+    }
+    wal.writer().sync().unwrap();
+    assert_eq!(changes(Some(&behind_first)).0, 2);
+    wal.stop().unwrap();
 }
