@@ -518,7 +518,7 @@ fn a_backup_goes_into_a_new_or_an_empty_folder_only() {
     assert_eq!(fs::read_to_string(copy.join("mine")).expect("it is still there"), "kept");
     fs::remove_file(copy.join("mine")).expect("a file can be removed");
     fs::create_dir(partial(&copy)).expect("a folder can be made");
-    backup(&server, &copy, &[]).expect(2, &["copy.partial", "another backup"]);
+    backup(&server, &copy, &[]).expect(2, &["copy.partial", "another command"]);
     fs::remove_dir(partial(&copy)).expect("an empty folder can be removed");
     backup(&server, &copy, &[]).expect(0, &[]);
     let names: BTreeSet<String> = fs::read_dir(&copy)

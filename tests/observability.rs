@@ -72,6 +72,8 @@ const LABELS: &[(&str, &[&str])] = &[
             "/v1/batch",
             "/v1/events",
             "/v1/cluster",
+            "/v1/cluster/members",
+            "/v1/cluster/leave",
             "/v1/backup",
             "/v1/time",
             "/livez",
@@ -88,7 +90,7 @@ const CODES: &str = "invalid_request unauthenticated forbidden unknown_sku unkno
     limit_reached not_open paused closed stock_exists stock_in_use insufficient_stock reservation_released reservation_expired \
     reservation_confirmed reservation_returned reservation_not_confirmed cursor_expired precondition_failed body_too_large \
     unsupported_media_type idempotency_key_reused invalid_quantity invalid_identifier out_of_range rate_limited internal overloaded \
-    timeout outcome_unknown not_leader no_quorum recovering stopping";
+    timeout outcome_unknown not_leader no_quorum recovering stopping member_exists";
 
 /// What becomes of a command beside the codes of its rejections, and of a span.
 const OUTCOMES: [&str; 6] = ["created", "ok", "replayed", "exported", "failed", "dropped"];
