@@ -11,31 +11,21 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use common::{Dialer, Network, PATIENCE, STREAM, config, start_on};
+use common::members::{RULES, holds};
+use common::{Dialer, Network, PATIENCE, config, start_on};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tidegate_cluster::{Member, Raft, ReplicatedLog, ShardMachine, Snapshots, Standing, StateMachine, shard_parts};
 use tidegate_engine::{
     Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Installed, Refusal, Sealing,
-    ShardStart, Submission, SystemClock, partition_of, quorum_line, snapshot_items,
+    ShardStart, Submission, SystemClock, partition_of, quorum_line,
 };
 use tidegate_persistence::{ActorName, ChainHash, GroupSequence, MemoryStore, NodeId, Wal};
-use tidegate_stock::{
-    Allotment, Command, HoldSeconds, IdempotencyKey, Ledger, Loader, Quantity, Rejection, ReservationView, Rules, Sku, StockTerms,
-    StockView, UserId,
-};
+use tidegate_stock::{Allotment, Command, HoldSeconds, IdempotencyKey, Ledger, Quantity, Rejection, Sku, StockTerms, UserId};
 use tokio::task::JoinHandle;
 
 const UNITS: u64 = 400;
 const BUYERS: u64 = 600;
-
-const RULES: Rules = Rules {
-    idempotency_seconds: 86_400,
-    idempotency_keys_max: 100_000,
-    retention_seconds: 86_400,
-    reservations_in_memory_max: 100_000,
-    users_in_memory_max: 100_000,
-};
 
 /// Nothing here is ever so far behind that it needs a snapshot.
 #[derive(Clone)]
@@ -93,21 +83,6 @@ impl Node {
         network.connect(id, raft.clone());
         let leader = tokio::spawn(leader.run(raft.clone()));
         Self { id, engine: engine.unwrap(), raft, leader, wal, progress }
-    }
-
-    /// What its ledger holds, by a copy of it.
-    async fn holds(&self) -> (Vec<StockView>, Vec<ReservationView>, usize) {
-        let mut copy = self.engine.copy_ledger(STREAM).await.unwrap();
-        assert_eq!(copy.is_committed(), Ok(true));
-        let load = move || {
-            let mut loader = Loader::new(RULES, 99);
-            while let Some(block) = copy.next_block().unwrap() {
-                snapshot_items(&block.bytes).for_each(|item| loader.add(item.unwrap()).unwrap());
-            }
-            let ledger = loader.finish().unwrap();
-            (ledger.stocks().collect(), ledger.reservations().collect(), ledger.key_count())
-        };
-        tokio::task::spawn_blocking(load).await.unwrap()
     }
 
     async fn stop(self, network: &ClusterNetwork) {
@@ -280,7 +255,7 @@ async fn a_sale_goes_on_while_leaders_are_cut_off() {
     let bought = bought.lock().clone();
     assert_eq!(bought.len() as u64, UNITS, "every unit is sold once");
     assert!(bought.keys().copied().eq(1..=UNITS), "grants are numbered without a gap");
-    let first = nodes[0].holds().await;
+    let first = holds(&nodes[0].engine).await;
     let (stocks, reservations, keys) = &first;
     assert_eq!((stocks[0].available, stocks[0].reserved, *keys as u64), (0, UNITS, UNITS));
     for reservation in reservations {
@@ -288,7 +263,7 @@ async fn a_sale_goes_on_while_leaders_are_cut_off() {
         assert_eq!(reservation.user.as_str(), user, "grant {}", reservation.id.sequence.0);
     }
     for node in &nodes[1..] {
-        assert_eq!(node.holds().await, first, "node {}", node.id);
+        assert_eq!(holds(&node.engine).await, first, "node {}", node.id);
     }
     for node in nodes {
         node.stop(&network).await;

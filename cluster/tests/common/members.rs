@@ -39,6 +39,24 @@ pub const RULES: Rules = Rules {
     users_in_memory_max: 100_000,
 };
 
+/// Stocks, reservations in memory, and how many keys.
+pub type Holds = (Vec<StockView>, Vec<ReservationView>, usize);
+
+/// What the ledger of `engine` holds, by a copy of it.
+pub async fn holds(engine: &Engine) -> Holds {
+    let mut copy = engine.copy_ledger(STREAM).await.unwrap();
+    assert_eq!(copy.is_committed(), Ok(true));
+    let load = move || {
+        let mut loader = Loader::new(RULES, 99);
+        while let Some(block) = copy.next_block().unwrap() {
+            snapshot_items(&block.bytes).for_each(|item| loader.add(item.unwrap()).unwrap());
+        }
+        let ledger = loader.finish().unwrap();
+        (ledger.stocks().collect(), ledger.reservations().collect(), ledger.key_count())
+    };
+    spawn_blocking(load).await.unwrap()
+}
+
 /// The secret that all members have in common.
 const SECRET: [u8; 32] = [7; 32];
 
@@ -199,19 +217,9 @@ impl Running {
         snapshots(&self.path, STREAM).unwrap().iter().map(|snapshot| snapshot.group_sequence).collect()
     }
 
-    /// What its ledger holds: stocks, reservations in memory, keys.
-    pub async fn holds(&self) -> (Vec<StockView>, Vec<ReservationView>, usize) {
-        let mut copy = self.engine.copy_ledger(STREAM).await.unwrap();
-        assert_eq!(copy.is_committed(), Ok(true));
-        let load = move || {
-            let mut loader = Loader::new(RULES, 99);
-            while let Some(block) = copy.next_block().unwrap() {
-                snapshot_items(&block.bytes).for_each(|item| loader.add(item.unwrap()).unwrap());
-            }
-            let ledger = loader.finish().unwrap();
-            (ledger.stocks().collect(), ledger.reservations().collect(), ledger.key_count())
-        };
-        spawn_blocking(load).await.unwrap()
+    /// What its ledger holds.
+    pub async fn holds(&self) -> Holds {
+        holds(&self.engine).await
     }
 
     /// Waits until so many reservations are in memory.
