@@ -1,7 +1,8 @@
 //! The general check: is there any order of the calls of a small history that one stock, taking them one after the other, would have
 //! answered like that? The feed plays no part but one: it can tell which of the calls without an answer happened. The search is
-//! stateright's; the stock is the model here. The one door of stateright. Where that search is given up, or the history is long and has
-//! batches, whose many lines it cannot take, there is a second one that tries first what was answered first and copies less.
+//! stateright's; the stock is the model here. The one door of stateright. Where that search is given up, or the history is of a kind that
+//! it cannot take (long and with batches, or with many calls that may have happened or not), there is a second one that tries first what
+//! was answered first and copies less.
 //!
 //! Of times the model knows nothing, so nothing may lapse in such a history, and no stock may have a window.
 
@@ -14,7 +15,8 @@ use tidegate_witness::finding::{Fault, Finding};
 use tidegate_witness::record::{Answer, Call, Change, Moment, Op, Reservation, Stock, behind};
 use tidegate_witness::rules::{Exit, KeyUse, Life, Step, View, explains, reservation_state, step, stock_state, tag};
 
-/// Calls of which nobody knows whether they happened, at most: the search tries them in every order, even where it is lost already.
+/// Calls of which nobody knows whether they happened, that stateright's search takes, at most: it tries them in every order, even where it
+/// is lost already. The second one leaves such a place at once, so it takes any number.
 const OPEN_CALLS_MAX: usize = 3;
 
 /// Calls of an order that a finding tells.
@@ -396,9 +398,6 @@ pub(crate) fn settle(calls: &[Call], changes: &[Change]) -> (Vec<Call>, Vec<usiz
 pub(crate) fn check(sku: &str, calls: &[Call], sure: &[usize], quantity: i64, per_user_limit: Option<u32>) -> Verdict {
     let mut calls: Vec<Call> = calls.to_vec();
     let open = calls.iter().enumerate().filter(|(index, call)| call.answer == Answer::Unknown && !sure.contains(index)).count();
-    if open > OPEN_CALLS_MAX {
-        return Verdict::Undecided;
-    }
     let mut granted = BTreeMap::new();
     for call in &mut calls {
         let all = match &mut call.answer {
@@ -437,7 +436,8 @@ pub(crate) fn check(sku: &str, calls: &[Call], sure: &[usize], quantity: i64, pe
         let noted = if *is_end { tester.on_return(line, ()) } else { tester.on_invoke(line, *index) };
         assert!(noted.is_ok(), "a client began a call before its last one ended: {}", call.line());
     }
-    let is_for_second = calls.len() > CALLS_WITH_BATCHES_MAX && calls.iter().any(|call| call.batch.is_some());
+    let has_many_batches = calls.len() > CALLS_WITH_BATCHES_MAX && calls.iter().any(|call| call.batch.is_some());
+    let is_for_second = has_many_batches || open > OPEN_CALLS_MAX;
     if !is_for_second && tester.is_consistent() {
         return Verdict::Linearizable;
     }

@@ -270,6 +270,21 @@ fn an_unknown_call_may_have_happened_or_not() {
 }
 
 #[test]
+fn many_calls_that_may_have_happened_or_not_are_searched_through() {
+    // Six wishes for two units, all cut off at once: two of them were granted, which ones no one was told.
+    let mut book = Book::new(2, 1);
+    for (client, user) in ["ann", "bob", "cat", "dan", "eve", "fay"].into_iter().enumerate() {
+        book.call(client, wish(user, user), Some(user), Answer::Unknown);
+    }
+    book.reject(6, wish("gus", "g"), "sold_out");
+    let good = book.search();
+    assert!(matches!(good, Verdict::Linearizable), "{good:?}");
+    // Of seven units at least one is left whatever happened, so nobody can have been told that there is none.
+    let bad = model::check(SKU, &book.calls, &[], 7, Some(1));
+    assert!(matches!(bad, Verdict::Not(_)), "{bad:?}");
+}
+
+#[test]
 fn a_unit_sold_twice() {
     let mut book = Book::new(1, 1);
     book.reserve(0, "ann", "a");
