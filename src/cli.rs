@@ -126,6 +126,11 @@ enum ClusterCommand {
     /// Asks any other member, which takes it out of every shard if a majority of the others is there. Afterwards it counts for nothing; its
     /// directory is of no use any more. To replace a machine that is lost: this, and then `tidegate cluster join` on another one.
     Leave(LeaveArguments),
+    /// Moves what a node leads to the others, before it is stopped.
+    ///
+    /// Any member may be asked. Afterwards the node leads nothing until it is started again, or with `--resume`; it keeps its share of the
+    /// log, is counted, and answers requests. Fails, and goes on trying, where nobody else can lead.
+    Drain(DrainArguments),
     /// Shows how a cluster stands: its nodes, and for each shard who leads it and who lacks what.
     ///
     /// Any member answers, also one that does not serve yet or has lost the others.
@@ -141,6 +146,21 @@ struct LeaveArguments {
     /// The node's number in the cluster, 1 to 1000000
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     node: u64,
+}
+
+/// Who is drained.
+#[derive(Args)]
+struct DrainArguments {
+    #[command(flatten)]
+    target: TargetOptions,
+
+    /// The node's number in the cluster, 1 to 1000000
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    node: u64,
+
+    /// Let it lead again instead
+    #[arg(long)]
+    resume: bool,
 }
 
 /// How a node joins.
@@ -318,6 +338,7 @@ fn run_cluster(command: &ClusterCommand) -> Result<ExitCode, Box<dyn Error>> {
             cluster::join(&settings, target, *node)?;
         }
         ClusterCommand::Leave(LeaveArguments { target, node }) => cluster::leave(target, *node)?,
+        ClusterCommand::Drain(DrainArguments { target, node, resume }) => cluster::drain(target, *node, *resume)?,
         ClusterCommand::Status(options) => cluster::status(options)?,
     }
     Ok(ExitCode::SUCCESS)

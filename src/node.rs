@@ -74,6 +74,7 @@ impl From<MemberFailure> for NodeFailure {
     fn from(failure: MemberFailure) -> Self {
         match failure {
             MemberFailure::Log => Self::Log,
+            MemberFailure::History(what) => Self::History(what),
             MemberFailure::Consensus(what) => Self::Consensus(what),
         }
     }
@@ -226,7 +227,7 @@ impl Node {
                 history: Arc::clone(&history),
                 metrics: metrics.upkeep,
                 log_bytes_replayed,
-                keeps_all: false,
+                member: None,
             },
             handle.clone(),
         );
@@ -264,8 +265,14 @@ impl Node {
         let read = directory.progress();
         let identity = directory.identity().clone();
         let history = Arc::new(History::open(&path.join(HISTORY_FOLDER), &history_options(settings))?);
-        let parts = MemberParts { settings, membership, directory, metrics: metrics.engine };
-        let StartedMember { engine, wal, member } = Member::start(parts, move |failure| on_failure(failure.into()))?;
+        let parts = MemberParts { settings, membership, directory, history: Arc::clone(&history), metrics: metrics.engine };
+        let StartedMember { engine, wal, member, from_snapshots } =
+            Member::start(parts, move |failure| on_failure(failure.into()))?;
+        for stream in engine.streams() {
+            if let Some(newest) = snapshots(&path, stream)?.first() {
+                metrics.upkeep.note_snapshot(newest);
+            }
+        }
         let upkeep = Upkeep::start(
             UpkeepParts {
                 options: upkeep_options(settings),
@@ -276,8 +283,8 @@ impl Node {
                 writer: wal.writer(),
                 history,
                 metrics: metrics.upkeep,
-                log_bytes_replayed: 0,
-                keeps_all: true,
+                log_bytes_replayed: read.bytes(),
+                member: Some(member.snapshots()),
             },
             handle,
         );
@@ -286,7 +293,7 @@ impl Node {
             shards: usize::from(identity.shards),
             groups: read.groups(),
             events: read.events(),
-            from_snapshots: 0,
+            from_snapshots,
             elapsed: started_at.elapsed(),
         };
         Ok(Self { engine, wal, upkeep, backups: None, member: Some(member), recovered })

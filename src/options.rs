@@ -40,7 +40,7 @@ pub(crate) fn rules(settings: &RulesSettings) -> Rules {
 pub(crate) fn history_options(settings: &Settings) -> HistoryOptions {
     // Whole ranges of time are dropped: an eighth of the retention is what a record may stay beyond it.
     let range_seconds = to_u32(settings.rules.retention_seconds.div_ceil(8));
-    HistoryOptions { cache_bytes: settings.history.cache_bytes, range_seconds }
+    HistoryOptions { cache_bytes: settings.history.cache_bytes, range_seconds, ..HistoryOptions::default() }
 }
 
 /// When snapshots are made and what is kept how long.

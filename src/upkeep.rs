@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use self::due::Due;
 pub(crate) use self::failure::SnapshotFailure;
 use self::space::{FeedBounds, SnapshotSpace};
+use crate::cluster::MemberSnapshots;
 use crate::upkeep_metrics::UpkeepMetrics;
 
 /// Snapshots of each shard that are kept: the newest, and one more in case that one is damaged.
@@ -74,8 +75,8 @@ pub(crate) struct UpkeepParts {
     pub(crate) metrics: Arc<UpkeepMetrics>,
     /// Bytes of the log behind the snapshots that the node started from.
     pub(crate) log_bytes_replayed: u64,
-    /// Whether the whole log is kept, as a member of a cluster needs it that has no snapshots: then none are made, and no space is given back.
-    pub(crate) keeps_all: bool,
+    /// Of a member of a cluster, what others need of its snapshots.
+    pub(crate) member: Option<MemberSnapshots>,
 }
 
 enum Message {
@@ -190,16 +191,13 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             // Every failure is told where it happens.
-            if self.parts.keeps_all {
-                // Nothing of the log is to go.
-            } else if self.is_snapshot_due() {
+            if self.is_snapshot_due() {
                 let _ = self.snapshot_all(Unmoved::IfPinning);
             } else {
                 let again = self.due.again(Instant::now());
                 let _ = self.snapshot_each(&again, Unmoved::IfPinning);
             }
-            if !self.parts.keeps_all
-                && self.holds.load(Ordering::Acquire) == 0
+            if self.holds.load(Ordering::Acquire) == 0
                 && let Err(error) = self.compact()
             {
                 tracing::error!(%error, "the log's space could not be given back");
@@ -263,17 +261,23 @@ impl Keeper {
         Ok(newest < committed)
     }
 
-    /// Makes a snapshot of one shard, behind a group that is made for it if it `is_marked`; `None` while its log is empty.
+    /// Makes a snapshot of one shard, behind a group that is made for it if it `is_marked`; `None` while its log is empty, and while another node
+    /// has that group to make.
     fn snapshot(&self, stream: StreamId, is_marked: bool) -> Result<Option<SnapshotInfo>, SnapshotFailure> {
-        let UpkeepParts { options, directory, identity, engine, log, writer: log_writer, history, metrics, .. } = &self.parts;
+        let UpkeepParts { options, directory, identity, engine, log, writer: log_writer, history, metrics, member, .. } =
+            &self.parts;
         let began = Instant::now();
         // It will be about as large as the one before.
         let expected = snapshots(directory, stream)?.first().map_or(0, |newest| newest.bytes);
         let space = SnapshotSpace { disk_free_bytes_min: options.disk_free_bytes_min, expected };
         let free = || free_bytes(directory).map_err(SnapshotFailure::FreeSpace);
         space.check(free()?, 0)?;
-        if is_marked {
-            self.handle.block_on(engine.mark_log(stream))?;
+        match member {
+            _ if !is_marked => {}
+            None => self.handle.block_on(engine.mark_log(stream))?,
+            Some(member) if self.handle.block_on(member.mark(stream, engine)) => {}
+            // Once it is here the shard has moved.
+            Some(_) => return Ok(None),
         }
         let mut copy = self.handle.block_on(engine.copy_ledger(stream))?;
         while !copy.is_committed()? {
@@ -282,8 +286,11 @@ impl Keeper {
             }
             thread::park_timeout(COMMIT_LOOK_INTERVAL);
         }
-        let Some(position) = log.position(stream, copy.at())? else { return Ok(None) };
-        let header = SnapshotHeader::new(identity, stream, position);
+        let header = match member {
+            None => log.position(stream, copy.at())?.map(|position| SnapshotHeader::new(identity, stream, position)),
+            Some(member) => member.header(stream, copy.at())?,
+        };
+        let Some(header) = header else { return Ok(None) };
         let mut writer = SnapshotWriter::create(directory, &header, options.snapshot_bytes_per_second)?;
         let mut checked = 0;
         while let Some(block) = copy.next_block()? {
@@ -301,6 +308,9 @@ impl Keeper {
         log_writer.sync()?;
         let made = writer.finish()?;
         remove_older(directory, stream, SNAPSHOTS_KEPT)?;
+        if let Some(member) = member {
+            self.handle.block_on(member.note(stream));
+        }
         metrics.observe_snapshot(began.elapsed(), made.bytes);
         tracing::info!(%stream, group = %made.group_sequence, bytes = made.bytes, elapsed = ?began.elapsed(), "made a snapshot");
         Ok(Some(made))
@@ -323,7 +333,8 @@ impl Keeper {
             let behind = self.behind_snapshot(stream).ok()?;
             behind.is_none_or(|behind| last >= behind).then_some(stream)
         };
-        ends.into_iter().filter_map(pins).collect()
+        // Votes have no snapshots, and keep nothing.
+        ends.into_iter().filter(|(stream, _)| !stream.is_votes()).filter_map(pins).collect()
     }
 
     /// The first entry of a stream that its older snapshot does not cover. `None` without two snapshots, or if the older cannot be read:

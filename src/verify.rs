@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
+use tidegate_cluster::{MemberError, check_member};
 use tidegate_config::Settings;
 use tidegate_engine::{ArchiveError, Clock, Router, Sealing, ShardNumber, SystemClock, decode_image, decode_record, partition_of};
 use tidegate_persistence::{
@@ -115,6 +116,9 @@ pub(crate) enum VerifyError {
     /// The snapshots could not be listed.
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
+    /// What the directory has of a member of a cluster cannot be read.
+    #[error(transparent)]
+    Member(MemberError),
     /// The history cannot be read.
     #[error("the history in {} cannot be read", path.display())]
     History {
@@ -151,7 +155,7 @@ impl VerifyError {
                 SnapshotError::Damaged { path, .. } | SnapshotError::Mismatch { path, .. } | SnapshotError::Io { path, .. },
             )
             | Self::History { path, .. } => path.clone(),
-            Self::Unreadable(_) => directory.join("log"),
+            Self::Unreadable(_) | Self::Member(_) => directory.join("log"),
         };
         Some(path)
     }
@@ -193,8 +197,11 @@ pub(crate) fn verify(path: &Path, settings: &Settings) -> Result<Report, VerifyE
     let votes: Vec<StreamId>;
     (votes, streams) = streams.into_iter().partition(|stream| *stream == StreamId::votes(stream.shard()));
     // Of a member of a cluster: what it has promised, and that its log continues it.
-    for replica in parallel::map(&votes, |votes| directory.recover_replica(votes.shard(), None)) {
-        replica.map_err(damage)?;
+    for replica in parallel::map(&votes, |votes| check_member(&directory, votes.shard())) {
+        replica.map_err(|error| match error {
+            MemberError::Log(error) => damage(error),
+            error => VerifyError::Member(error),
+        })?;
     }
     let read = parallel::map(&streams, |stream| read_stream(&directory, *stream, settings));
     let mut report = Report {

@@ -16,9 +16,19 @@ use tempfile::TempDir;
 
 mod support;
 
-use support::{Response, Server, WAIT_MAX, program, request, request_with, run};
+use support::{Response, Server, WAIT_MAX, program, request, request_with, run, sell_more};
 
 const UNITS: u64 = 120;
+
+/// Every limit at its least, so that little work gives space of the log back, and whoever is late finds its beginning gone.
+const TIGHT: [&str; 6] = [
+    "engine.resolved_in_memory_max=0",
+    "snapshots.log_bytes=1048576",
+    "snapshots.interval_seconds=10",
+    "log.segment_bytes_max=1048576",
+    "feed.retention_bytes=16777216",
+    "cluster.late_entries_kept=0",
+];
 
 /// Where another node listens for nodes: an address of the loopback network that nothing else uses, made of the process's number.
 fn loopback() -> SocketAddr {
@@ -50,6 +60,17 @@ impl Place {
         self.folder.to_str().unwrap()
     }
 
+    /// The same with these settings too.
+    fn with(mut self, settings: &[&str]) -> Self {
+        self.arguments.extend(settings.iter().flat_map(|setting| ["--set".to_owned(), (*setting).to_owned()]));
+        self
+    }
+
+    /// Whether the log's first segment is gone.
+    fn has_given_space_back(&self) -> bool {
+        !self.folder.join("log/0000000001").exists()
+    }
+
     fn arguments(&self) -> Vec<&str> {
         self.arguments.iter().map(String::as_str).collect()
     }
@@ -77,8 +98,13 @@ fn lamp(units: u64) -> String {
 
 impl Trio {
     fn start(sold: u64) -> Self {
+        Self::start_with(sold, &[])
+    }
+
+    fn start_with(sold: u64, settings: &[&str]) -> Self {
         let root = TempDir::new().unwrap();
-        let places: Vec<Place> = (0..3).map(|place| Place::new(root.path(), &format!("node-{}", place + 1), loopback())).collect();
+        let place = |place| Place::new(root.path(), &format!("node-{}", place + 1), loopback()).with(settings);
+        let places: Vec<Place> = (0..3).map(place).collect();
         let alone = Server::start_with(&places[0].folder, &["--shards", "2", "--set", "log.disk_free_bytes_min=1048576"]);
         alone.wait_ready();
         assert_eq!(alone.put("/v1/stocks/lamp", &lamp(UNITS)).status, 201);
@@ -187,11 +213,11 @@ impl Trio {
 
     /// Checks that all three nodes have the same and all of `granted`, stops them in order and reads their logs.
     fn end(mut self, granted: &BTreeMap<u64, String>, early: u64) {
-        for place in 0..3 {
-            if self.nodes[place].is_none() {
-                self.restart(place);
-            }
+        // Alone none of them would be ready.
+        for (node, place) in self.nodes.iter_mut().zip(&self.places) {
+            node.get_or_insert_with(|| place.start());
         }
+        self.running().for_each(|(_, node)| node.wait_ready());
         self.wait_until("all have everything", |seen| lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0)));
         let sold = granted.len() as u64 + early;
         for (place, node) in self.running() {
@@ -327,6 +353,139 @@ fn a_node_that_is_lost_leaves_and_another_takes_its_place() {
     trio.end(&granted, 0);
 }
 
+#[track_caller]
+fn wait_for(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < WAIT_MAX, "not after {WAIT_MAX:?}: {what}");
+        thread::yield_now();
+    }
+}
+
+/// A few holds of a second, of the stock that makes the log longer: they are over and have left memory soon.
+fn short_holds(node: &Server) -> Vec<String> {
+    node.put("/v1/stocks/more", r#"{"quantity":1000000000}"#);
+    let hold = |buyer: u64| {
+        let body = json!({ "user": format!("short-{buyer}"), "hold_seconds": 1 }).to_string();
+        let answer = node.post("/v1/stocks/more/reservations", &body);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    (0..20).map(hold).collect()
+}
+
+/// What `node` says of them, now that they are over.
+#[track_caller]
+fn lapsed(node: &Server, ids: &[String]) -> Vec<Value> {
+    let read = |id: &String| node.get(&format!("/v1/reservations/{id}")).json();
+    let read: Vec<Value> = ids.iter().map(read).collect();
+    assert!(read.iter().all(|reservation| reservation["state"] == json!("expired")), "{read:?}");
+    read
+}
+
+#[test]
+fn who_was_away_too_long_and_who_is_new_get_a_snapshot_and_what_has_left_memory() {
+    let mut trio = Trio::start_with(0, &TIGHT);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    let leader = trio.leader();
+    let (late, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    trio.kill(late);
+    let short = short_holds(trio.server(leader));
+    wait_for("the beginning of the log to be given back", || {
+        sell_more(trio.server(leader));
+        trio.places[leader].has_given_space_back() && trio.places[other].has_given_space_back()
+    });
+    buy(&trio, 10, &mut granted, &mut asked);
+    trio.restart(late);
+    trio.wait_until("it has caught up", |seen| lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0)));
+
+    // Another takes the place of the leader, which is lost with its disk: it begins with a snapshot too.
+    trio.kill(leader);
+    std::fs::remove_dir_all(&trio.places[leader].folder).unwrap();
+    buy(&trio, 10, &mut granted, &mut asked);
+    let target = format!("http://{}", trio.server(late).address);
+    run(&["cluster", "leave", "--node", &(leader + 1).to_string(), "--target", &target]).expect(0, &[]);
+    trio.places[leader].command(&["cluster", "join"], &["--target", &target]).expect(0, &[]);
+    trio.restart(leader);
+    trio.wait_until("its successor is counted", |seen| {
+        let nodes = seen["nodes"].as_array().unwrap();
+        let has_all = lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0));
+        nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && has_all
+    });
+    // Without a third the two of them that began with snapshots are all there is. They know what had left memory long before.
+    let known = lapsed(trio.server(other), &short);
+    let third = trio.nodes[other].take().unwrap().terminate().expect(0, &[]);
+    assert!(third.stderr.contains("gave space of the log back"), "{third:?}");
+    buy(&trio, 10, &mut granted, &mut asked);
+    for place in [late, leader] {
+        trio.wait_until("somebody leads each shard", |seen| {
+            seen["shards"].as_array().unwrap().iter().all(|shard| shard["leader"].is_u64())
+        });
+        for reservation in &known {
+            let path = format!("/v1/reservations/{}", reservation["id"].as_str().unwrap());
+            let read = trio.persist(place, |address| request(address, "GET", &path, "")).json();
+            assert_eq!(&read, reservation);
+        }
+    }
+    for place in [late, leader] {
+        let node = trio.nodes[place].take().unwrap().terminate().expect(0, &[]);
+        assert!(node.stderr.contains("took a snapshot from another node"), "{node:?}");
+    }
+    assert_eq!(granted.len(), 40);
+    // A start from snapshots, of all three.
+    trio.end(&granted, 0);
+}
+
+#[test]
+fn a_node_alone_whose_log_begins_late_becomes_the_first_member() {
+    const SOLD: u64 = 7;
+    let root = TempDir::new().unwrap();
+    let place = |name: &str| Place::new(root.path(), name, loopback()).with(&TIGHT);
+    let (first, second) = (place("node-1"), place("node-2"));
+    let settings: Vec<&str> = TIGHT[..5].iter().flat_map(|setting| ["--set", setting]).collect();
+    let alone = Server::start_with(
+        &first.folder,
+        &[&["--shards", "2", "--set", "log.disk_free_bytes_min=1048576"], &settings[..]].concat(),
+    );
+    alone.wait_ready();
+    assert_eq!(alone.put("/v1/stocks/lamp", &lamp(UNITS)).status, 201);
+    for buyer in 0..SOLD {
+        let answer = alone.post("/v1/stocks/lamp/reservations", &json!({ "user": format!("early-{buyer}") }).to_string());
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    let short = short_holds(&alone);
+    wait_for("the beginning of the log to be given back", || {
+        sell_more(&alone);
+        first.has_given_space_back()
+    });
+    let known = lapsed(&alone, &short);
+    alone.terminate().expect(0, &[]);
+
+    first.command(&["cluster", "init"], &[]).expect(0, &[]);
+    let member = first.start();
+    member.wait_ready();
+    let target = format!("http://{}", member.address);
+    second.command(&["cluster", "join"], &["--target", &target]).expect(0, &[]);
+    let successor = second.start();
+    successor.wait_ready();
+    wait_for("the second to be counted and have everything", || {
+        let seen = member.get("/v1/cluster").json();
+        let nodes = seen["nodes"].as_array().unwrap();
+        nodes.len() == 2 && nodes.iter().all(|node| node["role"] == "voter") && lags(&seen).all(|lag| lag == &json!(0))
+    });
+    // What the first has is all with the second, which goes on alone.
+    run(&["cluster", "leave", "--node", "1", "--target", &target]).expect(0, &[]);
+    member.terminate().expect(0, &[]);
+    wait_for("the second to lead", || successor.get("/v1/stocks/lamp").status == 200);
+    assert_eq!(successor.get("/v1/stocks/lamp").json()["reserved"], json!(SOLD));
+    let answer = successor.post("/v1/stocks/lamp/reservations", &json!({ "user": "later" }).to_string());
+    assert_eq!((answer.status, answer.json()["sequence"].as_u64()), (201, Some(SOLD + 1)), "{answer:?}");
+    assert_eq!(lapsed(&successor, &short), known);
+    successor.terminate().expect(0, &["took a snapshot from another node"]);
+    run(&["verify", second.folder()]).expect(0, &[]);
+}
+
 #[test]
 fn a_leader_may_leave_while_it_runs() {
     let mut trio = Trio::start(0);
@@ -346,6 +505,41 @@ fn a_leader_may_leave_while_it_runs() {
     for node in trio.nodes.drain(..).flatten() {
         node.terminate().expect(0, &[]);
     }
+}
+
+#[test]
+fn a_drained_node_leads_nothing_until_it_is_resumed_and_leaders_are_spread() {
+    let mut trio = Trio::start(0);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    let led_by = |seen: &Value, node: usize| {
+        let leads = |shard: &&Value| shard["leader"] == json!(node + 1);
+        seen["shards"].as_array().unwrap().iter().filter(leads).count()
+    };
+    let drained = trio.leader();
+    let target = format!("http://{}", trio.server((drained + 1) % 3).address);
+    let number = (drained + 1).to_string();
+    let done = run(&["cluster", "drain", "--node", &number, "--target", &target]).expect(0, &[]);
+    assert!(done.stdout.contains("leads nothing") && done.stdout.contains("draining"), "{done:?}");
+    trio.wait_until("others lead both shards", |seen| {
+        led_by(seen, drained) == 0 && seen["shards"].as_array().unwrap().iter().all(|shard| shard["leader"].is_u64())
+    });
+    buy(&trio, 20, &mut granted, &mut asked);
+    // Drained as well, a second leaves all to the third; when that is killed, they lead all the same, for want of any other.
+    let (second, third) = ((drained + 1) % 3, (drained + 2) % 3);
+    run(&["cluster", "drain", "--node", &(second + 1).to_string(), "--target", &target]).expect(0, &[]);
+    trio.wait_until("the third leads both", |seen| led_by(seen, third) == 2);
+    run(&["cluster", "drain", "--node", "9", "--target", &target]).expect(1, &["not_found", "node 9 is no member"]);
+    trio.kill(third);
+    buy(&trio, 20, &mut granted, &mut asked);
+    trio.restart(third);
+    trio.wait_until("the third leads both again", |seen| led_by(seen, third) == 2);
+    for node in [drained, second] {
+        run(&["cluster", "drain", "--resume", "--node", &(node + 1).to_string(), "--target", &target]).expect(0, &[]);
+    }
+    trio.wait_until("nobody leads two", |seen| (0..3).all(|node| led_by(seen, node) < 2));
+    buy(&trio, 10, &mut granted, &mut asked);
+    assert_eq!(granted.len(), 50);
+    trio.end(&granted, 0);
 }
 
 #[test]

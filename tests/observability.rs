@@ -74,6 +74,8 @@ const LABELS: &[(&str, &[&str])] = &[
             "/v1/cluster",
             "/v1/cluster/members",
             "/v1/cluster/leave",
+            "/v1/cluster/drain",
+            "/v1/cluster/resume",
             "/v1/backup",
             "/v1/time",
             "/livez",

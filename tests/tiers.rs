@@ -13,7 +13,7 @@ use tidegate_stock::Event;
 mod support;
 
 use support::log::{BOOK_PARTITION, confirmed, created, reserved, write};
-use support::{Server, WAIT_MAX};
+use support::{Server, WAIT_MAX, sell_more};
 
 /// Reservations in the log.
 const GRANTS: u64 = 60_000;
@@ -255,15 +255,4 @@ fn the_older_of_two_snapshots_is_enough_for_a_start_though_space_of_the_log_was_
     let server = Server::start(folder.path());
     assert_eq!(book(&server), expected);
     server.terminate().expect(0, &["a snapshot is of no use", "loaded a snapshot"]);
-}
-
-/// Makes the log longer.
-fn sell_more(server: &Server) {
-    let long = "u".repeat(100);
-    let commands: Vec<String> = (0..5_000)
-        .map(|_| format!(r#"{{"op":"reserve","sku":"more","user":"{long}","reference":"{long}","hold_seconds":1}}"#))
-        .collect();
-    server.put("/v1/stocks/more", r#"{"quantity":1000000000}"#);
-    let answer = server.post("/v1/batch", &format!(r#"{{"commands":[{}]}}"#, commands.join(",")));
-    assert_eq!(answer.status, 200, "{answer:?}");
 }

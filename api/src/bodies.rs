@@ -203,11 +203,11 @@ pub(crate) struct MemberFields<'a> {
     address: Cow<'a, str>,
 }
 
-/// A node that leaves a cluster.
+/// A member of a cluster that something is to be done to.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "LeavingMember")]
-pub(crate) struct LeaveFields {
+#[schemars(rename = "Member")]
+pub(crate) struct NodeFields {
     /// Its number.
     #[serde(deserialize_with = "needed_as::node")]
     #[schemars(with = "NodeNumber")]
@@ -250,9 +250,9 @@ pub(crate) fn member(body: &[u8]) -> Result<MemberBody, Problem> {
     Ok(MemberBody { node, address: fields.address.into_owned() })
 }
 
-/// Reads the body that names a node which leaves.
-pub(crate) fn leaving(body: &[u8]) -> Result<u64, Problem> {
-    let fields: LeaveFields = object(body)?;
+/// Reads the body that names a member.
+pub(crate) fn member_number(body: &[u8]) -> Result<u64, Problem> {
+    let fields: NodeFields = object(body)?;
     bounds::node(fields.node)
 }
 

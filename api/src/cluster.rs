@@ -49,6 +49,9 @@ pub trait ClusterSource: Send + Sync {
 
     /// Takes the node with number `node` out of the cluster for good. Does nothing more when it is asked again before all is done.
     fn remove(&self, node: u64) -> ClusterFuture<Result<(), ClusterRefusal>>;
+
+    /// Has the node with number `node` lead nothing from now on, if it `drains`, or again what it gets. Is done when it leads nothing.
+    fn drain(&self, node: u64, drains: bool) -> ClusterFuture<Result<(), ClusterRefusal>>;
 }
 
 /// Who decides for a shard.
@@ -93,6 +96,8 @@ pub struct NodeView {
     pub address: String,
     /// Whether it is counted for a quorum of every shard.
     pub is_voter: bool,
+    /// Whether it is to lead nothing, as far as this node knows.
+    pub is_draining: bool,
     /// How long ago this node heard of it, in milliseconds; `None` if not lately.
     pub heard_ms: Option<u64>,
     /// How far its clock is ahead of this node's, in milliseconds; `None` if it was not heard of lately.
@@ -170,6 +175,8 @@ struct NodeDocument {
     /// voter, or learner for one that has joined and is not counted yet.
     #[schemars(with = "Opaque")]
     role: &'static str,
+    /// Whether it is to lead nothing.
+    draining: bool,
     /// How long ago this node heard of it, in milliseconds; null if not lately.
     #[schemars(with = "Option<Count>")]
     heard_ms: Option<u64>,
@@ -219,6 +226,7 @@ impl From<ClusterView> for ClusterDocument {
             node: of.node,
             address: Some(of.address),
             role: role(of.is_voter),
+            draining: of.is_draining,
             heard_ms: of.heard_ms,
             clock_ahead_ms: of.clock_ahead_ms,
         });
@@ -251,17 +259,36 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
         Some(ShardDocument { shard: stream.0, leader: Some(node), term: FIRST_TERM, committed, replicas })
     });
     let shards = shards.collect();
-    let alone = NodeDocument { node, address: None, role: role(true), heard_ms: Some(0), clock_ahead_ms: Some(0) };
+    let alone = NodeDocument { node, address: None, role: role(true), draining: false, heard_ms: Some(0), clock_ahead_ms: Some(0) };
     replies::json(status::OK, &ClusterDocument { cluster: None, node, nodes: vec![alone], shards })
 }
 
 /// `POST /v1/cluster/leave`: a node leaves.
 pub(crate) async fn leave(call: Call, body: Unread) -> Result<Response, Problem> {
-    let node = bodies::leaving(&call.read(body).await?)?;
+    let node = bodies::member_number(&call.read(body).await?)?;
     let Some(cluster) = call.door().cluster() else {
         return Err(Problem::new(Code::NotFound, "this node stands alone: there is no cluster to leave"));
     };
     call.bounded(cluster.remove(node)).await??;
+    replies::json(status::OK, &ClusterDocument::from(cluster.view()))
+}
+
+/// `POST /v1/cluster/drain`: a node leads nothing any more.
+pub(crate) async fn drain(call: Call, body: Unread) -> Result<Response, Problem> {
+    drain_or_resume(call, body, true).await
+}
+
+/// `POST /v1/cluster/resume`: a node that was drained leads again.
+pub(crate) async fn resume(call: Call, body: Unread) -> Result<Response, Problem> {
+    drain_or_resume(call, body, false).await
+}
+
+async fn drain_or_resume(call: Call, body: Unread, drains: bool) -> Result<Response, Problem> {
+    let node = bodies::member_number(&call.read(body).await?)?;
+    let Some(cluster) = call.door().cluster() else {
+        return Err(Problem::new(Code::NotFound, "this node stands alone: there is nobody else to lead"));
+    };
+    call.bounded(cluster.drain(node, drains)).await??;
     replies::json(status::OK, &ClusterDocument::from(cluster.view()))
 }
 

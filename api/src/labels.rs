@@ -27,6 +27,8 @@ pub(crate) enum Route {
     Cluster,
     Members,
     Leave,
+    Drain,
+    Resume,
     Backup,
     Time,
     Livez,
@@ -46,7 +48,7 @@ pub(crate) enum Need {
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::Unmatched,
         Self::Stocks,
         Self::Stock,
@@ -66,6 +68,8 @@ impl Route {
         Self::Cluster,
         Self::Members,
         Self::Leave,
+        Self::Drain,
+        Self::Resume,
         Self::Backup,
         Self::Time,
         Self::Livez,
@@ -97,6 +101,8 @@ impl Route {
             Self::Cluster => "/v1/cluster",
             Self::Members => "/v1/cluster/members",
             Self::Leave => "/v1/cluster/leave",
+            Self::Drain => "/v1/cluster/drain",
+            Self::Resume => "/v1/cluster/resume",
             Self::Backup => "/v1/backup",
             Self::Time => "/v1/time",
             Self::Livez => "/livez",
@@ -139,7 +145,7 @@ impl Route {
                 Method::GET | Method::HEAD => READ,
                 _ => None,
             },
-            Self::Members | Self::Leave => match *method {
+            Self::Members | Self::Leave | Self::Drain | Self::Resume => match *method {
                 Method::POST => ADMIN,
                 _ => None,
             },

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::backup::OCTET_STREAM;
 use crate::batch::ResultsDocument;
 use crate::bodies::{
-    AdjustFields, ChangeFields, ExtendFields, LeaveFields, MemberFields, NoFields, ReserveFields, StockFields, UnitsFields,
+    AdjustFields, ChangeFields, ExtendFields, MemberFields, NoFields, NodeFields, ReserveFields, StockFields, UnitsFields,
 };
 use crate::call::NDJSON;
 use crate::cluster::ClusterDocument;
@@ -332,7 +332,23 @@ impl Operation {
                 let description = "Takes a node out of the cluster for good, whether it runs or is lost, if a majority of the others is there. \
                     Stop it then: its directory is of no use any more.";
                 Self::new("leaveCluster", "Service", "Take a node out", description)
-                    .asks(schema_of::<LeaveFields>, r#"{"node":2}"#)
+                    .asks(schema_of::<NodeFields>, r#"{"node":2}"#)
+                    .answers(status::OK, "The cluster as this node sees it.", &[], schema_of::<ClusterDocument>, CLUSTER)
+                    .may_be(&[Code::NotFound, Code::OutOfRange, Code::NoQuorum, Code::Timeout, Code::OutcomeUnknown])
+            }
+            (Route::Drain, &Method::POST) => {
+                let description = "Has a node hand everything over that it leads, and lead nothing any more, until it is told to resume or is \
+                    started again: what is to be done before it is stopped. It goes on holding its share of the log, and answers requests. \
+                    no_quorum says that nobody else can lead what it leads; it goes on trying.";
+                Self::new("drainNode", "Service", "Move leaders off a node", description)
+                    .asks(schema_of::<NodeFields>, r#"{"node":2}"#)
+                    .answers(status::OK, "The cluster as this node sees it.", &[], schema_of::<ClusterDocument>, CLUSTER)
+                    .may_be(&[Code::NotFound, Code::OutOfRange, Code::NoQuorum, Code::Timeout, Code::OutcomeUnknown])
+            }
+            (Route::Resume, &Method::POST) => {
+                let description = "A node that was drained may lead again, and gets its share.";
+                Self::new("resumeNode", "Service", "End the draining of a node", description)
+                    .asks(schema_of::<NodeFields>, r#"{"node":2}"#)
                     .answers(status::OK, "The cluster as this node sees it.", &[], schema_of::<ClusterDocument>, CLUSTER)
                     .may_be(&[Code::NotFound, Code::OutOfRange, Code::NoQuorum, Code::Timeout, Code::OutcomeUnknown])
             }

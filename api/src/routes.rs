@@ -50,6 +50,8 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route(Route::Cluster.path(), get(cluster::read))
         .route(Route::Members.path(), post(cluster::join))
         .route(Route::Leave.path(), post(cluster::leave))
+        .route(Route::Drain.path(), post(cluster::drain))
+        .route(Route::Resume.path(), post(cluster::resume))
         .route(Route::Backup.path(), get(backup::read).head(backup::head))
         .route(Route::Time.path(), get(service::time))
         .route(Route::Livez.path(), get(service::livez))

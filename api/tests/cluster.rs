@@ -36,7 +36,14 @@ impl ClusterSource for Front {
         ClusterView {
             cluster: "c".to_owned(),
             node: 1,
-            nodes: vec![NodeView { node: 2, address: "b:1".to_owned(), is_voter: false, heard_ms: None, clock_ahead_ms: None }],
+            nodes: vec![NodeView {
+                node: 2,
+                address: "b:1".to_owned(),
+                is_voter: false,
+                is_draining: true,
+                heard_ms: None,
+                clock_ahead_ms: None,
+            }],
             shards: vec![ShardView { shard: 0, leader: Some(2), term: 7, committed: 9, replicas: vec![(1, Some(4)), (2, None)] }],
         }
     }
@@ -77,6 +84,11 @@ impl ClusterSource for Front {
 
     fn remove(&self, node: u64) -> ClusterFuture<Result<(), ClusterRefusal>> {
         let answer = if node == 2 { Ok(()) } else { Err(ClusterRefusal::NoMember(format!("{node} is none"))) };
+        Box::pin(async { answer })
+    }
+
+    fn drain(&self, node: u64, drains: bool) -> ClusterFuture<Result<(), ClusterRefusal>> {
+        let answer = if node == 2 { Ok(()) } else { Err(ClusterRefusal::NoQuorum(format!("{node} leads on: {drains}"))) };
         Box::pin(async { answer })
     }
 }
@@ -183,7 +195,7 @@ async fn the_cluster_is_shown_and_members_come_and_go() {
         json!({
             "cluster": "c",
             "node": 1,
-            "nodes": [{"node": 2, "address": "b:1", "role": "learner", "heard_ms": null, "clock_ahead_ms": null}],
+            "nodes": [{"node": 2, "address": "b:1", "role": "learner", "draining": true, "heard_ms": null, "clock_ahead_ms": null}],
             "shards": [{
                 "shard": 0,
                 "leader": 2,
@@ -201,6 +213,13 @@ async fn the_cluster_is_shown_and_members_come_and_go() {
     let leave = async |body: &str| pair.front.post("/v1/cluster/leave", body).await;
     assert_eq!(leave(r#"{"node":2}"#).await.json()["node"], 1);
     leave(r#"{"node":9}"#).await.expect_problem(404, "not_found", "9 is none");
+    for (path, drains) in [("/v1/cluster/drain", "true"), ("/v1/cluster/resume", "false")] {
+        assert_eq!(pair.front.post(path, r#"{"node":2}"#).await.json()["nodes"][0]["draining"], true);
+        pair.front.post(path, r#"{"node":3}"#).await.expect_problem(503, "no_quorum", &format!("3 leads on: {drains}"));
+        pair.front.post(path, r#"{"node":0}"#).await.expect_problem(422, "out_of_range", "from 1 to 1000000");
+        pair.front.post(path, "{}").await.expect_problem(400, "invalid_request", "node");
+        pair.behind.post(path, r#"{"node":2}"#).await.expect_problem(404, "not_found", "stands alone");
+    }
     // Who stands alone has no cluster.
     pair.behind.post("/v1/cluster/members", r#"{"address":"b:1"}"#).await.expect_problem(404, "not_found", "stands alone");
     pair.behind.post("/v1/cluster/leave", r#"{"node":2}"#).await.expect_problem(404, "not_found", "stands alone");

@@ -119,6 +119,8 @@ pub struct GroupParts<S: Snapshots, T> {
     pub shard: u16,
     /// When a leader is taken for gone.
     pub times: GroupTimes,
+    /// Entries before a snapshot that are not purged for it.
+    pub late_entries_kept: u64,
     /// The shard's log.
     pub log: ReplicatedLog,
     /// The shard's machine, at where it stands.
@@ -140,7 +142,7 @@ impl<S: Snapshots> ShardGroup<S> {
     where
         T: SnapshotTransfer<Snapshot = S::Snapshot>,
     {
-        let GroupParts { node, shard, times, log, machine, transfer, may_revert } = parts;
+        let GroupParts { node, shard, times, late_entries_kept, log, machine, transfer, may_revert } = parts;
         let config = Config {
             cluster_name: format!("shard-{shard}"),
             heartbeat_interval: times.heartbeat_ms,
@@ -148,6 +150,7 @@ impl<S: Snapshots> ShardGroup<S> {
             election_timeout_max: times.election_ms_max,
             // A snapshot is made when it is asked for.
             snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: late_entries_kept,
             // A node that led before it was restarted does not know any more what was committed then. Only a term of its own, with an entry of
             // its own behind everything before, tells.
             enable_leader_restore: Some(false),
@@ -216,6 +219,15 @@ impl<S: Snapshots> ShardGroup<S> {
     pub async fn changed(&mut self) {
         // Consensus that has ended changes nothing any more, and is told by `lead`.
         let _ = self.metrics.changed().await;
+    }
+
+    /// Has consensus look for a newer snapshot in what [`Snapshots::current`] gives, and purge the log before it. What comes of that is not waited
+    /// for.
+    ///
+    /// # Errors
+    /// When consensus has stopped.
+    pub async fn note_snapshot(&self) -> io::Result<()> {
+        self.raft.trigger().snapshot().await.map_err(|fatal| io::Error::other(fatal.to_string()))
     }
 
     /// Changes the members, if this node leads. At return the change is committed. Does nothing where it is done already.

@@ -22,7 +22,7 @@ pub use group::{ChangeError, GroupMember, GroupParts, GroupStatus, GroupTimes, M
 pub use log_reader::ReplicatedLogReader;
 pub use log_store::{PositionAt, ReplicatedLog};
 pub use members::{Member, MembersError};
-pub use recovery::{MemberError, RecoveredMember, recover_member};
+pub use recovery::{MemberError, RecoveredMember, check_member, recover_member};
 pub use shard::{ShardLeader, ShardLog, ShardMachine, Snapshots, shard_parts};
 pub use snapshot_files::{FileIncoming, FileReader, FileSnapshot, SnapshotFileError, SnapshotFiles, SnapshotParts};
 pub use state_machine::{

@@ -75,9 +75,7 @@ pub fn recover_member(directory: &DataDirectory, shard: u16, rules: Rules, seed:
         }
     }
     let begin = found.as_ref().map(|(standing, _)| Purged { leader: standing.leader, position: standing.position });
-    let oldest = directory.segments().into_iter().filter_map(|segment| segment.first.get(&stream).map(|(index, _)| *index)).min();
-    // A log that is there from its beginning says the most itself.
-    let replica = directory.recover_replica(shard, begin.filter(|_| oldest.is_some_and(|oldest| oldest > LogIndex(1))))?;
+    let replica = directory.recover_replica(shard, begin.filter(|_| begins_later(directory, stream)))?;
     let (standing, ledger) = found.unwrap_or_else(|| (Standing::genesis(), Ledger::new(rules, seed)));
     let mut recovered = RecoveredMember { ledger, standing, replica, set_aside: Vec::new() };
     let purged = replica.promises.base().index;
@@ -93,6 +91,33 @@ pub fn recover_member(directory: &DataDirectory, shard: u16, rules: Rules, seed:
         make_snapshot(directory, stream, &mut recovered)?;
     }
     Ok(recovered)
+}
+
+/// Whether the beginning of the log of `stream` is gone. One that is there from its beginning says the most itself.
+fn begins_later(directory: &DataDirectory, stream: StreamId) -> bool {
+    let oldest = directory.segments().into_iter().filter_map(|segment| segment.first.get(&stream).map(|(index, _)| *index)).min();
+    oldest.is_some_and(|oldest| oldest > LogIndex(1))
+}
+
+/// Reads the log of `shard` of `directory` and what it has promised, as a member that starts there would, and changes nothing. Of snapshots only
+/// the headers are read. Waits for the disk.
+///
+/// # Errors
+/// When the log is damaged, or lacks what lies between the newest snapshot that is of use and what was purged.
+pub fn check_member(directory: &DataDirectory, shard: u16) -> Result<RecoveredReplica, MemberError> {
+    let (stream, identity) = (StreamId::log(shard), directory.identity());
+    let mut begin = None;
+    if begins_later(directory, stream) {
+        for kept in snapshots(directory.path(), stream)? {
+            // What is wrong with a snapshot is for whoever reads it whole.
+            let Ok(reader) = SnapshotReader::open(&kept.path, &SnapshotExpectation::new(identity, stream)) else { continue };
+            if let Ok(Standing { position, leader, .. }) = standing_of(reader.header(), identity) {
+                begin = Some(Purged { leader, position });
+                break;
+            }
+        }
+    }
+    Ok(directory.recover_replica(shard, begin)?)
 }
 
 /// Makes a snapshot of what was recovered, where it stands. Durable at return.

@@ -347,6 +347,9 @@ pub struct ClusterSettings {
     /// `cluster.election_ms_min`. A leader that is lost is replaced within twice that, and a moment. Same across a cluster.
     /// Default: 1,000.
     pub election_ms_max: u64,
+    /// Entries of each shard's log, before its newest snapshot, that are kept for a member that comes back late: 0 to 1,000,000,000. Whoever
+    /// lacks more gets the snapshot. Free per process. Default: 100,000.
+    pub late_entries_kept: u64,
 }
 
 impl Default for ClusterSettings {
@@ -361,6 +364,7 @@ impl Default for ClusterSettings {
             heartbeat_ms: 100,
             election_ms_min: 500,
             election_ms_max: 1_000,
+            late_entries_kept: 100_000,
         }
     }
 }
@@ -492,6 +496,7 @@ impl Settings {
             ("cluster", "heartbeat_ms", Sight::Open, Slot::Number(&mut cluster.heartbeat_ms, 10..=10_000)),
             ("cluster", "election_ms_min", Sight::Open, Slot::Number(&mut cluster.election_ms_min, 50..=60_000)),
             ("cluster", "election_ms_max", Sight::Open, Slot::Number(&mut cluster.election_ms_max, 51..=120_000)),
+            ("cluster", "late_entries_kept", Sight::Open, Slot::Number(&mut cluster.late_entries_kept, 0..=1_000_000_000)),
             ("output", "format", Sight::Open, Slot::LogFormat(&mut output.format)),
             ("output", "filter", Sight::Open, Slot::Text(&mut output.filter)),
             ("output", "lines_waiting_max", Sight::Open, Slot::Number(&mut output.lines_waiting_max, 1..=1_000_000)),

@@ -277,7 +277,7 @@ impl DataDirectory {
     /// Checks everything that is retained of `stream` and calls `visit` for each of its groups in order, from the oldest entry on, whose
     /// predecessor it takes on trust; changes nothing. For whoever looks at a log without its snapshots.
     ///
-    /// As long as nothing was compacted the log must begin with its first entry, as in [`DataDirectory::replay`].
+    /// As long as nothing was compacted or purged the log must begin with its first entry, as in [`DataDirectory::replay`].
     pub fn check_from_oldest(
         &self,
         stream: StreamId,

@@ -10,10 +10,11 @@
 //! ```
 //!
 //! What is put goes into the newest range, whatever its own time, and opens a new one when a record of the batch belongs to a later range
-//! than any before. So of two versions of a record the one in the newer range counts, and forgetting is dropping the oldest range with all
+//! than any before, or when the newest is full: merging a range's files costs more the more is in it, and this bounds it however many
+//! reservations there were before. So of two versions of a record the one in the newer range counts, and forgetting is dropping the oldest range with all
 //! its files, which costs the same however much is in it. A range goes when its latest record is old enough: records stay up to one
-//! range's length longer than asked for, never shorter. Ranges are numbered by the second at which they begin, so that they keep their
-//! order when their length is set anew.
+//! range's length longer than asked for, never shorter. Ranges are numbered by the second at which they begin, or by the number behind that of
+//! one that is full, so that they keep their order when their length is set anew.
 //!
 //! In a range, all numbers big-endian:
 //!
@@ -69,6 +70,9 @@ pub const HISTORY_CACHE_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 
 /// Length of a range of time, in seconds: a day.
 pub const HISTORY_RANGE_SECONDS_DEFAULT: u32 = 86_400;
+
+/// Records of a range after which the next one begins. In a range of a million a record is sorted and merged about twice.
+pub const HISTORY_RANGE_RECORDS_MAX_DEFAULT: u64 = 1_000_000;
 
 /// What is put gathers in memory up to this many bytes before it is sorted into a file. While the worker is busy merging files it
 /// gathers on, so that memory grows with the rate of puts, to some hundred MiB at a hundred thousand records a second.
@@ -155,11 +159,17 @@ pub struct HistoryOptions {
     /// Length of a range in seconds, at least 1: how much longer than asked for a record may stay. An eighth of what records are kept for
     /// is a good measure; a read may have to look into every range. Default: [`HISTORY_RANGE_SECONDS_DEFAULT`].
     pub range_seconds: u32,
+    /// Records after which a range is full, give or take one put. Default: [`HISTORY_RANGE_RECORDS_MAX_DEFAULT`].
+    pub range_records_max: u64,
 }
 
 impl Default for HistoryOptions {
     fn default() -> Self {
-        Self { cache_bytes: HISTORY_CACHE_BYTES_DEFAULT, range_seconds: HISTORY_RANGE_SECONDS_DEFAULT }
+        Self {
+            cache_bytes: HISTORY_CACHE_BYTES_DEFAULT,
+            range_seconds: HISTORY_RANGE_SECONDS_DEFAULT,
+            range_records_max: HISTORY_RANGE_RECORDS_MAX_DEFAULT,
+        }
     }
 }
 
@@ -220,7 +230,8 @@ impl HistoryError {
 
 /// A range of time.
 struct Range {
-    /// Seconds from 1970 to its beginning: the time of the record that opened it, rounded down to whole lengths of a range.
+    /// Seconds from 1970 to its beginning: the time of the record that opened it, rounded down to whole lengths of a range; or more, behind
+    /// one that is full.
     number: u64,
     keyspace: Keyspace,
 }
@@ -238,6 +249,7 @@ struct Tally {
 pub struct History {
     directory: PathBuf,
     range_seconds: u64,
+    range_records_max: u64,
     /// Of each range, in their order. Whoever writes holds it; locked before the ranges.
     tallies: Mutex<Vec<Tally>>,
     /// Oldest first. Replaced as a whole, so that a reader keeps what it began with.
@@ -295,6 +307,7 @@ impl History {
         Ok(Self {
             directory: directory.to_owned(),
             range_seconds: u64::from(options.range_seconds.max(1)),
+            range_records_max: options.range_records_max,
             tallies: Mutex::new(tallies),
             ranges: RwLock::new(Arc::new(ranges)),
             store,
@@ -452,9 +465,12 @@ impl History {
     /// The ranges, with one for records over at `latest` as the last.
     fn ranges_for(&self, latest: u64, tallies: &mut Vec<Tally>) -> Result<Arc<Vec<Range>>, HistoryError> {
         let ranges = self.ranges();
-        let number = latest / 1_000 / self.range_seconds * self.range_seconds;
-        if ranges.last().is_some_and(|range| range.number >= number) {
-            return Ok(ranges);
+        let mut number = latest / 1_000 / self.range_seconds * self.range_seconds;
+        if let Some((newest, tally)) = ranges.last().zip(tallies.last()) {
+            if newest.number >= number && tally.records < self.range_records_max {
+                return Ok(ranges);
+            }
+            number = number.max(newest.number + 1);
         }
         let mut more: Vec<Range> = ranges.iter().map(Range::share).collect();
         more.push(Range::open(&self.directory, &self.store, number)?);

@@ -439,7 +439,7 @@ pub(crate) fn read_promises(
 }
 
 /// Checks what `store` retains of `stream` like [`replay`], but takes on trust what the oldest entry says of its predecessor, once
-/// anything was compacted.
+/// anything was compacted, and where the log was purged, which may then begin behind a snapshot from another node.
 pub fn check_from_oldest(
     store: &dyn LogStore,
     stream: StreamId,
@@ -447,7 +447,12 @@ pub fn check_from_oldest(
     progress: &RecoveryProgress,
     visit: &mut dyn FnMut(&RecoveredGroup<'_>) -> Result<(), PayloadError>,
 ) -> Result<RecoveredStream, RecoveryError> {
-    if !was_compacted(store) {
+    let was_purged = || {
+        // What the sidecar says of the votes is not in question here.
+        let (promises, _) = read_promises(store, StreamId::votes(stream.shard()), None)?;
+        Ok::<_, RecoveryError>(promises.purged.is_some())
+    };
+    if !was_compacted(store) && !was_purged()? {
         return replay(store, stream, None, durable, progress, visit);
     }
     let mut visit = groups_only(visit);

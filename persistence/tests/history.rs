@@ -292,6 +292,43 @@ fn records_are_told_with_their_range() {
 }
 
 #[test]
+fn a_range_that_is_full_is_followed_by_another_of_the_same_time() {
+    let directory = TempDir::new().unwrap();
+    let opened = || History::open(directory.path(), &HistoryOptions { range_records_max: 100, ..options() }).unwrap();
+    let history = opened();
+    for turn in 0..10_u64 {
+        let records: Vec<_> = (0..50).map(|n| record(LAMP, turn * 50 + n, "ada", turn, "first")).collect();
+        history.put(&records).unwrap();
+    }
+    // Of one that was changed later, the later version counts, whichever ranges they are in.
+    history.put(&[record(LAMP, 0, "ada", 10, "second"), record(LAMP, 499, "ada", 10, "second")]).unwrap();
+    history.persist().unwrap();
+    drop(history);
+    let history = opened();
+    let mut ranges: Vec<(HistoryRange, u64)> = Vec::new();
+    let mut count = |range: HistoryRange, _: HistoryRecord<'_>| {
+        match ranges.last_mut().filter(|(last, _)| *last == range) {
+            Some((_, records)) => *records += 1,
+            None => ranges.push((range, 1)),
+        }
+        ControlFlow::Continue(())
+    };
+    history.for_each(&mut count).unwrap();
+    // Two puts make one full; what was changed is told where it is newest.
+    assert_eq!(ranges.iter().map(|(_, records)| *records).collect::<Vec<_>>(), [99, 100, 100, 100, 99, 2]);
+    let all = newest(&history, LAMP, END, Some("ada"));
+    assert_eq!(all.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), (0..500).rev().collect::<Vec<_>>());
+    assert_eq!((all[0].1.as_str(), all[1].1.as_str(), all[499].1.as_str()), ("second", "first", "second"));
+    // The first range holds turns 0 and 1, and goes when both are old; what it had of one that was changed later is not missed.
+    assert_eq!(history.remove_resolved_before(Timestamp::from_unix_ms(1)).unwrap(), 0);
+    assert_eq!(history.remove_resolved_before(Timestamp::from_unix_ms(2)).unwrap(), 100);
+    assert_eq!(newest(&history, LAMP, END, None).len(), 401);
+    // A later time has a range of its own, full or not.
+    history.put(&[record(LAMP, 900, "bob", RANGE_MS, "later")]).unwrap();
+    assert_eq!(newest(&history, LAMP, END, None)[0], (900, "later".to_owned()));
+}
+
+#[test]
 fn what_was_persisted_is_in_a_copy_taken_right_after() {
     let directory = TempDir::new().unwrap();
     let history = open(&directory.path().join("history"));

@@ -15,8 +15,9 @@ use tidegate_engine::CommitProgress;
 use tidegate_persistence::{ArchiveWriter, Identity, LogPosition, NodeId, Piece, StreamId};
 use tokio::time::{sleep, timeout_at};
 
+use super::keeper::hear;
 use super::member::{HEARD_MAX, Shared};
-use super::talk::{AnswerError, Question, decode_answer, decode_outcome, encode_request};
+use super::talk::{AnswerError, Question, decode_answer, decode_drained, decode_outcome, encode_request};
 
 /// Most members of a cluster.
 pub(crate) const MEMBERS_MAX: usize = 16;
@@ -80,6 +81,11 @@ impl ClusterSource for MemberSource {
         on_cluster(&self.0, async move { shared.remove(NodeId(node)).await })
     }
 
+    fn drain(&self, node: u64, drains: bool) -> ClusterFuture<Result<(), ClusterRefusal>> {
+        let shared = Arc::clone(&self.0);
+        on_cluster(&self.0, async move { shared.drain(NodeId(node), drains).await })
+    }
+
     fn add(&self, node: Option<u64>, address: String) -> ClusterFuture<Result<Vec<u8>, ClusterRefusal>> {
         let shared = Arc::clone(&self.0);
         on_cluster(&self.0, async move { shared.add(node, address).await })
@@ -132,6 +138,11 @@ impl Shared {
                 node: member.node.0,
                 address: member.address.clone(),
                 is_voter: true,
+                is_draining: if is_here {
+                    self.is_draining.load(Ordering::Acquire)
+                } else {
+                    of.is_some_and(|of| of.standing.is_draining)
+                },
                 heard_ms: if is_here { Some(0) } else { of.map(|of| millis(of.at.elapsed())) },
                 clock_ahead_ms: if is_here { Some(0) } else { of.map(|of| of.clock_ahead_ms) },
             });
@@ -220,6 +231,41 @@ impl Shared {
         self.change_all(&MemberChange::Remove(node)).await?;
         tracing::info!(node = node.0, "a node has left the cluster");
         Ok(())
+    }
+
+    /// Has this node lead nothing from now on, if it `drains`, or again what it gets. Gives what it leads still.
+    pub(super) async fn drain_here(&self, drains: bool) -> Vec<u16> {
+        self.is_draining.store(drains, Ordering::Release);
+        if !drains {
+            return Vec::new();
+        }
+        self.hand_over().await;
+        self.led_here()
+    }
+
+    /// The same of `node`.
+    async fn drain(&self, node: NodeId, drains: bool) -> Result<(), ClusterRefusal> {
+        let led = if node == self.node() {
+            self.drain_here(drains).await
+        } else {
+            let others = self.others();
+            let Some(address) = others.get(&node) else {
+                return Err(ClusterRefusal::NoMember(format!("node {node} is no member of this cluster")));
+            };
+            let answer = self.links.ask(node, address, Question::Drain(drains).encode(), CHANGE_MAX).await;
+            let answer = answer.map_err(|error| error.to_string()).and_then(|answer| decode_drained(&answer));
+            let led = answer.map_err(|why| ClusterRefusal::Unknown(format!("node {node}: {why}")))?;
+            // So that this node shows it as it is now.
+            hear(self, node, address).await;
+            led
+        };
+        match led.as_slice() {
+            [] => Ok(()),
+            led => {
+                let what = format!("node {node} still leads shards {led:?}: nobody else is there that could; it goes on trying");
+                Err(ClusterRefusal::NoQuorum(what))
+            }
+        }
     }
 
     /// Makes `change` in every shard, one after the other: the first decides between two who want the same.

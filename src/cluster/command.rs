@@ -14,18 +14,15 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tidegate_cluster::{Member as Address, ReplicatedLog, Standing, StateMachine, adopt, shard_parts};
+use tidegate_cluster::{Member as Address, PositionAt, RecoveredMember, ReplicatedLog, adopt};
 use tidegate_config::Settings;
-use tidegate_engine::{Clock, CommitProgress, EngineMetrics, LocalCommits, SystemClock, quorum_line};
-use tidegate_persistence::{
-    ChainHash, DataDirectory, GroupSequence, OpenError, RecoveryError, RestoreError, Wal, WalError, restore,
-};
+use tidegate_engine::{Clock, EngineMetrics, LocalCommits, SystemClock};
+use tidegate_persistence::{DataDirectory, OpenError, RestoreError, Wal, WalError, restore};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use super::endpoint::{EndpointFault, Membership, endpoint, membership};
-use super::member::{MemberError, check_whole, recover};
-use super::no_snapshots::NoSnapshots;
+use super::member::{MemberError, recover};
 use crate::backup::{BackupError, Partial, check_place};
 use crate::node::{HISTORY_FOLDER, open_directory};
 use crate::options::{directory_options, wal_options};
@@ -85,9 +82,6 @@ pub(crate) enum ClusterError {
     /// The folder cannot be used.
     #[error(transparent)]
     Place(#[from] BackupError),
-    /// The log cannot be read.
-    #[error(transparent)]
-    Recovery(#[from] RecoveryError),
     /// The log cannot be written.
     #[error("the write-ahead log failed")]
     Log(#[from] WalError),
@@ -140,7 +134,6 @@ pub(crate) fn init(settings: &Settings) -> Result<(), ClusterError> {
     let identity = directory.identity().clone();
     // Before anything is written: what a start would refuse.
     endpoint(&settings.cluster, &identity)?;
-    check_whole(&directory)?;
     let adopted = adopt_all(settings, &membership, directory)?;
     let mut out = io::stdout().lock();
     if adopted == 0 {
@@ -163,20 +156,18 @@ pub(crate) fn init(settings: &Settings) -> Result<(), ClusterError> {
 /// Writes into every shard's log that the node is its only member. Gives how many had not been told before.
 fn adopt_all(settings: &Settings, membership: &Membership, directory: DataDirectory) -> Result<usize, ClusterError> {
     let node = directory.identity().node;
-    let replicas = recover(&directory)?;
+    let recovered = recover(settings, &directory)?;
     let commits = Arc::new(LocalCommits::new([], Arc::new(EngineMetrics::default()), |_| {}));
-    let tails = replicas.iter().flat_map(|replica| [replica.log, replica.votes]);
+    let tails = recovered.iter().flat_map(|shard| [shard.replica.log, shard.replica.votes]);
     let wal = Wal::start(directory, tails, wal_options(&settings.log), commits)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let adopted = runtime.block_on(async {
         let mut count = 0;
-        for replica in &replicas {
-            // Nothing is applied here; the machine only says where a log stands that has nothing in front.
-            let progress = CommitProgress::new(GroupSequence(0));
-            let (voice, _line) = quorum_line(&progress);
-            let (_, machine, _) = shard_parts(node, voice, ChainHash::GENESIS, NoSnapshots);
-            let machine = StateMachine::new(machine, Standing::genesis());
-            let mut log = ReplicatedLog::open(wal.writer(), wal.reader(), replica, machine.position_at())?;
+        for RecoveredMember { standing, replica, .. } in &recovered {
+            // What is in front of the log is in the snapshot that it begins behind.
+            let begin = standing.position;
+            let position_at: PositionAt = Arc::new(move |index| Some(begin).filter(|begin| begin.index == index));
+            let mut log = ReplicatedLog::open(wal.writer(), wal.reader(), replica, position_at)?;
             let member = Address { address: membership.advertise.clone() };
             count += usize::from(adopt(&mut log, node, member).await.map_err(ClusterError::Adopt)?);
         }
@@ -268,17 +259,32 @@ async fn exchange(target: &Target, method: Method, path: &str, body: Vec<u8>) ->
 }
 
 #[derive(Serialize)]
-struct Leaving {
+struct Member {
     node: u64,
 }
 
 /// Has node `node` taken out of the cluster that `options` lead to.
 pub(crate) fn leave(options: &TargetOptions, node: u64) -> Result<(), ClusterError> {
     let target = options.find()?;
-    let body = serde_json::to_vec(&Leaving { node }).map_err(io::Error::other)?;
+    let body = serde_json::to_vec(&Member { node }).map_err(io::Error::other)?;
     let body = ask(&target, Method::POST, "/v1/cluster/leave", body)?;
     let mut out = io::stdout().lock();
     writeln!(out, "Node {node} is no member any more. Stop it if it runs; its directory is of no use.\n")?;
+    out.write_all(table(&read_seen(&target, &body)?).as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Has node `node` of the cluster that `options` lead to lead nothing any more, or again what it gets, if it `resumes`.
+pub(crate) fn drain(options: &TargetOptions, node: u64, resumes: bool) -> Result<(), ClusterError> {
+    let target = options.find()?;
+    let body = serde_json::to_vec(&Member { node }).map_err(io::Error::other)?;
+    let body = ask(&target, Method::POST, if resumes { "/v1/cluster/resume" } else { "/v1/cluster/drain" }, body)?;
+    let mut out = io::stdout().lock();
+    if resumes {
+        writeln!(out, "Node {node} may lead again, and gets its share.\n")?;
+    } else {
+        writeln!(out, "Node {node} leads nothing, and will not until it is started again or resumed. It can be stopped.\n")?;
+    }
     out.write_all(table(&read_seen(&target, &body)?).as_bytes())?;
     Ok(out.flush()?)
 }
@@ -297,6 +303,8 @@ struct SeenNode {
     node: u64,
     address: Option<String>,
     role: String,
+    #[serde(default)]
+    draining: bool,
     heard_ms: Option<u64>,
     clock_ahead_ms: Option<i64>,
 }
@@ -351,7 +359,7 @@ fn table(seen: &Seen) -> String {
             "{:>5}  {:<28} {:<8} {:>9} {:>9}",
             of.node,
             or_none(of.address.clone()),
-            of.role,
+            if of.draining { "draining" } else { &of.role },
             or_none(of.heard_ms.map(|heard| heard.to_string())),
             or_none(of.clock_ahead_ms.map(|ahead| format!("{ahead:+}"))),
         );

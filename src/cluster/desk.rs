@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tidegate_api::Forwarded;
 use tidegate_cluster::ChangeError;
 use tidegate_cluster::network::Desk;
-use tidegate_persistence::NodeId;
+use tidegate_persistence::{NodeId, StreamId};
 
 use super::member::Shared;
-use super::talk::{Question, encode_answer, encode_outcome, encode_refusal, encode_standing};
+use super::talk::{Question, encode_answer, encode_drained, encode_marked, encode_outcome, encode_refusal, encode_standing};
 
 /// Answers for a member.
 pub(super) struct MemberDesk(pub(super) Arc<Shared>);
@@ -38,6 +38,19 @@ impl Desk for MemberDesk {
                             encode_answer(&committed, &answer.encode())
                         }
                         Err(why) => encode_refusal(&why),
+                    }
+                }
+                Ok(Question::Drain(drains)) => {
+                    tracing::info!(from = node.0, drains, "another node has this one drained or resumed");
+                    encode_drained(&member.drain_here(drains).await)
+                }
+                Ok(Question::Mark(shard)) => {
+                    if !member.progress.get(usize::from(shard)).is_some_and(|progress| progress.leads()) {
+                        return encode_refusal("this node does not lead the shard");
+                    }
+                    match member.engine.mark_log(StreamId::log(shard)).await {
+                        Ok(()) => encode_marked(),
+                        Err(error) => encode_refusal(&error.to_string()),
                     }
                 }
                 Err(why) => {

@@ -1,7 +1,8 @@
 //! What keeps a member in touch with the others, and the members as they should be: whoever has joined is counted once it has the log, and
-//! a change that was left half done is finished.
+//! a change that was left half done is finished. And what keeps leaders spread over the nodes, and off one that is to be stopped.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidegate_cluster::{ChangeError, GroupMember, MemberChange};
@@ -21,6 +22,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the members are as they should be.
 const TEND: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether this node leads more than its share. Seldom, so that all nodes have heard what the last change came to.
+const SPREAD: Duration = Duration::from_secs(3);
+
+/// How often a node that is drained looks whether it has been elected again.
+const SPREAD_DRAINING: Duration = Duration::from_millis(500);
 
 /// Entries that a node that has joined may lack when it is counted from then on.
 const PROMOTE_BEHIND_MAX: u64 = 1_000;
@@ -51,7 +58,8 @@ async fn hear_all(shared: &Arc<Shared>) {
     while asking.join_next().await.is_some() {}
 }
 
-async fn hear(shared: &Shared, node: NodeId, address: &str) {
+/// Asks one how it stands.
+pub(super) async fn hear(shared: &Shared, node: NodeId, address: &str) {
     let (asked, asked_at) = (Instant::now(), shared.clock.now().unix_ms());
     let answer = shared.links.ask(node, address, Question::Standing.encode(), ANSWER_MAX).await;
     match answer.map_err(|error| error.to_string()).and_then(|answer| decode_standing(&answer)) {
@@ -107,4 +115,33 @@ fn is_ready(shared: &Shared, member: &GroupMember, last: u64) -> bool {
     let is_there = shared.heard.lock().get(&member.node).is_some_and(|heard| heard.at.elapsed() < HEARD_MAX);
     let has_log = member.matched.is_some_and(|matched| matched.0 > 0 && matched.0 + PROMOTE_BEHIND_MAX >= last);
     !member.is_voter && is_there && has_log
+}
+
+/// Looks again and again whether another node should lead a shard that this one leads: any, while this one is drained; else one that has two
+/// less than this one.
+pub(super) async fn spread(shared: Arc<Shared>) {
+    loop {
+        if shared.is_draining.load(Ordering::Acquire) {
+            shared.hand_over().await;
+            sleep(SPREAD_DRAINING).await;
+            continue;
+        }
+        sleep(SPREAD).await;
+        let deciding = shared.deciding();
+        let led = |node: NodeId| deciding.iter().filter(|decider| **decider == Some(node)).count();
+        let here = led(shared.node());
+        let fewest = deciding.iter().enumerate().filter(|(_, decider)| **decider == Some(shared.node())).find_map(|(shard, _)| {
+            let status = shared.groups[shard].status();
+            // Who lags behind would have the shard's callers wait until it has everything.
+            let is_close =
+                |member: &GroupMember| member.matched.is_some_and(|matched| matched.0 + PROMOTE_BEHIND_MAX >= status.last.0);
+            let able = shared.able_to_lead(&status).into_iter().filter(is_close);
+            let fewest = able.map(|member| (led(member.node), member.node)).min()?;
+            (fewest.0 + 2 <= here).then_some((shard, fewest.1))
+        });
+        // While a shard has no leader nobody knows who has how many.
+        if let Some((shard, next)) = fewest.filter(|_| deciding.iter().all(Option::is_some)) {
+            shared.hand_over_one(shard, next).await;
+        }
+    }
 }

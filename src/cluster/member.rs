@@ -1,16 +1,17 @@
 //! A node as a member of a cluster: a consensus group for each shard on the node's one log, one listener for all of them, and what keeps the
 //! members as they should be.
 //!
-//! A member that starts applies its whole log again, as far as the quorum says that it is committed, and knows nothing before. Nobody is served
-//! until it has, for every shard, what whoever leads it had committed after this node started: so nothing is shown that was written here
-//! and never committed, and nothing is missing that was ever acknowledged.
+//! A member that starts begins with its newest snapshots and applies its log behind them again, as far as the quorum says that it is committed.
+//! Nobody is served until it has, for every shard, what whoever leads it had committed after this node started: so nothing is shown that was
+//! written here and never committed, and nothing is missing that was ever acknowledged.
 //!
 //! Everything of the cluster runs on a runtime of its own, so that neither callers nor signals keep a heartbeat waiting.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,18 +19,18 @@ use parking_lot::Mutex;
 use tidegate_api::{Answering, Door};
 use tidegate_cluster::network::{Links, Server, Shards};
 use tidegate_cluster::{
-    GroupParts, GroupStatus, ReplicatedLog, ShardGroup, ShardLeader, ShardMachine, Standing as LogStanding, StateMachine,
-    shard_parts,
+    GroupMember, GroupParts, GroupStatus, MemberError as ReplicaError, Memberships, RecoveredMember, ReplicatedLog, ShardGroup,
+    ShardLeader, ShardMachine, SnapshotFiles, SnapshotParts, Standing as LogStanding, StateMachine, recover_member, shard_parts,
 };
 use tidegate_config::{Durability, Settings};
 use tidegate_engine::{
-    Clock, CommitProgress, Engine, EngineMetrics, EngineParts, LocalCommits, OptionError, Sealing, ShardStart, SteadyClock,
-    quorum_line,
+    Clock, CommitProgress, Engine, EngineMetrics, EngineParts, HistoryStart, LocalCommits, OptionError, Sealing, ShardStart,
+    SteadyClock, quorum_line,
 };
 use tidegate_persistence::{
-    ChainHash, DataDirectory, GroupSequence, Identity, NodeId, OpenError, RecoveredReplica, RecoveryError, StreamId, Wal, WalError,
+    DataDirectory, History, Identity, NodeId, OpenError, RecoveredReplica, SnapshotError, StreamId, Wal, WalError,
+    remove_unfinished, snapshots,
 };
-use tidegate_stock::Ledger;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -37,7 +38,7 @@ use tokio::task::JoinHandle;
 use super::desk::MemberDesk;
 use super::endpoint::{EndpointFault, Membership, endpoint};
 use super::keeper;
-use super::no_snapshots::NoSnapshots;
+use super::snapshots::MemberSnapshots;
 use super::talk::{ShardStanding, Standing};
 use crate::options::{engine_options, history_options, rules, wal_options};
 use crate::parallel;
@@ -66,12 +67,6 @@ pub(crate) enum MemberError {
          without cluster.listen the node goes on alone"
     )]
     Alone,
-    /// The beginning of the log is gone.
-    #[error(
-        "the beginning of the log was given back (feed.retention_seconds, feed.retention_bytes), and a member of a cluster needs all of \
-         it in this version"
-    )]
-    LogCompacted,
     /// What other nodes are to know of it cannot be had.
     #[error(transparent)]
     Endpoint(#[from] EndpointFault),
@@ -86,9 +81,12 @@ pub(crate) enum MemberError {
     /// The directory cannot be looked at.
     #[error(transparent)]
     Directory(#[from] OpenError),
-    /// The log could not be read.
+    /// The snapshots cannot be looked at.
+    #[error("the snapshots could not be looked at")]
+    Snapshots(#[from] SnapshotError),
+    /// A shard could not be recovered.
     #[error(transparent)]
-    Log(#[from] RecoveryError),
+    Recovery(#[from] ReplicaError),
     /// The log could not be started.
     #[error("the write-ahead log did not start")]
     Wal(#[from] WalError),
@@ -116,7 +114,9 @@ pub(crate) struct Shared {
     /// What a new member's history is made with.
     pub(super) history_range_seconds: u32,
     /// By shard.
-    pub(super) groups: Vec<ShardGroup<NoSnapshots>>,
+    pub(super) groups: Vec<ShardGroup<SnapshotFiles>>,
+    /// By shard.
+    pub(super) snapshots: Vec<SnapshotsOfShard>,
     /// By shard.
     pub(super) progress: Vec<Arc<CommitProgress>>,
     pub(super) links: Links,
@@ -129,9 +129,19 @@ pub(crate) struct Shared {
     pub(super) seen: Vec<AtomicU64>,
     /// What answers requests that other nodes send on, once this node serves.
     pub(super) answering: OnceLock<Answering>,
+    pub(super) engine: Engine,
+    /// Whether this node is to lead nothing. A start ends it.
+    pub(super) is_draining: AtomicBool,
     /// Whether everything is there that was committed before this node started. Once it is, it stays.
     pub(super) caught_up: watch::Sender<bool>,
     pub(super) handle: Handle,
+}
+
+/// What a shard's snapshots are made with.
+#[derive(Debug, Clone)]
+pub(super) struct SnapshotsOfShard {
+    pub(super) files: SnapshotFiles,
+    pub(super) memberships: Memberships,
 }
 
 /// What a node said of itself.
@@ -148,6 +158,7 @@ pub(crate) struct MemberParts<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) membership: Membership,
     pub(crate) directory: DataDirectory,
+    pub(crate) history: Arc<History>,
     pub(crate) metrics: Arc<EngineMetrics>,
 }
 
@@ -156,6 +167,8 @@ pub(crate) struct StartedMember {
     pub(crate) engine: Engine,
     pub(crate) wal: Wal,
     pub(crate) member: Member,
+    /// Reservations that came from snapshots.
+    pub(crate) from_snapshots: usize,
 }
 
 /// What failed of a running member, so that its node must stop.
@@ -163,6 +176,8 @@ pub(crate) struct StartedMember {
 pub(crate) enum MemberFailure {
     /// The log.
     Log,
+    /// The history, with its error.
+    History(String),
     /// A shard's consensus, with its error.
     Consensus(String),
 }
@@ -172,18 +187,30 @@ pub(crate) fn has_votes(directory: &DataDirectory) -> Result<bool, OpenError> {
     Ok(directory.streams()?.iter().any(|stream| *stream == StreamId::votes(stream.shard())))
 }
 
-/// Checks that `directory` can be a member's: all of its log is there.
-pub(super) fn check_whole(directory: &DataDirectory) -> Result<(), MemberError> {
-    match directory.segments().first() {
-        Some(oldest) if oldest.number > 1 => Err(MemberError::LogCompacted),
-        _ => Ok(()),
+/// Whether `directory` has anything of a shard: a log, or a snapshot. One that was made to join a cluster has nothing.
+fn has_shards(directory: &DataDirectory) -> Result<bool, MemberError> {
+    if !directory.streams()?.is_empty() {
+        return Ok(true);
     }
+    for shard in 0..directory.identity().shards {
+        if !snapshots(directory.path(), StreamId::log(shard))?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-/// Reads what consensus has of every shard of `directory`, several at a time.
-pub(super) fn recover(directory: &DataDirectory) -> Result<Vec<RecoveredReplica>, RecoveryError> {
-    let shards: Vec<u16> = (0..directory.identity().shards).collect();
-    parallel::map(&shards, |shard| directory.recover_replica(*shard, None)).into_iter().collect()
+/// Recovers every shard of `directory`, several at a time, and removes what snapshots that were never finished have left.
+pub(super) fn recover(settings: &Settings, directory: &DataDirectory) -> Result<Vec<RecoveredMember>, MemberError> {
+    let unfinished = remove_unfinished(directory.path())?;
+    if unfinished > 0 {
+        tracing::info!(unfinished, "removed snapshots that were never finished");
+    }
+    let identity = directory.identity();
+    let (rules, seed) = (rules(&settings.rules), Sealing::new(identity.secret.bytes()).table_seed());
+    let shards: Vec<u16> = (0..identity.shards).collect();
+    let recovered = parallel::map(&shards, |shard| recover_member(directory, *shard, rules, seed));
+    Ok(recovered.into_iter().collect::<Result<_, ReplicaError>>()?)
 }
 
 impl Member {
@@ -195,22 +222,23 @@ impl Member {
         parts: MemberParts<'_>,
         on_failure: impl Fn(MemberFailure) + Clone + Send + Sync + 'static,
     ) -> Result<StartedMember, MemberError> {
-        let MemberParts { settings, membership, directory, metrics } = parts;
+        let MemberParts { settings, membership, directory, history, metrics } = parts;
         let identity = directory.identity().clone();
-        check_whole(&directory)?;
+        // The log of a node alone has groups and no votes. One that joins has neither.
+        if !has_votes(&directory)? && has_shards(&directory)? {
+            return Err(MemberError::Alone);
+        }
         let endpoint = endpoint(&settings.cluster, &identity)?;
         let listen_error = |source| MemberError::Listen { address: membership.listen, source };
         let listener = std::net::TcpListener::bind(membership.listen).map_err(listen_error)?;
         listener.set_nonblocking(true).map_err(listen_error)?;
-        let replicas = recover(&directory)?;
-        // The log of a node alone has groups and no votes. One that joins has neither.
-        if !has_votes(&directory)? && replicas.iter().any(|replica| replica.log.last_index.0 > 0) {
-            return Err(MemberError::Alone);
-        }
+        let path = directory.path().to_owned();
+        let recovered = recover(settings, &directory)?;
+        let from_snapshots = recovered.iter().map(|shard| shard.ledger.reservation_count()).sum();
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("cluster").enable_all().build();
         let runtime = runtime.map_err(MemberError::Consensus)?;
 
-        let progress: Vec<_> = replicas.iter().map(|_| CommitProgress::new(GroupSequence(0))).collect();
+        let progress: Vec<_> = recovered.iter().map(|shard| CommitProgress::new(shard.standing.position.sequence)).collect();
         let (failed, failing) = (on_failure.clone(), progress.clone());
         // It names no stream: what is on this disk is not committed by that.
         let commits = Arc::new(LocalCommits::new([], Arc::clone(&metrics), move |_| {
@@ -219,41 +247,60 @@ impl Member {
             }
             failed(MemberFailure::Log);
         }));
-        let tails = replicas.iter().flat_map(|replica| [replica.log, replica.votes]);
+        let tails = recovered.iter().flat_map(|shard| [shard.replica.log, shard.replica.votes]);
         let wal = Wal::start(directory, tails, wal_options(&settings.log), commits.clone())?;
 
         let sealing = Sealing::new(identity.secret.bytes());
-        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::default());
-        let (mut starts, mut halves) = (Vec::new(), Vec::new());
-        for progress in &progress {
+        let clock = SteadyClock::default();
+        let (mut starts, mut replicas) = (Vec::new(), Vec::new());
+        for ((shard, recovered), progress) in (0_u16..).zip(recovered).zip(&progress) {
+            let RecoveredMember { ledger, standing, replica, .. } = recovered;
+            clock.never_before(ledger.last_applied());
+            let files = SnapshotFiles::new(SnapshotParts {
+                directory: path.clone(),
+                identity: identity.clone(),
+                shard,
+                rules: rules(&settings.rules),
+                seed: sealing.table_seed(),
+                history: Some(Arc::clone(&history)),
+                log: wal.reader(),
+                writer: wal.writer(),
+                disk_free_bytes_min: settings.log.disk_free_bytes_min,
+            });
             let (voice, line) = quorum_line(progress);
-            let (log, machine, leader) = shard_parts(identity.node, voice, ChainHash::GENESIS, NoSnapshots);
-            let ledger = Ledger::new(rules(&settings.rules), sealing.table_seed());
+            let (log, machine, leader) = shard_parts(identity.node, voice, standing.position.chain, files.clone());
             starts.push(ShardStart { ledger, log: Box::new(log), progress: Arc::clone(progress), quorum: Some(line) });
-            halves.push((machine, leader));
+            replicas.push(Replica { recovered: replica, standing, files, machine, leader });
         }
+        let clock: Arc<dyn Clock> = Arc::new(clock);
+        let failed = on_failure.clone();
         let engine = Engine::start(EngineParts {
             options: engine_options(&settings.engine),
             sealing,
             clock: Arc::clone(&clock),
             metrics,
             disk_low: commits.disk_low_flag(),
-            // What has left one node's memory may not have left another's, and what one decides must be applied by all.
-            history: None,
+            history: Some(HistoryStart {
+                store: history,
+                on_failure: Box::new(move |error| failed(MemberFailure::History(error.to_string()))),
+            }),
             shards: starts,
         })?;
-        let started = runtime.block_on(start_groups(settings, &membership, &identity, &wal, &replicas, halves, endpoint, listener));
-        let Started { groups, leaders, links, shards, listener, endpoint } = started.map_err(MemberError::Consensus)?;
+        let started = runtime.block_on(start_groups(settings, &membership, &identity, &wal, replicas, endpoint, listener));
+        let Started { groups, snapshots, leaders, links, shards, listener, endpoint } = started.map_err(MemberError::Consensus)?;
         let now = Instant::now();
         let shared = Arc::new(Shared {
             led: Mutex::new(vec![now; groups.len()]),
             seen: groups.iter().map(|_| AtomicU64::new(0)).collect(),
             answering: OnceLock::new(),
+            engine: engine.clone(),
             groups,
+            snapshots,
             progress,
             links,
             clock,
             heard: Mutex::default(),
+            is_draining: AtomicBool::new(false),
             caught_up: watch::channel(false).0,
             handle: runtime.handle().clone(),
             identity,
@@ -269,7 +316,11 @@ impl Member {
                     }
                 })
             });
-            let keepers = vec![tokio::spawn(keeper::listen(Arc::clone(&shared))), tokio::spawn(keeper::tend(Arc::clone(&shared)))];
+            let keepers = vec![
+                tokio::spawn(keeper::listen(Arc::clone(&shared))),
+                tokio::spawn(keeper::tend(Arc::clone(&shared))),
+                tokio::spawn(keeper::spread(Arc::clone(&shared))),
+            ];
             let desk = Arc::new(MemberDesk(Arc::clone(&shared)));
             let server = Server::start(listener, endpoint, shards, desk).map_err(MemberError::Consensus)?;
             Ok::<_, MemberError>((leaders.collect(), keepers, server))
@@ -281,12 +332,17 @@ impl Member {
             advertise = shared.membership.advertise,
             "a member of a cluster"
         );
-        Ok(StartedMember { engine, wal, member: Self { shared, server, leaders, keepers, runtime } })
+        Ok(StartedMember { engine, wal, member: Self { shared, server, leaders, keepers, runtime }, from_snapshots })
     }
 
     /// What it shares.
     pub(crate) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
+    }
+
+    /// What its upkeep makes snapshots with.
+    pub(crate) fn snapshots(&self) -> MemberSnapshots {
+        MemberSnapshots(self.shared())
     }
 
     /// Waits until everything is there that was committed before this node started.
@@ -336,40 +392,57 @@ impl Member {
     }
 }
 
+/// A shard of this node, before its consensus is started.
+struct Replica {
+    recovered: RecoveredReplica,
+    standing: LogStanding,
+    files: SnapshotFiles,
+    machine: ShardMachine<SnapshotFiles>,
+    leader: ShardLeader,
+}
+
 /// Consensus of every shard, before anybody may ask.
 struct Started {
-    groups: Vec<ShardGroup<NoSnapshots>>,
+    groups: Vec<ShardGroup<SnapshotFiles>>,
+    snapshots: Vec<SnapshotsOfShard>,
     leaders: Vec<ShardLeader>,
     links: Links,
-    shards: Shards<ShardMachine<NoSnapshots>, NoSnapshots>,
+    shards: Shards<ShardMachine<SnapshotFiles>, SnapshotFiles>,
     listener: tokio::net::TcpListener,
     endpoint: tidegate_cluster::network::Endpoint,
 }
 
-#[expect(clippy::too_many_arguments, reason = "it is the middle of a start, and no more")]
 async fn start_groups(
     settings: &Settings,
     membership: &Membership,
     identity: &Identity,
     wal: &Wal,
-    replicas: &[RecoveredReplica],
-    halves: Vec<(ShardMachine<NoSnapshots>, ShardLeader)>,
+    replicas: Vec<Replica>,
     endpoint: tidegate_cluster::network::Endpoint,
     listener: std::net::TcpListener,
 ) -> io::Result<Started> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (links, shards) = (Links::new(endpoint.clone()), Shards::default());
-    let (mut groups, mut leaders) = (Vec::new(), Vec::new());
-    for ((shard, replica), (machine, leader)) in (0_u16..).zip(replicas).zip(halves) {
-        let machine = StateMachine::new(machine, LogStanding::genesis());
-        let log = ReplicatedLog::open(wal.writer(), wal.reader(), replica, machine.position_at()).map_err(io::Error::other)?;
-        let (times, transfer) = (membership.times, Arc::new(NoSnapshots));
-        let may_revert = settings.log.durability != Durability::PowerLoss;
-        let parts = GroupParts { node: identity.node, shard, times, log, machine, transfer, may_revert };
+    let (mut groups, mut snapshots, mut leaders) = (Vec::new(), Vec::new(), Vec::new());
+    for (shard, Replica { recovered, standing, files, machine, leader }) in (0_u16..).zip(replicas) {
+        let machine = StateMachine::new(machine, standing);
+        let memberships = machine.memberships();
+        let log = ReplicatedLog::open(wal.writer(), wal.reader(), &recovered, machine.position_at()).map_err(io::Error::other)?;
+        let parts = GroupParts {
+            node: identity.node,
+            shard,
+            times: membership.times,
+            late_entries_kept: settings.cluster.late_entries_kept,
+            log,
+            machine,
+            transfer: Arc::new(files.clone()),
+            may_revert: settings.log.durability != Durability::PowerLoss,
+        };
         groups.push(ShardGroup::start(parts, &links, &shards).await?);
+        snapshots.push(SnapshotsOfShard { files, memberships });
         leaders.push(leader);
     }
-    Ok(Started { groups, leaders, links, shards, listener, endpoint })
+    Ok(Started { groups, snapshots, leaders, links, shards, listener, endpoint })
 }
 
 impl Shared {
@@ -409,7 +482,11 @@ impl Shared {
     pub(super) fn standing(&self) -> Standing {
         let shards =
             self.progress.iter().map(|progress| ShardStanding { leads: progress.leads(), committed: progress.committed().0 });
-        Standing { unix_ms: self.clock.now().unix_ms(), shards: shards.collect() }
+        Standing {
+            unix_ms: self.clock.now().unix_ms(),
+            shards: shards.collect(),
+            is_draining: self.is_draining.load(Ordering::Acquire),
+        }
     }
 
     /// What this node waits for before it may serve; `None` once there is nothing.
@@ -439,26 +516,44 @@ impl Shared {
         None
     }
 
-    async fn hand_over(&self) {
-        let limit = Duration::from_millis(self.membership.times.election_ms_max);
+    /// Has other nodes lead what this one leads, as far as they can. Takes no longer than two elections.
+    pub(super) async fn hand_over(&self) {
         let mut handing = tokio::task::JoinSet::new();
         for (shard, group) in self.groups.iter().enumerate() {
             let status = group.status();
             if status.leader != Some(self.node()) {
                 continue;
             }
-            let heard = self.heard.lock();
-            let is_there = |node: &NodeId| heard.get(node).is_some_and(|heard| heard.at.elapsed() < HEARD_MAX);
-            let able =
-                status.members.iter().filter(|member| member.is_voter && member.node != self.node() && is_there(&member.node));
-            let Some(next) = able.max_by_key(|member| member.matched).map(|member| member.node) else { continue };
-            drop(heard);
-            let group = group.clone();
-            handing.spawn(async move {
-                let is_handed = group.hand_over(next, 2 * limit).await;
-                tracing::info!(shard, to = next.0, is_handed, "leadership is handed over before the node stops");
-            });
+            let able = self.able_to_lead(&status);
+            let Some(next) = able.into_iter().max_by_key(|member| member.matched).map(|member| member.node) else { continue };
+            handing.spawn(self.hand_over_one(shard, next));
         }
         while handing.join_next().await.is_some() {}
+    }
+
+    /// Has `next` lead `shard`, which this node leads.
+    pub(super) fn hand_over_one(&self, shard: usize, next: NodeId) -> impl Future<Output = ()> + Send + 'static {
+        let limit = 2 * Duration::from_millis(self.membership.times.election_ms_max);
+        let group = self.groups[shard].clone();
+        async move {
+            let is_handed = group.hand_over(next, limit).await;
+            tracing::info!(shard, to = next.0, is_handed, "leadership is handed over");
+        }
+    }
+
+    /// The members other than this node that could lead a shard: they are counted, there, and not being drained themselves.
+    pub(super) fn able_to_lead(&self, status: &GroupStatus) -> Vec<GroupMember> {
+        let heard = self.heard.lock();
+        let is_able = |member: &&GroupMember| {
+            let of = heard.get(&member.node).filter(|heard| heard.at.elapsed() < HEARD_MAX);
+            member.is_voter && member.node != self.node() && of.is_some_and(|of| !of.standing.is_draining)
+        };
+        status.members.iter().filter(is_able).cloned().collect()
+    }
+
+    /// The shards that this node leads in the eyes of consensus, whether it decides for them or not.
+    pub(super) fn led_here(&self) -> Vec<u16> {
+        let leads = |(_, group): &(u16, &ShardGroup<SnapshotFiles>)| group.leader() == Some(self.node());
+        (0_u16..).zip(&self.groups).filter(leads).map(|(shard, _)| shard).collect()
     }
 }

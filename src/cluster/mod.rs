@@ -6,10 +6,11 @@ mod desk;
 mod endpoint;
 mod keeper;
 mod member;
-mod no_snapshots;
+mod snapshots;
 mod talk;
 
 pub(crate) use self::admin::MemberSource;
-pub(crate) use self::command::{ClusterError, StatusOptions, TargetOptions, init, join, leave, status};
+pub(crate) use self::command::{ClusterError, StatusOptions, TargetOptions, drain, init, join, leave, status};
 pub(crate) use self::endpoint::{Membership, membership};
 pub(crate) use self::member::{Member, MemberError, MemberFailure, MemberParts, StartedMember, has_votes};
+pub(crate) use self::snapshots::MemberSnapshots;

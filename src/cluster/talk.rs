@@ -5,9 +5,12 @@
 //!   1 how do you stand: nothing
 //!   2 change the members of a shard that you lead: JSON
 //!   3 answer a caller's request: as the door has it
+//!   4 make a group of a shard that you lead, of nothing if there is nothing to be in it: 2 the shard, big-endian
+//!   5 lead nothing from now on: 1, or again what you get: 0
 //! an answer: 1 byte, then its body
-//!   1 to the question: JSON
+//!   1 to the first, the second and the fifth, which is answered with the shards that are still led: JSON
 //!   3 to a request: 2 number of shards, big-endian, 8 each the newest group of it that is committed here, then as the door has it
+//!   4 it is being made: nothing
 //!   255 it cannot be read, or not answered: why, in UTF-8
 //! ```
 //!
@@ -22,6 +25,8 @@ use tidegate_persistence::NodeId;
 const STANDING: u8 = 1;
 const CHANGE: u8 = 2;
 const REQUEST: u8 = 3;
+const MARK: u8 = 4;
+const DRAIN: u8 = 5;
 
 const ANSWERED: u8 = 1;
 const REFUSED: u8 = 255;
@@ -35,6 +40,10 @@ pub(super) enum Question {
     Change(u16, MemberChange),
     /// Answer a caller's request.
     Request(Vec<u8>),
+    /// Make a group of a shard.
+    Mark(u16),
+    /// Lead nothing from now on, or again.
+    Drain(bool),
 }
 
 /// Why there is no answer to a request.
@@ -85,6 +94,9 @@ pub(super) struct Standing {
     pub(super) unix_ms: u64,
     /// Its shards, by number.
     pub(super) shards: Vec<ShardStanding>,
+    /// Whether it is to lead nothing.
+    #[serde(default)]
+    pub(super) is_draining: bool,
 }
 
 /// How a shard stands on one node.
@@ -138,6 +150,8 @@ impl Question {
                 encode(CHANGE, &ChangeBody { shard: *shard, change })
             }
             Self::Request(request) => encode_request(request),
+            Self::Drain(drains) => vec![DRAIN, u8::from(*drains)],
+            Self::Mark(shard) => [&[MARK], &shard.to_be_bytes()[..]].concat(),
         }
     }
 
@@ -156,6 +170,11 @@ impl Question {
                 Ok(Self::Change(shard, change))
             }
             Some((&REQUEST, request)) => Ok(Self::Request(request.to_vec())),
+            Some((&DRAIN, [drains @ (0 | 1)])) => Ok(Self::Drain(*drains == 1)),
+            Some((&MARK, shard)) => {
+                let shard = shard.try_into().map_err(|_| format!("{} bytes are no number of a shard", shard.len()))?;
+                Ok(Self::Mark(u16::from_be_bytes(shard)))
+            }
             Some((kind, _)) => Err(format!("kind {kind} of question is unknown here")),
             None => Err("the question is empty".to_owned()),
         }
@@ -183,6 +202,21 @@ pub(super) fn encode_outcome(outcome: Result<(), ChangeError>) -> Vec<u8> {
         Err(ChangeError::Unknown(why)) => ChangeOutcome::Unknown { why },
     };
     encode(ANSWERED, &outcome)
+}
+
+/// Which shards a node still leads that is to be drained.
+pub(super) fn encode_drained(led: &[u16]) -> Vec<u8> {
+    encode(ANSWERED, &led)
+}
+
+/// The same, from the answer of another node.
+pub(super) fn decode_drained(bytes: &[u8]) -> Result<Vec<u16>, String> {
+    decode(bytes)
+}
+
+/// A group is being made.
+pub(super) fn encode_marked() -> Vec<u8> {
+    vec![MARK]
 }
 
 /// A question is not answered.
@@ -227,6 +261,9 @@ mod tests {
                 Question::Change(3, MemberChange::Add(NodeId(2), member)),
                 b"\x02{\"shard\":3,\"change\":{\"add\":{\"node\":2,\"address\":\"node-2:8701\"}}}",
             ),
+            (Question::Drain(true), &b"\x05\x01"[..]),
+            (Question::Drain(false), &b"\x05\x00"[..]),
+            (Question::Mark(258), &b"\x04\x01\x02"[..]),
             (Question::Change(0, MemberChange::Promote(NodeId(2))), b"\x02{\"shard\":0,\"change\":{\"promote\":{\"node\":2}}}"),
             (Question::Change(0, MemberChange::Remove(NodeId(2))), b"\x02{\"shard\":0,\"change\":{\"remove\":{\"node\":2}}}"),
             (Question::Request(b"GET".to_vec()), b"\x03GET"),
@@ -235,14 +272,25 @@ mod tests {
             assert_eq!(question.encode(), bytes);
             assert_eq!(Question::decode(bytes), Ok(question));
         }
-        for bytes in [&b""[..], b"\x00", b"\x01x", b"\x02", b"\x02{}", b"\x04", b"\x02{\"shard\":70000,\"change\":\"finish\"}"] {
+        for bytes in [
+            &b""[..],
+            b"\x00",
+            b"\x01x",
+            b"\x05",
+            b"\x05\x02",
+            b"\x02",
+            b"\x02{}",
+            b"\x04",
+            b"\x02{\"shard\":70000,\"change\":\"finish\"}",
+        ] {
             assert!(Question::decode(bytes).is_err(), "{bytes:?}");
         }
     }
 
     #[test]
     fn answers_come_as_they_were_given() {
-        let standing = Standing { unix_ms: 7, shards: vec![ShardStanding { leads: true, committed: 9 }] };
+        assert_eq!(decode_drained(&encode_drained(&[0, 7])), Ok(vec![0, 7]));
+        let standing = Standing { unix_ms: 7, shards: vec![ShardStanding { leads: true, committed: 9 }], is_draining: false };
         assert_eq!(decode_standing(&encode_standing(&standing)), Ok(standing.clone()));
         let newer = b"\x01{\"unix_ms\":7,\"shards\":[{\"leads\":true,\"committed\":9,\"more\":1}],\"more\":{}}";
         assert_eq!(decode_standing(newer), Ok(standing));

@@ -305,8 +305,7 @@ pub(super) const PAGES: &[Page] = &[
     Page {
         command: "cluster init",
         when: "Once, on the machine whose stocks the cluster begins with, while no node is using the directory. Make a backup before: \
-               there is no way back to a node that stands alone but by one. The whole log must be there, as it is while \
-               feed.retention_seconds have not passed since the first sale.",
+               there is no way back to a node that stands alone but by one.",
         examples: &[
             ("With the section [cluster] in the settings file", "tidegate cluster init --config tidegate.toml"),
             (
@@ -347,6 +346,25 @@ pub(super) const PAGES: &[Page] = &[
             "Node 2 is lost; another member is asked",
             "tidegate cluster leave --node 2 --target https://node-1.example --key-file admin.txt",
         )],
+        exit_codes: &[DONE, FAILED, USAGE],
+        environment: &[KEY_VARIABLE],
+        files: &[NO_FILE],
+        shows_settings: false,
+    },
+    Page {
+        command: "cluster drain",
+        when: "Before a node is stopped for an upgrade or its machine for maintenance, so that its shards' callers wait for a moment only. A \
+               node that is told to stop hands over too, as far as it can within its grace; draining is done, and seen to be done, before.",
+        examples: &[
+            (
+                "Node 2 is to be stopped; any member is asked",
+                "tidegate cluster drain --node 2 --target https://node-1.example --key-file admin.txt",
+            ),
+            (
+                "It is to go on after all",
+                "tidegate cluster drain --node 2 --resume --target https://node-1.example --key-file admin.txt",
+            ),
+        ],
         exit_codes: &[DONE, FAILED, USAGE],
         environment: &[KEY_VARIABLE],
         files: &[NO_FILE],

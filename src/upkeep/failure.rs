@@ -2,6 +2,7 @@
 
 use std::io;
 
+use tidegate_cluster::SnapshotFileError;
 use tidegate_engine::CopyGivenUp;
 use tidegate_persistence::{HistoryError, ReadError, SnapshotError, WalError};
 
@@ -31,6 +32,9 @@ pub(crate) enum SnapshotFailure {
     /// The file could not be written.
     #[error(transparent)]
     File(#[from] SnapshotError),
+    /// What other members need of it cannot be had.
+    #[error(transparent)]
+    Member(#[from] SnapshotFileError),
     /// The history could not be made durable.
     #[error(transparent)]
     History(#[from] HistoryError),

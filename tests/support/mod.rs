@@ -115,8 +115,12 @@ impl Server {
     #[track_caller]
     pub fn wait_ready(&self) {
         let started_at = Instant::now();
-        while self.get("/readyz").status != 200 {
-            assert!(started_at.elapsed() < WAIT_MAX, "the node is not ready after {WAIT_MAX:?}");
+        loop {
+            let answer = self.get("/readyz");
+            if answer.status == 200 {
+                return;
+            }
+            assert!(started_at.elapsed() < WAIT_MAX, "the node is not ready after {WAIT_MAX:?}: {}", answer.body);
             thread::yield_now();
         }
     }
@@ -189,6 +193,17 @@ impl Response {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).expect("the body is JSON")
     }
+}
+
+/// Makes the log longer, by more than a MiB: holds of a second, of a stock that is made for it.
+pub fn sell_more(server: &Server) {
+    let long = "u".repeat(100);
+    let commands: Vec<String> = (0..5_000)
+        .map(|_| format!(r#"{{"op":"reserve","sku":"more","user":"{long}","reference":"{long}","hold_seconds":1}}"#))
+        .collect();
+    server.put("/v1/stocks/more", r#"{"quantity":1000000000}"#);
+    let answer = server.post("/v1/batch", &format!(r#"{{"commands":[{}]}}"#, commands.join(",")));
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 /// One request on a connection of its own.
