@@ -37,6 +37,7 @@ use tokio::task::JoinHandle;
 use super::desk::MemberDesk;
 use super::endpoint::{EndpointFault, Membership, endpoint};
 use super::keeper;
+use super::metrics::ClusterMetrics;
 use super::no_snapshots::NoSnapshots;
 use super::talk::{ShardStanding, Standing};
 use crate::options::{engine_options, history_options, rules, wal_options};
@@ -132,6 +133,7 @@ pub(crate) struct Shared {
     /// Whether everything is there that was committed before this node started. Once it is, it stays.
     pub(super) caught_up: watch::Sender<bool>,
     pub(super) handle: Handle,
+    pub(super) metrics: Arc<ClusterMetrics>,
 }
 
 /// What a node said of itself.
@@ -149,6 +151,7 @@ pub(crate) struct MemberParts<'a> {
     pub(crate) membership: Membership,
     pub(crate) directory: DataDirectory,
     pub(crate) metrics: Arc<EngineMetrics>,
+    pub(crate) cluster_metrics: Arc<ClusterMetrics>,
 }
 
 /// A member and what it stands on.
@@ -195,7 +198,7 @@ impl Member {
         parts: MemberParts<'_>,
         on_failure: impl Fn(MemberFailure) + Clone + Send + Sync + 'static,
     ) -> Result<StartedMember, MemberError> {
-        let MemberParts { settings, membership, directory, metrics } = parts;
+        let MemberParts { settings, membership, directory, metrics, cluster_metrics } = parts;
         let identity = directory.identity().clone();
         check_whole(&directory)?;
         let endpoint = endpoint(&settings.cluster, &identity)?;
@@ -259,7 +262,9 @@ impl Member {
             identity,
             membership,
             history_range_seconds: history_options(settings).range_seconds,
+            metrics: cluster_metrics,
         });
+        shared.metrics.watch(&shared);
         let (leaders, keepers, server) = runtime.block_on(async {
             let leaders = leaders.into_iter().zip(shared.groups.clone()).map(|(leader, group)| {
                 let on_failure = on_failure.clone();

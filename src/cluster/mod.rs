@@ -6,6 +6,7 @@ mod desk;
 mod endpoint;
 mod keeper;
 mod member;
+mod metrics;
 mod no_snapshots;
 mod talk;
 
@@ -13,3 +14,4 @@ pub(crate) use self::admin::MemberSource;
 pub(crate) use self::command::{ClusterError, StatusOptions, TargetOptions, init, join, leave, status};
 pub(crate) use self::endpoint::{Membership, membership};
 pub(crate) use self::member::{Member, MemberError, MemberFailure, MemberParts, StartedMember, has_votes};
+pub(crate) use self::metrics::ClusterMetrics;
