@@ -9,7 +9,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -19,7 +19,7 @@ use tidegate_config::{Durability, Settings};
 
 mod support;
 
-use support::{Server, WAIT_MAX, finish, program};
+use support::{Server, WAIT_MAX, finish, program, run};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -400,26 +400,102 @@ fn a_cluster_in_kubernetes_is_begun_by_a_job_of_its_own() {
     assert_eq!(settings_of(begin, "tidegate-0"), of_set, "the first node begins as it goes on");
     // Its pod is no node: no service leads to it.
     assert_ne!(at(&job, "spec.template.metadata.labels"), at(&set, "spec.template.metadata.labels"));
+}
 
-    // The program does what the job asks of it.
-    let folder = TempDir::new().unwrap();
-    let here = |path: &str| {
-        path.replace("/etc/tidegate", folder.path().to_str().unwrap()).replace("/var/lib", folder.path().to_str().unwrap())
+/// Where a node listens for others: an address of the loopback network that nothing else uses, made of the process's number.
+fn for_nodes(number: u8) -> String {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    format!("127.{}.{low}.{number}:8701", 0xc0 | (high & 0x1f))
+}
+
+/// A machine that a pod's containers run on: a folder in the place of its volumes.
+struct Machine {
+    folder: TempDir,
+    pod: &'static str,
+    /// Where it listens for other nodes.
+    listen: String,
+}
+
+impl Machine {
+    /// With the packaged settings and with files that `secrets` names, as they stand in the secret.
+    fn new(pod: &'static str, number: u8, secrets: &[(&str, &str)]) -> Self {
+        let machine = Self { folder: TempDir::new().unwrap(), pod, listen: for_nodes(number) };
+        let settings = object("ConfigMap", "tidegate-settings");
+        let settings = machine.here(settings["data"]["tidegate.toml"].as_str().unwrap());
+        for folder in ["etc/secret", "etc/admin", "lib"] {
+            fs::create_dir_all(machine.folder.path().join(folder)).unwrap();
+        }
+        fs::write(machine.folder.path().join("etc/tidegate.toml"), settings).unwrap();
+        for (name, text) in secrets {
+            fs::write(machine.folder.path().join("etc").join(name), text).unwrap();
+        }
+        machine
+    }
+
+    /// `text` with the paths of this machine.
+    fn here(&self, text: &str) -> String {
+        let folder = self.folder.path().to_str().unwrap();
+        text.replace("/etc/tidegate", &format!("{folder}/etc")).replace("/var/lib/tidegate", &format!("{folder}/lib"))
+    }
+
+    /// Has `command` do what `container` does on this machine.
+    fn set_up(&self, container: &Value, mut command: Command) -> Command {
+        for (name, value) in variables(container, self.pod) {
+            command.env(name, self.here(value.to_str().unwrap()));
+        }
+        command.env("TIDEGATE_CLUSTER_LISTEN", &self.listen);
+        command
+    }
+
+    fn has_directory(&self) -> bool {
+        self.folder.path().join("lib/data/identity.json").exists()
+    }
+}
+
+#[test]
+fn a_cluster_is_begun_and_joined_as_it_is_packaged_for_kubernetes() {
+    let made = run(&["key", "new", "--name", "admin", "--role", "admin"]).expect(0, &[]).stdout;
+    let (key, entry) = made.split_once("\n\n").expect("an empty line stands between the key and its entry");
+    let secret = "x".repeat(44);
+    let secrets = [("secret/cluster-secret", secret.as_str()), ("secret/keys.toml", entry), ("admin/admin.key", key)];
+    let (first, second) = (Machine::new("tidegate-0", 1, &secrets), Machine::new("tidegate-1", 2, &secrets));
+
+    let job = object("Job", "tidegate-begin");
+    let begin = at(&job, "spec.template.spec.containers.0");
+    let words: Vec<&str> = list(begin, "args").iter().map(|word| word.as_str().unwrap()).collect();
+    let told = || finish(first.set_up(begin, program(&words)).spawn().unwrap()).expect(0, &[]).stdout;
+    let said = told();
+    assert!(said.contains("is node 1 of cluster") && said.contains("with 2 shards"), "{said}");
+    assert!(said.contains("reached at tidegate-0.tidegate-nodes:8701") && first.has_directory(), "{said}");
+    assert!(told().contains("already"), "it is begun once");
+
+    let set = object("StatefulSet", "tidegate");
+    let node = at(&set, "spec.template.spec.containers.0");
+    let words: Vec<&str> = list(node, "args").iter().map(|word| word.as_str().unwrap()).collect();
+    let serves = [&words[..], &["--listen", "127.0.0.1:0"]].concat();
+    let running = Server::from_command(first.set_up(node, program(&serves)));
+    running.wait_ready();
+
+    let init = at(&set, "spec.template.spec.initContainers.0");
+    let shell: Vec<&str> = list(init, "command").iter().map(|word| word.as_str().unwrap()).collect();
+    let script = second.here(text(init, "args.0")).replace("http://tidegate:8700", &format!("http://{}", running.address));
+    // The image has the program where a shell looks for it.
+    let folder = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().unwrap().to_str().unwrap();
+    let join = || {
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).arg(&script).env_clear().env("PATH", format!("{folder}:/usr/bin:/bin"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        finish(second.set_up(init, command).spawn().unwrap())
     };
-    let settings = object("ConfigMap", "tidegate-settings");
-    fs::write(folder.path().join("tidegate.toml"), here(settings["data"]["tidegate.toml"].as_str().unwrap())).unwrap();
-    fs::create_dir(folder.path().join("secret")).unwrap();
-    fs::write(folder.path().join("secret/cluster-secret"), "x".repeat(44)).unwrap();
-    let arguments: Vec<&str> = list(begin, "args").iter().map(|word| word.as_str().unwrap()).collect();
-    let run = || {
-        let mut command = program(&arguments);
-        command.envs(variables(begin, "tidegate-0").into_iter().map(|(name, value)| (name, here(value.to_str().unwrap()))));
-        finish(command.spawn().unwrap()).expect(0, &[])
-    };
-    let first = run();
-    assert!(first.stdout.contains("is node 1 of cluster") && first.stdout.contains("with 2 shards"), "{first:?}");
-    assert!(folder.path().join("tidegate/data/identity.json").exists());
-    assert!(run().stdout.contains("already"), "it is begun once");
+    let said = join().expect(0, &[]).stdout;
+    assert!(said.contains("is node 2 of cluster") && said.contains("reached at tidegate-1.tidegate-nodes:8701"), "{said}");
+    assert!(second.has_directory());
+    assert_eq!(join().expect(0, &[]).stdout, "", "a pod that has its volume asks for nothing");
+    running.terminate().expect(0, &[]);
+    // Without a member that answers it fails, and begins nothing.
+    fs::remove_dir_all(second.folder.path().join("lib/data")).unwrap();
+    join().expect(1, &["gave no answer"]);
+    assert!(!second.has_directory());
 }
 
 #[test]
