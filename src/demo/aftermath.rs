@@ -31,8 +31,8 @@ const SETTLE_GRACE: Duration = Duration::from_secs(15);
 /// Longest wait for the verification of the log.
 const VERIFY_WAIT_MAX: Duration = Duration::from_mins(10);
 
-/// Waits until no stock has a reserved unit, and returns the stocks then, as whoever decides says. Gives up [`SETTLE_GRACE`] after the last hold's end, and
-/// returns them as they are.
+/// Waits until no stock has a reserved unit, and returns the stocks then, as whoever decides says. Gives up [`SETTLE_GRACE`] after the last
+/// hold's end, and returns them as they are.
 pub(crate) async fn settle(plan: &Plan, clients: &[Client], fleet: &mut Fleet) -> Result<Vec<Result<Stock, String>>, NodeError> {
     let until = Instant::now() + Duration::from_secs(u64::from(plan.hold_seconds)) + SETTLE_GRACE;
     loop {

@@ -1,8 +1,8 @@
 //! `tidegate demo`: a whole flash sale against a real node that is killed in the middle, and the proof that nobody was wronged.
 //!
 //! It starts this very program as the node, or as the nodes of a cluster, on directories of their own ([`fleet`]); lets buyers rush it over
-//! HTTP ([`rush`]) as scripted ([`plan`]); and holds the buyers' books ([`books`]) against what the node and its log say afterwards ([`checks`]). It must not know how a node
-//! works inside: it sees what any client and any operator sees.
+//! HTTP ([`rush`]) as scripted ([`plan`]); and holds the buyers' books ([`books`]) against what the nodes and their logs say afterwards
+//! ([`checks`]). It must not know how a node works inside: it sees what any client and any operator sees.
 
 mod aftermath;
 mod books;
