@@ -51,6 +51,8 @@ pub(crate) struct NodeOptions {
     pub(crate) data_dir: PathBuf,
     /// Its port on 127.0.0.1.
     pub(crate) port: u16,
+    /// Settings that differ from their defaults: `section.field` and the value.
+    pub(crate) settings: Vec<(&'static str, String)>,
     /// The file that its output is appended to.
     pub(crate) log: PathBuf,
 }
@@ -108,6 +110,7 @@ impl Node {
         let mut command = Command::new(&options.program);
         command.arg("serve").arg("--data-dir").arg(&options.data_dir);
         command.arg("--listen").arg(SocketAddr::from((Ipv4Addr::LOCALHOST, options.port)).to_string());
+        command.args(options.settings.iter().flat_map(|(name, value)| ["--set".to_owned(), format!("{name}={value}")]));
         without_settings(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone().map_err(failed)?).kill_on_drop(true);
         let mut process = command.spawn().map_err(failed)?;
@@ -223,17 +226,23 @@ fn open_log(path: &Path) -> io::Result<File> {
 
 /// A port of 127.0.0.1 that nobody listens on at the moment. The search starts at a place that differs between processes.
 pub(crate) fn free_port() -> Result<u16, NodeError> {
-    let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-    first_free(std::process::id().wrapping_mul(7_919), is_free).ok_or(NodeError::NoPort)
+    free_ports(1).map(|ports| ports[0])
 }
 
-/// The first of [`PORTS`] that is free, from a place of `seed`'s choice on and around to it again.
-fn first_free(seed: u32, is_free: impl Fn(u16) -> bool) -> Option<u16> {
+/// As many different ones as `count` says.
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>, NodeError> {
+    let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    let ports: Vec<u16> = free_from(std::process::id().wrapping_mul(7_919), is_free).take(count).collect();
+    if ports.len() == count { Ok(ports) } else { Err(NodeError::NoPort) }
+}
+
+/// Those of [`PORTS`] that are free, from a place of `seed`'s choice on and around to it again.
+fn free_from(seed: u32, is_free: impl Fn(u16) -> bool) -> impl Iterator<Item = u16> {
     let count = u32::from(PORTS.end - PORTS.start);
     (0..count)
-        .filter_map(|step| u16::try_from((seed % count + step) % count).ok())
+        .filter_map(move |step| u16::try_from((seed % count + step) % count).ok())
         .map(|offset| PORTS.start + offset)
-        .find(|port| is_free(*port))
+        .filter(move |port| is_free(*port))
 }
 
 /// Runs `program` with `arguments` to its end, in the same environment as a node. Returns its status, standard output and standard
@@ -292,8 +301,13 @@ mod tests {
         let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#;
         let written = std::process::Command::new("/bin/sh").arg("-c").arg(write).arg(&program).arg(script).status().unwrap();
         assert!(written.success());
-        let options =
-            NodeOptions { program, data_dir: directory.path().join("data"), port: 1, log: directory.path().join("node.log") };
+        let options = NodeOptions {
+            program,
+            data_dir: directory.path().join("data"),
+            port: 1,
+            settings: Vec::new(),
+            log: directory.path().join("node.log"),
+        };
         (directory, options)
     }
 
@@ -351,10 +365,12 @@ read_forever"#;
     // Without sockets: a port that was just let go can still be held for a moment by a process that another test is starting.
     #[test]
     fn every_port_is_tried_once_from_the_seed_on() {
-        assert_eq!(first_free(5, |_| true), Some(PORTS.start + 5));
-        assert_eq!(first_free(5, |port| port != PORTS.start + 5), Some(PORTS.start + 6));
-        assert_eq!(first_free(5, |port| port == PORTS.start + 4), Some(PORTS.start + 4));
-        assert_eq!(first_free(u32::MAX, |port| port == PORTS.end - 1), Some(PORTS.end - 1));
-        assert_eq!(first_free(5, |_| false), None);
+        let first = |seed, is_free: fn(u16) -> bool| free_from(seed, is_free).next();
+        assert_eq!(first(5, |_| true), Some(PORTS.start + 5));
+        assert_eq!(first(5, |port| port != PORTS.start + 5), Some(PORTS.start + 6));
+        assert_eq!(first(5, |port| port == PORTS.start + 4), Some(PORTS.start + 4));
+        assert_eq!(first(u32::MAX, |port| port == PORTS.end - 1), Some(PORTS.end - 1));
+        assert_eq!(first(5, |_| false), None);
+        assert!(free_from(PORTS.end.into(), |_| true).count() == PORTS.len(), "each is tried once");
     }
 }

@@ -42,6 +42,11 @@ enum Command {
     ///
     /// Starts a real node on a temporary directory, opens a sale, lets buyers rush it through the HTTP door, kills the node with SIGKILL
     /// while it grants, starts it again, goes on, and prints a table and the proof of `tidegate verify` and of the buyers' own answers.
+    ///
+    /// With `--nodes 3` it makes a cluster of three on this machine, of one shard, has buyers ask all of them, and kills whichever leads,
+    /// several times. The table then tells how long nothing was granted after each kill, and how many answers were unknown and asked again,
+    /// with the same key, at another node; the proof compares what each of the nodes has in the end. All nodes share this machine's cores and
+    /// its disk, so the figures say how a failover goes, and not how fast a cluster of three machines is.
     Demo(DemoOptions),
     /// Runs a node: recovers its data directory, then answers HTTP until it is told to stop.
     ///

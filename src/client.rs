@@ -148,6 +148,38 @@ pub(crate) struct Stock {
     pub(crate) sold: u64,
 }
 
+/// A cluster as one of its nodes sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct ClusterSeen {
+    /// Its nodes.
+    pub(crate) nodes: Vec<NodeSeen>,
+    /// Its shards, by number.
+    pub(crate) shards: Vec<ShardSeen>,
+}
+
+/// A node of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct NodeSeen {
+    /// `voter` once it is counted for the majority.
+    pub(crate) role: String,
+}
+
+/// A shard of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct ShardSeen {
+    /// The number of the node that decides.
+    pub(crate) leader: Option<u64>,
+    /// How it stands on each node.
+    pub(crate) replicas: Vec<ReplicaSeen>,
+}
+
+/// A shard on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct ReplicaSeen {
+    /// Groups that the node lacks.
+    pub(crate) lag: Option<u64>,
+}
+
 /// What to reserve.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct ReserveRequest<'a> {
@@ -280,6 +312,17 @@ impl Client {
     /// `GET /v1/stocks/{sku}`.
     pub(crate) async fn get_stock(&self, sku: &str) -> Outcome<Stock> {
         self.call(&mut self.request(Method::GET, &format!("/v1/stocks/{sku}"), None, Bytes::new())).await
+    }
+
+    /// `GET /v1/stocks/{sku}?consistency=stale`: the stock as this very node has it, whoever decides about it.
+    pub(crate) async fn get_stock_here(&self, sku: &str) -> Outcome<Stock> {
+        let path = format!("/v1/stocks/{sku}?consistency=stale");
+        self.call(&mut self.request(Method::GET, &path, None, Bytes::new())).await
+    }
+
+    /// `GET /v1/cluster`.
+    pub(crate) async fn get_cluster(&self) -> Outcome<ClusterSeen> {
+        self.call(&mut self.request(Method::GET, "/v1/cluster", None, Bytes::new())).await
     }
 
     /// `POST /v1/stocks/{sku}/reservations`.

@@ -17,7 +17,7 @@ use tidegate_persistence::{
 use tokio::runtime::Handle;
 
 use crate::backup::{BackupParts, Backups};
-use crate::cluster::{self, Member, MemberError, MemberFailure, MemberParts, StartedMember};
+use crate::cluster::{self, ClusterMetrics, Member, MemberError, MemberFailure, MemberParts, StartedMember};
 use crate::options::{directory_options, engine_options, history_options, rules, upkeep_options, wal_options};
 use crate::parallel;
 use crate::recovery::{RecoverError, StartProgress, recover};
@@ -97,6 +97,7 @@ pub(crate) struct Node {
 pub(crate) struct NodeMetrics {
     pub(crate) engine: Arc<EngineMetrics>,
     pub(crate) upkeep: Arc<UpkeepMetrics>,
+    pub(crate) cluster: Arc<ClusterMetrics>,
 }
 
 impl NodeMetrics {
@@ -104,6 +105,7 @@ impl NodeMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.engine.register(registry);
         self.upkeep.register(registry);
+        self.cluster.register(registry);
     }
 }
 
@@ -265,7 +267,14 @@ impl Node {
         let read = directory.progress();
         let identity = directory.identity().clone();
         let history = Arc::new(History::open(&path.join(HISTORY_FOLDER), &history_options(settings))?);
-        let parts = MemberParts { settings, membership, directory, history: Arc::clone(&history), metrics: metrics.engine };
+        let parts = MemberParts {
+            settings,
+            membership,
+            directory,
+            history: Arc::clone(&history),
+            metrics: metrics.engine,
+            cluster_metrics: metrics.cluster,
+        };
         let StartedMember { engine, wal, member, from_snapshots } =
             Member::start(parts, move |failure| on_failure(failure.into()))?;
         for stream in engine.streams() {

@@ -604,6 +604,25 @@ fn any_node_takes_any_request() {
 }
 
 #[test]
+fn a_cluster_of_one_goes_on_deciding() {
+    let root = TempDir::new().unwrap();
+    let times = ["cluster.heartbeat_ms=10", "cluster.election_ms_min=50", "cluster.election_ms_max=60"];
+    let place = Place::new(root.path(), "node-1", loopback()).with(&times);
+    place.command(&["cluster", "init"], &[]).expect(0, &[]);
+    let node = place.start();
+    node.wait_ready();
+    assert_eq!(node.put("/v1/stocks/lamp", &lamp(1)).status, 201);
+    // Many times as long as a leader decides that hears of no quorum, and nothing is written meanwhile.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        let answer = node.get("/v1/stocks/lamp");
+        assert_eq!(answer.status, 200, "after {:?}: {answer:?}", began.elapsed());
+    }
+    assert_eq!(node.get("/readyz").status, 200);
+    node.terminate().expect(0, &[]);
+}
+
+#[test]
 fn what_is_no_members_directory_is_not_started_as_one() {
     let root = TempDir::new().unwrap();
     let place = Place::new(root.path(), "node-1", loopback());

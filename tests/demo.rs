@@ -56,6 +56,35 @@ fn a_small_sale_survives_a_kill_with_grants_on_both_sides_of_it() {
 }
 
 #[test]
+fn a_small_sale_of_a_cluster_goes_on_when_its_leader_is_killed() {
+    let words = "demo --nodes 3 --buyers 2000 --units 200 --products 2 --rate 400 --kills 1 --seed 3 --json";
+    let finished = run(&words.split(' ').collect::<Vec<_>>());
+    let finished = finished.expect(0, &["which led, was killed (SIGKILL)", "the others go on without it", "Nothing was oversold"]);
+    let report = report(&finished);
+    assert_eq!((&report["passed"], number(&report["sale"]["nodes"])), (&Value::Bool(true), 3), "{report:#}");
+
+    let [kill] = report["kills"].as_array().unwrap().as_slice() else { panic!("{report:#}") };
+    assert!((1..=3).contains(&number(&kill["node"])), "{report:#}");
+    assert!(number(&kill["grants_just_before"]) > 0 && number(&kill["grants_after"]) > 0, "{report:#}");
+    // Nobody stands for election before a leader has been silent for the shortest election, 500 ms.
+    assert!(kill["pause_ms"].as_f64().unwrap() > 400.0, "{report:#}");
+    // Others granted before the killed node was started again.
+    assert_eq!(kill["first_grant_ms"], Value::Null, "{report:#}");
+    assert!(kill["ready_ms"].as_f64().unwrap() > 0.0, "{report:#}");
+
+    let promises: Vec<&str> = report["checks"].as_array().unwrap().iter().map(|check| check["promise"].as_str().unwrap()).collect();
+    for promise in ["went on without the killed node", "all 3 nodes have the same stocks", "every node's log whole"] {
+        assert!(promises.iter().any(|of| of.contains(promise)), "{promises:?}");
+    }
+    let products = report["products"].as_array().unwrap();
+    for product in products {
+        assert_eq!(number(&product["sold"]) + number(&product["available"]), number(&product["allotted"]), "{report:#}");
+    }
+    let sold: u64 = products.iter().map(|product| number(&product["sold"])).sum();
+    assert_eq!((number(&report["paid"]["units"]), number(&report["answers"]["buyers_done"])), (sold, 2_000));
+}
+
+#[test]
 fn a_demo_that_is_asked_to_end_leaves_no_node_behind_and_keeps_its_directory() {
     let directory = TempDir::new().unwrap();
     let home = directory.path().join("demo");
@@ -81,5 +110,6 @@ fn a_directory_in_use_and_impossible_sales_are_refused() {
     run(&["demo", "--data-dir", directory.path().to_str().unwrap()]).expect(1, &["is not empty"]);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     run(&["demo", "--buyers", "0"]).expect(2, &["buyers is 0 where at least 1 is needed"]);
+    run(&["demo", "--nodes", "2"]).expect(2, &["1, 3 or 5 are possible"]);
     run(&["demo", "--units", "3"]).expect(2, &["units is 3 where 8 products need at least one each"]);
 }

@@ -1,10 +1,11 @@
-//! What a node shows of itself, and what watches it: `/metrics` of a node that worked, read strictly; and the dashboard, the alert rules
-//! and their page, held against what is really shown.
+//! What a node shows of itself, and what watches it: `/metrics` of a node that worked, and of a member of a cluster, read strictly; and the
+//! dashboard, the alert rules and their page, held against what is really shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{ErrorKind, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -22,12 +23,12 @@ mod promql;
 mod support;
 
 use exposition::{Format, Labels, Shown};
-use support::{Response, Server, WAIT_MAX, connect, finish, program, response, run};
+use support::{Response, Server, WAIT_MAX, connect, finish, program, request_with, response, run};
 
 /// Labels that Prometheus adds to everything that it scrapes.
 const TARGET_LABELS: [&str; 2] = ["job", "instance"];
 
-/// The values that a label may have, but for numbers: those of `shard` and `le`.
+/// The values that a label may have, but for numbers: those of `shard`, `node` and `le`.
 const LABELS: &[(&str, &[&str])] = &[
     ("status", &["2xx", "3xx", "4xx", "5xx"]),
     ("cause", &["broken", "slow"]),
@@ -94,8 +95,11 @@ const CODES: &str = "invalid_request unauthenticated forbidden unknown_sku unkno
     unsupported_media_type idempotency_key_reused invalid_quantity invalid_identifier out_of_range rate_limited internal overloaded \
     timeout outcome_unknown not_leader no_quorum recovering stopping member_exists";
 
-/// What becomes of a command beside the codes of its rejections, and of a span.
-const OUTCOMES: [&str; 6] = ["created", "ok", "replayed", "exported", "failed", "dropped"];
+/// What becomes of a command beside the codes of its rejections, of a span, and of a request that goes on to another node.
+const OUTCOMES: [&str; 9] = ["created", "ok", "replayed", "exported", "failed", "dropped", "answered", "not_sent", "unknown"];
+
+/// How every metric begins that only a member of a cluster shows.
+const CLUSTER: &str = "tidegate_cluster_";
 
 /// Names that the traffic is full of and the metrics must not hold.
 const NAMES: [&str; 5] = ["sku-4711", "user-4711", "order-4711", "attempt-4711", "office-4711"];
@@ -104,7 +108,7 @@ const NAMES: [&str; 5] = ["sku-4711", "user-4711", "order-4711", "attempt-4711",
 const RUSH: usize = 4_500;
 const BATCH: usize = 1_500;
 
-/// What a node showed after it had done everything, in both formats.
+/// What a node showed after it had done everything, in both formats, and what a member of a cluster showed of the cluster.
 struct Scraped {
     open_metrics: Shown,
     open_metrics_text: String,
@@ -163,7 +167,91 @@ impl Node {
 /// Starts a node twice, has it do a little of everything, and scrapes it. Once for all tests here.
 fn scraped() -> &'static Scraped {
     static SCRAPED: OnceLock<Scraped> = OnceLock::new();
-    SCRAPED.get_or_init(work_and_scrape)
+    SCRAPED.get_or_init(|| {
+        let mut scraped = work_and_scrape();
+        let (open_metrics, text) = scrape_member();
+        for (shown, texts, of_member, format) in [
+            (&mut scraped.open_metrics, &mut scraped.open_metrics_text, open_metrics, Format::OpenMetrics),
+            (&mut scraped.text, &mut scraped.text_text, text, Format::Text),
+        ] {
+            assert!(!texts.contains(CLUSTER), "a node that stands alone has no cluster");
+            let of_cluster = Shown::read(&of_member, format).0.into_iter().filter(|family| family.name.starts_with(CLUSTER));
+            shown.0.extend(of_cluster);
+            texts.push_str(&of_member);
+        }
+        scraped
+    })
+}
+
+/// Where a node listens for others: an address of the loopback network that nothing else uses, made of the process's number.
+fn for_nodes(number: u8) -> SocketAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, 0x80 | (high & 0x3f), low, number], 8_701))
+}
+
+/// What the second node of a cluster of two shows in either format, once it is counted and has had the first one answer.
+fn scrape_member() -> (String, String) {
+    let folder = TempDir::new().expect("a temporary folder can be made");
+    let text = |name: &str| folder.path().join(name).to_str().expect("temporary paths are UTF-8").to_owned();
+    fs::write(text("secret"), "a secret of the tests, long enough to be one").expect("a temporary folder can be written");
+    let settings = |number: u8| -> Vec<String> {
+        let listen = format!("cluster.listen={}", for_nodes(number));
+        let pairs = [listen, format!("cluster.secret_file={}", text("secret")), "log.disk_free_bytes_min=1048576".to_owned()];
+        let data = ["--data-dir".to_owned(), text(&format!("node-{number}"))];
+        pairs.into_iter().flat_map(|pair| ["--set".to_owned(), pair]).chain(data).collect()
+    };
+    let run_on = |number: u8, words: &[&str]| {
+        let settings = settings(number);
+        run(&words.iter().copied().chain(settings.iter().map(String::as_str)).collect::<Vec<_>>()).expect(0, &[])
+    };
+    let start = |number: u8| {
+        let mut command = program(&["serve", "--listen", "127.0.0.1:0", "--set", "output.filter=error"]);
+        command.args(settings(number)).stderr(Stdio::null());
+        let server = Server::from_command(command);
+        server.wait_ready();
+        server
+    };
+    run_on(1, &["cluster", "init", "--shards", "2"]);
+    let first = start(1);
+    run_on(2, &["cluster", "join", "--target", &format!("http://{}", first.address)]);
+    let second = start(2);
+    let began = Instant::now();
+    let shown = || Shown::read(&second.get("/metrics").body, Format::Text);
+    loop {
+        let is_counted = shown().sum("tidegate_cluster_voters", &[]) >= 4.0;
+        let lag = shown().series("tidegate_cluster_lag_groups").count();
+        // Whichever shard they are in, one of the two is decided by the other node.
+        let asked: u32 = (0..8).map(|sku| u32::from(second.get(&format!("/v1/stocks/sku-4711-{sku}")).status == 404)).sum();
+        if is_counted && lag == 2 && asked == 8 && shown().series("tidegate_cluster_clock_skew_seconds").count() == 1 {
+            break;
+        }
+        assert!(began.elapsed() < WAIT_MAX, "the second node does not come to count: {}", second.get("/metrics").body);
+        thread::yield_now();
+    }
+    let of_all = |name: &str| shown().sum(name, &[]);
+    for (name, expected) in [("tidegate_cluster_members", 4.0), ("tidegate_cluster_voters", 4.0)] {
+        assert!((of_all(name) - expected).abs() < 0.5, "{name} is {}", of_all(name));
+    }
+    for (name, at_least) in
+        [("tidegate_cluster_term", 2.0), ("tidegate_cluster_last_index", 2.0), ("tidegate_cluster_committed_index", 2.0)]
+    {
+        assert!(of_all(name) >= at_least, "{name} is {}", of_all(name));
+    }
+    assert!(of_all("tidegate_cluster_applied_index") <= of_all("tidegate_cluster_last_index"));
+    assert!(of_all("tidegate_cluster_leaderless_seconds") < WAIT_MAX.as_secs_f64());
+    assert!(of_all("tidegate_cluster_heard_seconds") < WAIT_MAX.as_secs_f64());
+    assert!(of_all("tidegate_cluster_clock_skew_seconds").abs() < 5.0, "both have the clock of this machine");
+    let forwarded = |outcome: &str| shown().sum("tidegate_cluster_forwarded_requests_total", &[("outcome", outcome)]);
+    assert!(forwarded("answered") >= 1.0 && forwarded("unknown") < 1.0);
+    // Nobody has stood against the first node, which began the cluster and leads.
+    assert!(of_all("tidegate_cluster_leads") < 0.5);
+
+    let open_metrics = request_with(second.address, "GET", "/metrics", &[("accept", "application/openmetrics-text")], "")
+        .expect("the node answers");
+    let texts = (open_metrics.body, second.get("/metrics").body);
+    assert_eq!(second.terminate().code, Some(0));
+    assert_eq!(first.terminate().code, Some(0));
+    texts
 }
 
 fn work_and_scrape() -> Scraped {
@@ -315,6 +403,7 @@ fn labels_have_values_of_closed_sets_and_nothing_names_anybody() {
         for (label, value) in &sample.labels {
             let is_known = match label.as_str() {
                 "shard" => matches!(value.as_str(), "0" | "1"),
+                "node" => value == "1",
                 "le" => value == "+Inf" || value.parse::<f64>().is_ok_and(|bound| bound > 0.0),
                 "code" => CODES.split_whitespace().any(|code| code == value),
                 "outcome" => OUTCOMES.contains(&value.as_str()) || CODES.split_whitespace().any(|code| code == value),

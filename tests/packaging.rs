@@ -1,20 +1,25 @@
-//! What the program is delivered with: the image, the service, the examples; and what a service manager hears of a real node.
+//! What the program is delivered with: the image, the service, the examples, what a cluster is put together with; and what a service manager
+//! hears of a real node.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails, its helpers too")]
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate_config::{Durability, Settings};
 
 mod support;
 
-use support::{Server, WAIT_MAX, program};
+use support::{Server, WAIT_MAX, finish, program, run};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -182,6 +187,352 @@ fn the_examples_are_what_they_are_called() {
     assert!(example("observed").telemetry.otlp_endpoint.is_some());
     for name in ["behind-a-proxy", "tls", "loopback", "observed"] {
         assert_eq!(example(name).log.durability, Durability::PowerLoss, "{name}");
+    }
+}
+
+/// The documents of a YAML file.
+#[track_caller]
+fn documents(name: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(&packaged(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// What stands under `path`, whose parts are apart by dots.
+#[track_caller]
+fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+    path.split('.').fold(value, |value, part| {
+        let found = part.parse::<usize>().map_or_else(|_| value.get(part), |place| value.get(place));
+        found.unwrap_or_else(|| panic!("{path} is missing: there is no {part} in {value:#}"))
+    })
+}
+
+#[track_caller]
+fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+    at(value, path).as_str().unwrap_or_else(|| panic!("{path} is no text in {value:#}"))
+}
+
+#[track_caller]
+fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
+    at(value, path).as_array().unwrap_or_else(|| panic!("{path} is no list in {value:#}"))
+}
+
+/// A text for each of a list's values: what stands under `key`.
+fn texts<'a>(value: &'a Value, path: &str, key: &str) -> Vec<&'a str> {
+    list(value, path).iter().map(|value| text(value, key)).collect()
+}
+
+/// The paths that a node serves.
+fn served() -> BTreeSet<String> {
+    let contract: Value = serde_json::from_str(&fs::read_to_string(root().join("api/openapi.json")).unwrap()).unwrap();
+    contract["paths"].as_object().unwrap().keys().cloned().collect()
+}
+
+/// Every Kubernetes object that is packaged, by file, with its kind and name.
+fn objects() -> Vec<(String, Value)> {
+    let mut objects = Vec::new();
+    for entry in fs::read_dir(root().join("packaging/kubernetes")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert_eq!(Path::new(&name).extension().and_then(|extension| extension.to_str()), Some("yaml"), "{name}");
+        assert!(packaged(&format!("kubernetes/{name}")).starts_with("# "), "{name} does not say what it is for");
+        objects.extend(documents(&format!("kubernetes/{name}")).into_iter().map(|object| (name.clone(), object)));
+    }
+    objects
+}
+
+#[track_caller]
+fn object(kind: &str, name: &str) -> Value {
+    let is_it = |object: &Value| object["kind"] == kind && object["metadata"]["name"] == name;
+    objects().into_iter().map(|(_, object)| object).find(is_it).unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+/// The variables of a container, with the name of the pod put in.
+fn variables(container: &Value, pod: &str) -> Vec<(OsString, OsString)> {
+    let all = list(container, "env").iter();
+    let own = all.filter(|variable| text(variable, "name").starts_with("TIDEGATE_"));
+    own.map(|variable| (text(variable, "name").into(), text(variable, "value").replace("$(POD_NAME)", pod).into())).collect()
+}
+
+/// The settings that a container's node has: those of the packaged file, and its variables over them.
+#[track_caller]
+fn settings_of(container: &Value, pod: &str) -> Settings {
+    let settings = object("ConfigMap", "tidegate-settings");
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, settings["data"]["tidegate.toml"].as_str().expect("the settings are a text")).unwrap();
+    Settings::load(Some(&file), variables(container, pod), []).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Checks that what a pod is made of fits together, and the settings of its containers to what is mounted.
+#[track_caller]
+fn check_pod(pod: &Value, name: &str, claims: &[&str]) {
+    // Otherwise Kubernetes gives it variables that would be taken for settings.
+    assert_eq!(pod["enableServiceLinks"], false, "{name}");
+    let link = Settings::load(None, [("TIDEGATE_PORT".into(), "tcp://10.0.0.1:8700".into())], []);
+    assert!(link.is_err(), "links would do no harm");
+    for (key, expected) in [("runAsNonRoot", json!(true)), ("runAsUser", json!(8_700)), ("fsGroup", json!(8_700))] {
+        assert_eq!(pod["securityContext"][key], expected, "{name}: {key}");
+    }
+    let secret = object("Secret", "tidegate-secret");
+    let mut volumes: BTreeMap<&str, BTreeSet<&str>> = claims.iter().map(|claim| (*claim, BTreeSet::new())).collect();
+    for volume in list(pod, "volumes") {
+        let items = match volume.get("secret") {
+            None => BTreeSet::new(),
+            Some(from) => {
+                assert_eq!((text(from, "secretName"), &from["defaultMode"]), ("tidegate-secret", &json!(0o440)));
+                for key in texts(from, "items", "key") {
+                    assert!(secret["stringData"][key].is_string(), "{key}");
+                }
+                texts(from, "items", "path").into_iter().collect()
+            }
+        };
+        volumes.insert(text(volume, "name"), items);
+    }
+    let none = Vec::new();
+    let containers = pod["initContainers"].as_array().unwrap_or(&none).iter().chain(list(pod, "containers"));
+    for container in containers {
+        assert_eq!(text(container, "image"), "tidegate");
+        let confined = &container["securityContext"];
+        assert_eq!((&confined["readOnlyRootFilesystem"], &confined["allowPrivilegeEscalation"]), (&json!(true), &json!(false)));
+        // A file's volume, and the path of what is mounted.
+        let mounted = |path: &Path| -> Option<&str> {
+            let mounts = list(container, "volumeMounts").iter();
+            let mount = mounts
+                .filter(|mount| path.starts_with(text(mount, "mountPath")))
+                .max_by_key(|mount| text(mount, "mountPath").len())?;
+            Some(text(mount, "name"))
+        };
+        let settings = settings_of(container, name);
+        assert_eq!(mounted(&settings.node.data_dir), Some("data"), "{name}");
+        for file in [settings.auth.keys_file, settings.cluster.secret_file] {
+            let file = file.expect("it is set");
+            let of = mounted(&file).unwrap_or_else(|| panic!("{} is not mounted", file.display()));
+            let name = file.file_name().and_then(|name| name.to_str()).unwrap();
+            assert!(volumes[of].contains(name), "{} is not in {of}", file.display());
+        }
+        let config =
+            variables(container, name).into_iter().find(|(name, _)| name == "TIDEGATE_CONFIG").expect("the file is named").1;
+        assert_eq!(mounted(Path::new(&config)), Some("settings"), "{name}");
+        for mount in list(container, "volumeMounts") {
+            assert!(volumes.contains_key(text(mount, "name")), "{mount} is of no volume");
+        }
+    }
+}
+
+#[test]
+fn the_nodes_in_kubernetes_are_what_the_program_takes() {
+    let set = object("StatefulSet", "tidegate");
+    assert_eq!((&set["spec"]["replicas"], text(&set, "spec.podManagementPolicy")), (&json!(3), "Parallel"));
+    let pod = at(&set, "spec.template.spec");
+    assert_eq!(texts(&set, "spec.volumeClaimTemplates", "metadata.name"), ["data"]);
+    check_pod(pod, "tidegate-0", &["data"]);
+    assert!(at(pod, "terminationGracePeriodSeconds").as_u64().unwrap() > Settings::default().http.answer_seconds_max + 10);
+
+    let [node] = list(pod, "containers") else { panic!("one container is needed") };
+    assert_eq!(node["args"], json!(["serve"]));
+    let settings = settings_of(node, "tidegate-1");
+    let listens = settings.cluster.listen.expect("it is a member");
+    assert!(settings.http.listen.ip().is_unspecified() && listens.ip().is_unspecified(), "others reach it");
+    let ports: BTreeMap<&str, u64> =
+        list(node, "ports").iter().map(|port| (text(port, "name"), port["containerPort"].as_u64().unwrap())).collect();
+    assert_eq!(ports, BTreeMap::from([("http", settings.http.listen.port().into()), ("cluster", listens.port().into())]));
+    // The name by which others reach it is the one that its service gives.
+    let nodes = text(&set, "spec.serviceName");
+    assert_eq!(settings.cluster.advertise.unwrap().to_string(), format!("tidegate-1.{nodes}:{}", listens.port()));
+
+    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+        let get = at(node, &format!("{probe}.httpGet"));
+        assert_eq!((text(get, "path"), text(get, "port")), (path, "http"), "{probe}");
+        assert!(served().contains(path), "{path} is served by nobody");
+    }
+
+    let [join] = list(pod, "initContainers") else { panic!("one init container is needed") };
+    let script = text(join, "args.0");
+    let target = format!("http://tidegate:{}", settings.http.listen.port());
+    for part in ["cluster join", "data/identity.json", &format!("--target {target}"), "--key-file /etc/tidegate/admin/admin.key"] {
+        assert!(script.contains(part), "{part:?} is not in {script}");
+    }
+    assert!(!script.contains("init"), "a pod never begins a cluster: {script}");
+    assert!(settings.node.data_dir.join("identity.json") == Path::new("/var/lib/tidegate/data/identity.json"));
+}
+
+#[test]
+fn the_services_in_kubernetes_lead_to_the_nodes() {
+    let set = object("StatefulSet", "tidegate");
+    let labels = at(&set, "spec.template.metadata.labels");
+    assert_eq!(at(&set, "spec.selector.matchLabels"), labels);
+    let budget = object("PodDisruptionBudget", "tidegate");
+    assert_eq!((&budget["spec"]["maxUnavailable"], at(&budget, "spec.selector.matchLabels")), (&json!(1), labels));
+    for (name, port, is_headless) in [("tidegate", "http", false), ("tidegate-nodes", "cluster", true)] {
+        let service = object("Service", name);
+        assert_eq!(at(&service, "spec.selector"), labels, "{name}");
+        let [only] = list(&service, "spec.ports") else { panic!("{name} has one port") };
+        assert_eq!(text(only, "targetPort"), port);
+        let of_node = list(&set, "spec.template.spec.containers.0.ports").iter().find(|of| of["name"] == port).unwrap();
+        assert_eq!(only["port"], of_node["containerPort"], "{name}");
+        assert_eq!(service["spec"]["clusterIP"] == "None", is_headless, "{name}");
+        assert_eq!(service["spec"]["publishNotReadyAddresses"] == true, is_headless, "{name}");
+    }
+    // What is there for people is not applied with the rest.
+    let kustomization = documents("kubernetes/kustomization.yaml").remove(0);
+    let applied: BTreeSet<String> =
+        list(&kustomization, "resources").iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+    let by_hand = ["begin.yaml", "secret.yaml", "kustomization.yaml"].map(str::to_owned);
+    let all: BTreeSet<String> = objects().into_iter().map(|(file, _)| file).collect();
+    assert_eq!(all, applied.into_iter().chain(by_hand).collect());
+    // Nobody gets far with the secret as it is packaged.
+    let secret = object("Secret", "tidegate-secret");
+    assert!(text(&secret, "stringData.cluster-secret").len() < 32);
+}
+
+#[test]
+fn a_cluster_in_kubernetes_is_begun_by_a_job_of_its_own() {
+    let job = object("Job", "tidegate-begin");
+    let pod = at(&job, "spec.template.spec");
+    let set = object("StatefulSet", "tidegate");
+    let claim = object("PersistentVolumeClaim", "data-tidegate-0");
+    // The set takes the claim of this name for the pod of this name, if it is as the template says.
+    assert_eq!(at(&claim, "spec"), at(&set, "spec.volumeClaimTemplates.0.spec"));
+    let data = list(pod, "volumes").iter().find(|volume| volume["name"] == "data").unwrap();
+    assert_eq!(text(data, "persistentVolumeClaim.claimName"), "data-tidegate-0");
+    check_pod(pod, "tidegate-0", &[]);
+    assert_eq!((&job["spec"]["backoffLimit"], text(pod, "restartPolicy")), (&json!(0), "Never"));
+    let [begin] = list(pod, "containers") else { panic!("one container is needed") };
+    let of_set = settings_of(at(&set, "spec.template.spec.containers.0"), "tidegate-0");
+    assert_eq!(settings_of(begin, "tidegate-0"), of_set, "the first node begins as it goes on");
+    // Its pod is no node: no service leads to it.
+    assert_ne!(at(&job, "spec.template.metadata.labels"), at(&set, "spec.template.metadata.labels"));
+}
+
+/// Where a node listens for others: an address of the loopback network that nothing else uses, made of the process's number.
+fn for_nodes(number: u8) -> String {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    format!("127.{}.{low}.{number}:8701", 0xc0 | (high & 0x1f))
+}
+
+/// A machine that a pod's containers run on: a folder in the place of its volumes.
+struct Machine {
+    folder: TempDir,
+    pod: &'static str,
+    /// Where it listens for other nodes.
+    listen: String,
+}
+
+impl Machine {
+    /// With the packaged settings and with files that `secrets` names, as they stand in the secret.
+    fn new(pod: &'static str, number: u8, secrets: &[(&str, &str)]) -> Self {
+        let machine = Self { folder: TempDir::new().unwrap(), pod, listen: for_nodes(number) };
+        let settings = object("ConfigMap", "tidegate-settings");
+        let settings = machine.here(settings["data"]["tidegate.toml"].as_str().unwrap());
+        for folder in ["etc/secret", "etc/admin", "lib"] {
+            fs::create_dir_all(machine.folder.path().join(folder)).unwrap();
+        }
+        fs::write(machine.folder.path().join("etc/tidegate.toml"), settings).unwrap();
+        for (name, text) in secrets {
+            fs::write(machine.folder.path().join("etc").join(name), text).unwrap();
+        }
+        machine
+    }
+
+    /// `text` with the paths of this machine.
+    fn here(&self, text: &str) -> String {
+        let folder = self.folder.path().to_str().unwrap();
+        text.replace("/etc/tidegate", &format!("{folder}/etc")).replace("/var/lib/tidegate", &format!("{folder}/lib"))
+    }
+
+    /// Has `command` do what `container` does on this machine.
+    fn set_up(&self, container: &Value, mut command: Command) -> Command {
+        for (name, value) in variables(container, self.pod) {
+            command.env(name, self.here(value.to_str().unwrap()));
+        }
+        command.env("TIDEGATE_CLUSTER_LISTEN", &self.listen);
+        command
+    }
+
+    fn has_directory(&self) -> bool {
+        self.folder.path().join("lib/data/identity.json").exists()
+    }
+}
+
+#[test]
+fn a_cluster_is_begun_and_joined_as_it_is_packaged_for_kubernetes() {
+    let made = run(&["key", "new", "--name", "admin", "--role", "admin"]).expect(0, &[]).stdout;
+    let (key, entry) = made.split_once("\n\n").expect("an empty line stands between the key and its entry");
+    let secret = "x".repeat(44);
+    let secrets = [("secret/cluster-secret", secret.as_str()), ("secret/keys.toml", entry), ("admin/admin.key", key)];
+    let (first, second) = (Machine::new("tidegate-0", 1, &secrets), Machine::new("tidegate-1", 2, &secrets));
+
+    let job = object("Job", "tidegate-begin");
+    let begin = at(&job, "spec.template.spec.containers.0");
+    let words: Vec<&str> = list(begin, "args").iter().map(|word| word.as_str().unwrap()).collect();
+    let told = || finish(first.set_up(begin, program(&words)).spawn().unwrap()).expect(0, &[]).stdout;
+    let said = told();
+    assert!(said.contains("is node 1 of cluster") && said.contains("with 2 shards"), "{said}");
+    assert!(said.contains("reached at tidegate-0.tidegate-nodes:8701") && first.has_directory(), "{said}");
+    assert!(told().contains("already"), "it is begun once");
+
+    let set = object("StatefulSet", "tidegate");
+    let node = at(&set, "spec.template.spec.containers.0");
+    let words: Vec<&str> = list(node, "args").iter().map(|word| word.as_str().unwrap()).collect();
+    let serves = [&words[..], &["--listen", "127.0.0.1:0"]].concat();
+    let running = Server::from_command(first.set_up(node, program(&serves)));
+    running.wait_ready();
+
+    let init = at(&set, "spec.template.spec.initContainers.0");
+    let shell: Vec<&str> = list(init, "command").iter().map(|word| word.as_str().unwrap()).collect();
+    let script = second.here(text(init, "args.0")).replace("http://tidegate:8700", &format!("http://{}", running.address));
+    // The image has the program where a shell looks for it.
+    let folder = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().unwrap().to_str().unwrap();
+    let join = || {
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).arg(&script).env_clear().env("PATH", format!("{folder}:/usr/bin:/bin"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        finish(second.set_up(init, command).spawn().unwrap())
+    };
+    let said = join().expect(0, &[]).stdout;
+    assert!(said.contains("is node 2 of cluster") && said.contains("reached at tidegate-1.tidegate-nodes:8701"), "{said}");
+    assert!(second.has_directory());
+    assert_eq!(join().expect(0, &[]).stdout, "", "a pod that has its volume asks for nothing");
+    running.terminate().expect(0, &[]);
+    // Without a member that answers it fails, and begins nothing.
+    fs::remove_dir_all(second.folder.path().join("lib/data")).unwrap();
+    join().expect(1, &["gave no answer"]);
+    assert!(!second.has_directory());
+}
+
+#[test]
+fn the_nodes_in_compose_are_what_the_program_takes() {
+    let compose = documents("compose.yaml").remove(0);
+    let services = compose["services"].as_object().unwrap();
+    assert_eq!(services.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(["node-1", "node-2", "node-3"]));
+    let (mut volumes, mut outside) = (BTreeSet::new(), BTreeSet::new());
+    for (name, service) in services {
+        let given = service["environment"].as_object().unwrap();
+        let given = given.iter().map(|(name, value)| (OsString::from(name), OsString::from(value.as_str().unwrap())));
+        let settings = Settings::load(None, given, []).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let listens = settings.cluster.listen.expect("it is a member");
+        assert!(settings.http.listen.ip().is_unspecified() && listens.ip().is_unspecified(), "others reach it");
+        assert_eq!(settings.cluster.advertise.unwrap().to_string(), format!("{name}:{}", listens.port()));
+        assert_eq!(text(service, "hostname"), name);
+        let secrets: BTreeSet<&str> = list(service, "secrets").iter().map(|secret| secret.as_str().unwrap()).collect();
+        for file in [settings.auth.keys_file, settings.cluster.secret_file] {
+            let file = file.expect("it is set");
+            let secret = file.strip_prefix("/run/secrets").expect("it is a secret").to_str().unwrap().to_owned();
+            assert!(secrets.contains(secret.as_str()), "{name}: {secret}");
+        }
+        for secret in secrets {
+            assert!(text(&compose, &format!("secrets.{secret}.file")).starts_with("../cluster/"), "{secret}");
+        }
+        let (outer, inner) = text(service, "ports.0").rsplit_once(':').unwrap();
+        assert_eq!(inner, settings.http.listen.port().to_string());
+        assert!(outer.starts_with("127.0.0.1:") && outside.insert(outer), "{name}: {outer}");
+        let (volume, place) = text(service, "volumes.0").split_once(':').unwrap();
+        assert!(compose["volumes"].get(volume).is_some() && volumes.insert(volume), "{name}: {volume}");
+        assert_eq!(place, "/var/lib/tidegate");
+        assert_eq!((text(service, "build.dockerfile"), text(service, "build.context")), ("packaging/Dockerfile", ".."));
+        let grace: u64 = text(service, "stop_grace_period").strip_suffix('s').unwrap().parse().unwrap();
+        assert!(grace > settings.http.answer_seconds_max + 10);
+        assert!(service["ulimits"]["nofile"].as_u64().unwrap() > settings.http.connections_max);
+        // It serves; who begins or joins is told to by hand.
+        assert!(service.get("command").is_none() && service.get("entrypoint").is_none(), "{name}");
     }
 }
 

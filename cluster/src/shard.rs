@@ -243,7 +243,9 @@ impl ShardLeader {
                 if let Err(fatal) = &metrics.running_state {
                     return Err(io::Error::other(fatal.to_string()));
                 }
-                let has_quorum = metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < lease);
+                // Who alone is counted asks nobody, so nothing tells it again and again that its quorum is there.
+                let is_quorum = metrics.membership_config.voter_ids().all(|voter| voter == self.node);
+                let has_quorum = is_quorum || metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < lease);
                 (metrics.state == ServerState::Leader && has_quorum).then_some(Term(metrics.current_term))
             };
             let leads = self.line.leads();

@@ -66,7 +66,11 @@ impl ClusterSource for MemberSource {
     fn forward(&self, shard: u16, node: u64, request: Vec<u8>, limit: Duration) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>> {
         let member = Arc::clone(&self.0);
         // Connections belong to the cluster's runtime.
-        let asking = self.0.handle.spawn(async move { member.forward(shard, NodeId(node), &request, limit).await });
+        let asking = self.0.handle.spawn(async move {
+            let answer = member.forward(shard, NodeId(node), &request, limit).await;
+            member.metrics.count_forwarded(&answer);
+            answer
+        });
         let stopping = || Err(ForwardFailure::Unknown("the node is stopping".to_owned()));
         Box::pin(async move { asking.await.unwrap_or_else(|_| stopping()) })
     }

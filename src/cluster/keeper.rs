@@ -76,6 +76,7 @@ pub(super) async fn hear(shared: &Shared, node: NodeId, address: &str) {
 
 fn note_leaders(shared: &Shared) {
     let deciding = shared.deciding();
+    shared.metrics.note_leaders(&deciding, &shared.statuses());
     let mut led = shared.led.lock();
     for (led, _) in led.iter_mut().zip(deciding).filter(|(_, deciding)| deciding.is_some()) {
         *led = Instant::now();

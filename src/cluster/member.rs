@@ -38,6 +38,7 @@ use tokio::task::JoinHandle;
 use super::desk::MemberDesk;
 use super::endpoint::{EndpointFault, Membership, endpoint};
 use super::keeper;
+use super::metrics::ClusterMetrics;
 use super::snapshots::MemberSnapshots;
 use super::talk::{ShardStanding, Standing};
 use crate::options::{engine_options, history_options, rules, wal_options};
@@ -135,6 +136,7 @@ pub(crate) struct Shared {
     /// Whether everything is there that was committed before this node started. Once it is, it stays.
     pub(super) caught_up: watch::Sender<bool>,
     pub(super) handle: Handle,
+    pub(super) metrics: Arc<ClusterMetrics>,
 }
 
 /// What a shard's snapshots are made with.
@@ -160,6 +162,7 @@ pub(crate) struct MemberParts<'a> {
     pub(crate) directory: DataDirectory,
     pub(crate) history: Arc<History>,
     pub(crate) metrics: Arc<EngineMetrics>,
+    pub(crate) cluster_metrics: Arc<ClusterMetrics>,
 }
 
 /// A member and what it stands on.
@@ -222,7 +225,7 @@ impl Member {
         parts: MemberParts<'_>,
         on_failure: impl Fn(MemberFailure) + Clone + Send + Sync + 'static,
     ) -> Result<StartedMember, MemberError> {
-        let MemberParts { settings, membership, directory, history, metrics } = parts;
+        let MemberParts { settings, membership, directory, history, metrics, cluster_metrics } = parts;
         let identity = directory.identity().clone();
         // The log of a node alone has groups and no votes. One that joins has neither.
         if !has_votes(&directory)? && has_shards(&directory)? {
@@ -306,7 +309,9 @@ impl Member {
             identity,
             membership,
             history_range_seconds: history_options(settings).range_seconds,
+            metrics: cluster_metrics,
         });
+        shared.metrics.watch(&shared);
         let (leaders, keepers, server) = runtime.block_on(async {
             let leaders = leaders.into_iter().zip(shared.groups.clone()).map(|(leader, group)| {
                 let on_failure = on_failure.clone();

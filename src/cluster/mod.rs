@@ -6,6 +6,7 @@ mod desk;
 mod endpoint;
 mod keeper;
 mod member;
+mod metrics;
 mod snapshots;
 mod talk;
 
@@ -13,4 +14,5 @@ pub(crate) use self::admin::MemberSource;
 pub(crate) use self::command::{ClusterError, StatusOptions, TargetOptions, drain, init, join, leave, status};
 pub(crate) use self::endpoint::{Membership, membership};
 pub(crate) use self::member::{Member, MemberError, MemberFailure, MemberParts, StartedMember, has_votes};
+pub(crate) use self::metrics::ClusterMetrics;
 pub(crate) use self::snapshots::MemberSnapshots;

@@ -1,4 +1,4 @@
-//! After the rush: wait until nothing is held, read everything back over HTTP, stop the node and have its log verified.
+//! After the rush: wait until nothing is held, read everything back over HTTP, and have the logs of the stopped nodes verified.
 //!
 //! It gathers the evidence and judges nothing.
 
@@ -14,8 +14,9 @@ use tokio::time::{sleep, timeout};
 
 use super::books::Books;
 use super::checks::Verified;
+use super::fleet::{Fleet, in_turn};
 use super::plan::Plan;
-use crate::child::{Node, NodeError, run_to_end};
+use crate::child::{NodeError, run_to_end};
 use crate::client::{Client, Outcome, Patience, Persisted, Reservation, Stock, persist};
 
 /// Readers at a time.
@@ -30,15 +31,15 @@ const SETTLE_GRACE: Duration = Duration::from_secs(15);
 /// Longest wait for the verification of the log.
 const VERIFY_WAIT_MAX: Duration = Duration::from_mins(10);
 
-/// Waits until no stock has a reserved unit, and returns the stocks then. Gives up [`SETTLE_GRACE`] after the last hold's end, and
-/// returns them as they are.
-pub(crate) async fn settle(plan: &Plan, client: &Client, node: &mut Node) -> Result<Vec<Result<Stock, String>>, NodeError> {
+/// Waits until no stock has a reserved unit, and returns the stocks then, as whoever decides says. Gives up [`SETTLE_GRACE`] after the last
+/// hold's end, and returns them as they are.
+pub(crate) async fn settle(plan: &Plan, clients: &[Client], fleet: &mut Fleet) -> Result<Vec<Result<Stock, String>>, NodeError> {
     let until = Instant::now() + Duration::from_secs(u64::from(plan.hold_seconds)) + SETTLE_GRACE;
     loop {
-        node.check_running()?;
+        fleet.check_running()?;
         let mut stocks = Vec::with_capacity(plan.products.len());
         for product in &plan.products {
-            stocks.push(answer(persist(Patience::default(), || client.get_stock(&product.sku)).await));
+            stocks.push(answer(persist(Patience::default(), in_turn(clients, 0, |client| client.get_stock(&product.sku))).await));
         }
         let is_settled = stocks.iter().all(|stock| stock.as_ref().is_ok_and(|stock| stock.reserved == 0));
         if is_settled || Instant::now() > until {
@@ -48,19 +49,33 @@ pub(crate) async fn settle(plan: &Plan, client: &Client, node: &mut Node) -> Res
     }
 }
 
-/// Reads every grant of the books, in their order.
-pub(crate) async fn read_back(client: &Client, books: &Books) -> Vec<Result<Reservation, String>> {
+/// Reads every stock of the plan on every node, as that node itself has it.
+pub(crate) async fn replicas(plan: &Plan, clients: &[Client]) -> Vec<Vec<Result<Stock, String>>> {
+    let mut replicas = Vec::with_capacity(clients.len());
+    for client in clients {
+        let mut stocks = Vec::with_capacity(plan.products.len());
+        for product in &plan.products {
+            stocks.push(answer(persist(Patience::default(), || client.get_stock_here(&product.sku)).await));
+        }
+        replicas.push(stocks);
+    }
+    replicas
+}
+
+/// Reads every grant of the books, in their order, from all nodes in turn.
+pub(crate) async fn read_back(clients: &[Client], books: &Books) -> Vec<Result<Reservation, String>> {
     let ids: Arc<[String]> = books.grants().iter().map(|grant| grant.id.clone()).collect();
     let next = Arc::new(AtomicUsize::new(0));
     let mut readers = JoinSet::new();
     for _ in 0..READERS {
-        let (client, ids, next) = (client.clone(), Arc::clone(&ids), Arc::clone(&next));
+        let (clients, ids, next) = (clients.to_vec(), Arc::clone(&ids), Arc::clone(&next));
         readers.spawn(async move {
             let mut read = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(id) = ids.get(index) else { return read };
-                read.push((index, answer(persist(Patience::default(), || client.get_reservation(id)).await)));
+                let asked = persist(Patience::default(), in_turn(&clients, index, |client| client.get_reservation(id)));
+                read.push((index, answer(asked.await)));
             }
         });
     }
@@ -74,12 +89,6 @@ fn answer<T: std::fmt::Debug>(persisted: Persisted<T>) -> Result<T, String> {
         Outcome::Accepted { body, .. } => Ok(body),
         other => Err(format!("{other:?}")),
     }
-}
-
-/// Asks the node to stop. Returns its exit code.
-pub(crate) async fn stop(node: Node) -> Result<i32, String> {
-    let status = node.terminate().await.map_err(|error| error.to_string())?;
-    status.code().ok_or_else(|| status.to_string())
 }
 
 /// Runs `tidegate verify` on the directory and returns what it reports, or why it reports nothing good.

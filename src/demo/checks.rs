@@ -13,16 +13,27 @@ use crate::client::{Reservation, ReservationState, Stock};
 /// What was seen after the sale. An `Err` says why something was not seen.
 #[derive(Debug, Clone)]
 pub(crate) struct Evidence {
-    /// Of each kill, how many grants buyers were told of in the moment before it.
-    pub(crate) grants_just_before_kills: Vec<u32>,
+    /// The kills, in their order.
+    pub(crate) kills: Vec<KillSeen>,
     /// Each grant of the books, in their order, as the node shows it.
     pub(crate) read_back: Vec<Result<Reservation, String>>,
     /// Each product's stock, in the plan's order, as the node shows it.
     pub(crate) stocks: Vec<Result<Stock, String>>,
-    /// The node's exit code after SIGTERM.
-    pub(crate) stopped: Result<i32, String>,
-    /// What `tidegate verify` found in the log.
-    pub(crate) verified: Result<Verified, String>,
+    /// Of a cluster, the same as each node itself has it. Of a node alone, nothing.
+    pub(crate) replicas: Vec<Vec<Result<Stock, String>>>,
+    /// Each node's exit code after SIGTERM.
+    pub(crate) stopped: Vec<Result<i32, String>>,
+    /// What `tidegate verify` found in each node's log.
+    pub(crate) verified: Vec<Result<Verified, String>>,
+}
+
+/// What was seen of one kill.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KillSeen {
+    /// Grants that buyers were told of in the moment before it.
+    pub(crate) grants_just_before: u32,
+    /// Of a cluster, whether something was granted before the killed node was started again.
+    pub(crate) went_on: Option<bool>,
 }
 
 /// What `tidegate verify --json` reports, as far as the books know it too.
@@ -82,6 +93,7 @@ impl Check {
 pub(crate) fn check_all(plan: &Plan, books: &Books, evidence: &Evidence) -> Vec<Check> {
     let mut checks = vec![scripts_ended(plan, books), unknowns_resolved(books), answers_agree(books)];
     checks.extend(kills_between_grants(books, evidence));
+    checks.extend(went_on_without(evidence));
     let granted = || books.grants().iter().zip(&evidence.read_back);
     checks.push(grants_are_there(plan, books, evidence));
     let paid = |grant: &Grant| grant.told == ReservationState::Confirmed;
@@ -94,6 +106,7 @@ pub(crate) fn check_all(plan: &Plan, books: &Books, evidence: &Evidence) -> Vec<
     checks.push(never_oversold(plan, books, evidence));
     checks.push(sequences_whole(plan, books));
     checks.push(stocks_agree(plan, books, evidence));
+    checks.extend(nodes_agree(plan, evidence));
     checks.push(stopped_in_order(evidence));
     checks.push(log_agrees(plan, books, evidence));
     checks
@@ -125,8 +138,8 @@ fn answers_agree(books: &Books) -> Check {
 fn kills_between_grants(books: &Books, evidence: &Evidence) -> Vec<Check> {
     let in_life = |life: u8| books.grants().iter().filter(|grant| grant.life == Some(life)).count();
     (1..)
-        .zip(&evidence.grants_just_before_kills)
-        .map(|(life, just_before)| {
+        .zip(&evidence.kills)
+        .map(|(life, KillSeen { grants_just_before: just_before, .. })| {
             let (before, after) = (in_life(life - 1), in_life(life));
             let mut findings = Findings::default();
             for (count, when) in [(before, "before it"), (*just_before as usize, "in the 100 ms before it"), (after, "after it")] {
@@ -138,6 +151,17 @@ fn kills_between_grants(books: &Books, evidence: &Evidence) -> Vec<Check> {
             Check::new(format!("kill {life} fell between grants"), looked_at, findings)
         })
         .collect()
+}
+
+/// Of a cluster that lost a node.
+fn went_on_without(evidence: &Evidence) -> Option<Check> {
+    let went_on: Vec<bool> = evidence.kills.iter().filter_map(|kill| kill.went_on).collect();
+    let mut findings = Findings::default();
+    for (number, _) in (1..).zip(&went_on).filter(|(_, went_on)| !**went_on) {
+        findings.add(format!("after kill {number} nothing was granted until the node was started again"));
+    }
+    let looked_at = format!("{} kills of whichever led", went_on.len());
+    (!went_on.is_empty()).then(|| Check::new("the sale went on without the killed node", looked_at, findings))
 }
 
 fn grants_are_there(plan: &Plan, books: &Books, evidence: &Evidence) -> Check {
@@ -315,29 +339,63 @@ fn stocks_agree(plan: &Plan, books: &Books, evidence: &Evidence) -> Check {
     )
 }
 
+/// Of a cluster: what each node itself has is what whoever decides answered.
+fn nodes_agree(plan: &Plan, evidence: &Evidence) -> Option<Check> {
+    let mut findings = Findings::default();
+    for (number, stocks) in (1..).zip(&evidence.replicas) {
+        for (index, product) in plan.products.iter().enumerate() {
+            let (here, decided) = (stocks.get(index), evidence.stocks.get(index));
+            match (here, decided) {
+                (Some(Ok(here)), Some(Ok(decided))) if here == decided => {}
+                _ => findings.add(format!("node {number} has {here:?} of {}, and {decided:?} was answered", product.sku)),
+            }
+        }
+    }
+    let nodes = evidence.replicas.len();
+    let looked_at = format!("{} stocks on each", plan.products.len());
+    (nodes > 0).then(|| Check::new(format!("all {nodes} nodes have the same stocks"), looked_at, findings))
+}
+
 fn stopped_in_order(evidence: &Evidence) -> Check {
     let mut findings = Findings::default();
-    let looked_at = match &evidence.stopped {
+    let told = |stopped: &Result<i32, String>| match stopped {
         Ok(code) => format!("exit code {code}"),
         Err(why) => why.clone(),
     };
-    if evidence.stopped != Ok(0) {
-        findings.add(format!("expected exit code 0, found {looked_at}"));
+    for (number, stopped) in (1..).zip(&evidence.stopped).filter(|(_, stopped)| **stopped != Ok(0)) {
+        findings.add(format!("expected exit code 0 of node {number}, found {}", told(stopped)));
     }
-    Check::new("the node stops in order when asked", looked_at, findings)
+    let promise =
+        if evidence.stopped.len() == 1 { "the node stops in order when asked" } else { "every node stops in order when asked" };
+    Check::new(promise, evidence.stopped.iter().map(told).collect::<Vec<_>>().join(", "), findings)
 }
 
 fn log_agrees(plan: &Plan, books: &Books, evidence: &Evidence) -> Check {
-    use ReservationState::{Confirmed, Expired, Released, Reserved};
-    const PROMISE: &str = "`tidegate verify` finds the log whole, and in it what buyers know and nothing else";
     let mut findings = Findings::default();
-    let verified = match &evidence.verified {
-        Ok(verified) => verified,
-        Err(why) => {
-            findings.add(why.clone());
-            return Check::new(PROMISE, "nothing".to_owned(), findings);
+    let mut grants = Vec::new();
+    for (number, verified) in (1..).zip(&evidence.verified) {
+        match verified {
+            Ok(verified) => {
+                grants.push(verified.grants.to_string());
+                for finding in differences(plan, books, verified) {
+                    findings.add(format!("node {number}: {finding}"));
+                }
+            }
+            Err(why) => findings.add(format!("node {number}: {why}")),
         }
+    }
+    let promise = if evidence.verified.len() == 1 {
+        "`tidegate verify` finds the log whole, and in it what buyers know and nothing else"
+    } else {
+        "`tidegate verify` finds every node's log whole, and in it what buyers know and nothing else"
     };
+    let logs = if grants.len() == 1 { "log" } else { "logs" };
+    Check::new(promise, format!("{} grants in the {logs}", grants.join(", ")), findings)
+}
+
+/// Where a log differs from what buyers know.
+fn differences(plan: &Plan, books: &Books, verified: &Verified) -> Vec<String> {
+    use ReservationState::{Confirmed, Expired, Released, Reserved};
     let units_told = |states: &[ReservationState]| -> u64 {
         books.grants().iter().filter(|grant| states.contains(&grant.told)).map(|grant| u64::from(grant.ask.units)).sum()
     };
@@ -349,10 +407,11 @@ fn log_agrees(plan: &Plan, books: &Books, evidence: &Evidence) -> Check {
         ("units expired", units_told(&[Reserved, Expired]), verified.expired_units),
         ("stocks", plan.products.len() as u64, verified.stocks.len() as u64),
     ];
-    for (what, expected, found) in totals.into_iter().filter(|(_, expected, found)| expected != found) {
-        findings.add(format!("{what}: the buyers know {expected}, the log holds {found}"));
-    }
-    for (index, product) in (0..).zip(&plan.products) {
+    let of_totals = totals
+        .into_iter()
+        .filter(|(_, expected, found)| expected != found)
+        .map(|(what, expected, found)| format!("{what}: the buyers know {expected}, the log holds {found}"));
+    let of_products = (0..).zip(&plan.products).filter_map(|(index, product)| {
         let Account { grants, sold } = account(books, index);
         let expected = VerifiedStock {
             sku: product.sku.clone(),
@@ -363,11 +422,9 @@ fn log_agrees(plan: &Plan, books: &Books, evidence: &Evidence) -> Check {
             grants,
         };
         let found = verified.stocks.iter().find(|stock| stock.sku == product.sku);
-        if found != Some(&expected) {
-            findings.add(format!("expected {expected:?}, found {found:?}"));
-        }
-    }
-    Check::new(PROMISE, format!("{} grants in the log", verified.grants), findings)
+        (found != Some(&expected)).then(|| format!("expected {expected:?}, found {found:?}"))
+    });
+    of_totals.chain(of_products).collect()
 }
 
 #[cfg(test)]
@@ -441,19 +498,22 @@ mod tests {
             sold,
             grants,
         };
+        let stocks = vec![Ok(stock("flash-1", 3, 1)), Ok(stock("flash-2", 7, 2))];
+        let verified = Verified {
+            stocks: vec![verified("flash-1", 3, 1, 3), verified("flash-2", 7, 2, 1)],
+            grants: 4,
+            granted_units: 5,
+            confirmed_units: 3,
+            released_units: 1,
+            expired_units: 1,
+        };
         let evidence = Evidence {
-            grants_just_before_kills: vec![2],
+            kills: vec![KillSeen { grants_just_before: 2, went_on: Some(true) }],
             read_back: read_back.into_iter().map(Ok).collect(),
-            stocks: vec![Ok(stock("flash-1", 3, 1)), Ok(stock("flash-2", 7, 2))],
-            stopped: Ok(0),
-            verified: Ok(Verified {
-                stocks: vec![verified("flash-1", 3, 1, 3), verified("flash-2", 7, 2, 1)],
-                grants: 4,
-                granted_units: 5,
-                confirmed_units: 3,
-                released_units: 1,
-                expired_units: 1,
-            }),
+            replicas: vec![stocks.clone(), stocks.clone()],
+            stocks,
+            stopped: vec![Ok(0), Ok(0)],
+            verified: vec![Ok(verified.clone()), Ok(verified)],
         };
         Sale { plan, books, evidence }
     }
@@ -464,6 +524,38 @@ mod tests {
             let checks = check_all(&self.plan, &self.books, &self.evidence);
             assert!(checks.iter().all(|check| check.kept == check.findings.first.is_empty()));
             checks.into_iter().filter(|check| !check.kept).map(|check| check.promise).collect()
+        }
+
+        /// Spoils all that shows the first product alike.
+        fn restock(&mut self, allotted: u64, available: u64) {
+            let Evidence { stocks, replicas, verified, .. } = &mut self.evidence;
+            for stocks in replicas.iter_mut().chain([stocks]) {
+                let stock = stocks[0].as_mut().unwrap();
+                (stock.allotted, stock.available) = (allotted, available);
+            }
+            for verified in verified {
+                let stock = &mut verified.as_mut().unwrap().stocks[0];
+                (stock.allotted, stock.available) = (allotted, available);
+            }
+        }
+
+        /// One more grant of one unit, of the product of this place, that has lapsed.
+        fn lapsed_in_logs(&mut self, product: usize) {
+            for verified in &mut self.evidence.verified {
+                let verified = verified.as_mut().unwrap();
+                (verified.grants, verified.granted_units, verified.expired_units) = (5, 6, 2);
+                verified.stocks[product].grants += 1;
+            }
+        }
+
+        /// The log of the second node.
+        fn log(&mut self) -> &mut Result<Verified, String> {
+            &mut self.evidence.verified[1]
+        }
+
+        /// What the second node itself has.
+        fn replica(&mut self) -> &mut Vec<Result<Stock, String>> {
+            &mut self.evidence.replicas[1]
         }
 
         fn shown(&mut self, index: usize) -> &mut Reservation {
@@ -502,8 +594,13 @@ mod tests {
 
     #[test]
     fn a_kill_without_grants_on_either_side_is_found() {
-        check(|sale| sale.evidence.grants_just_before_kills[0] = 0, &["kill 1"]);
-        check(|sale| sale.evidence.grants_just_before_kills.push(5), &["kill 2"]);
+        check(|sale| sale.evidence.kills[0].grants_just_before = 0, &["kill 1"]);
+        check(|sale| sale.evidence.kills.push(KillSeen { grants_just_before: 5, went_on: None }), &["kill 2"]);
+    }
+
+    #[test]
+    fn a_cluster_that_waited_for_the_killed_node_is_found() {
+        check(|sale| sale.evidence.kills[0].went_on = Some(false), &["went on without"]);
     }
 
     #[test]
@@ -571,12 +668,8 @@ mod tests {
                     (body.reserved, body.released, body.state) = (0, 1, ReservationState::Expired);
                     body.resolved_at_ms = Some(3_000);
                     sale.evidence.read_back.push(Ok(body));
-                    let stock = sale.evidence.stocks[0].as_mut().unwrap();
-                    (stock.allotted, stock.available) = (4, 3);
-                    let verified = sale.evidence.verified.as_mut().unwrap();
-                    (verified.grants, verified.granted_units, verified.expired_units) = (5, 6, 2);
-                    let stock = &mut verified.stocks[0];
-                    (stock.allotted, stock.available, stock.grants) = (4, 3, 4);
+                    sale.restock(4, 3);
+                    sale.lapsed_in_logs(0);
                 },
                 expected,
             );
@@ -589,10 +682,7 @@ mod tests {
         check(
             |sale| {
                 sale.plan.products[0].units = 2;
-                let stock = sale.evidence.stocks[0].as_mut().unwrap();
-                (stock.allotted, stock.available) = (2, 1);
-                let stock = &mut sale.evidence.verified.as_mut().unwrap().stocks[0];
-                (stock.allotted, stock.available) = (2, 1);
+                sale.restock(2, 1);
             },
             &["two hands"],
         );
@@ -609,9 +699,7 @@ mod tests {
                     (body.reserved, body.released, body.state) = (0, 1, ReservationState::Expired);
                     body.resolved_at_ms = Some(9_000);
                     sale.evidence.read_back.push(Ok(body));
-                    let verified = sale.evidence.verified.as_mut().unwrap();
-                    (verified.grants, verified.granted_units, verified.expired_units) = (5, 6, 2);
-                    verified.stocks[1].grants = 2;
+                    sale.lapsed_in_logs(1);
                 },
                 &["without a gap"],
             );
@@ -620,24 +708,45 @@ mod tests {
 
     #[test]
     fn stocks_that_differ_from_the_books_are_found() {
-        check(|sale| sale.evidence.stocks[0].as_mut().unwrap().sold = 2, &["has sold what buyers paid"]);
-        check(|sale| sale.evidence.stocks[1].as_mut().unwrap().reserved = 1, &["has sold what buyers paid"]);
-        check(|sale| sale.evidence.stocks[1] = Err("timed out".into()), &["has sold what buyers paid"]);
-        check(|sale| drop(sale.evidence.stocks.pop()), &["has sold what buyers paid"]);
+        let both = ["has sold what buyers paid", "nodes have the same"];
+        check(|sale| sale.evidence.stocks[0].as_mut().unwrap().sold = 2, &both);
+        check(|sale| sale.evidence.stocks[1].as_mut().unwrap().reserved = 1, &both);
+        check(|sale| sale.evidence.stocks[1] = Err("timed out".into()), &both);
+        check(|sale| drop(sale.evidence.stocks.pop()), &both);
+    }
+
+    #[test]
+    fn a_node_that_has_something_else_than_was_answered_is_found() {
+        check(|sale| sale.replica()[0].as_mut().unwrap().sold = 2, &["nodes have the same"]);
+        check(|sale| sale.replica()[1] = Err("timed out".into()), &["nodes have the same"]);
+        check(|sale| drop(sale.replica().pop()), &["nodes have the same"]);
     }
 
     #[test]
     fn a_disorderly_stop_is_found() {
-        check(|sale| sale.evidence.stopped = Ok(1), &["stops in order"]);
-        check(|sale| sale.evidence.stopped = Err("signal 6".into()), &["stops in order"]);
+        check(|sale| sale.evidence.stopped[1] = Ok(1), &["stops in order"]);
+        check(|sale| sale.evidence.stopped[0] = Err("signal 6".into()), &["stops in order"]);
     }
 
     #[test]
     fn a_log_that_holds_more_or_less_than_buyers_know_is_found() {
-        check(|sale| sale.evidence.verified = Err("exit code 1: a finding".into()), &["tidegate verify"]);
-        check(|sale| sale.evidence.verified.as_mut().unwrap().grants += 1, &["tidegate verify"]);
-        check(|sale| sale.evidence.verified.as_mut().unwrap().confirmed_units -= 1, &["tidegate verify"]);
-        check(|sale| sale.evidence.verified.as_mut().unwrap().stocks[1].grants += 1, &["tidegate verify"]);
-        check(|sale| drop(sale.evidence.verified.as_mut().unwrap().stocks.pop()), &["tidegate verify"]);
+        check(|sale| *sale.log() = Err("exit code 1: a finding".into()), &["tidegate verify"]);
+        check(|sale| sale.log().as_mut().unwrap().grants += 1, &["tidegate verify"]);
+        check(|sale| sale.log().as_mut().unwrap().confirmed_units -= 1, &["tidegate verify"]);
+        check(|sale| sale.log().as_mut().unwrap().stocks[1].grants += 1, &["tidegate verify"]);
+        check(|sale| drop(sale.log().as_mut().unwrap().stocks.pop()), &["tidegate verify"]);
+    }
+
+    #[test]
+    fn a_node_alone_is_asked_for_nothing_of_a_cluster() {
+        let mut sale = sale();
+        sale.evidence.replicas.clear();
+        sale.evidence.kills[0].went_on = None;
+        sale.evidence.stopped.pop();
+        sale.evidence.verified.pop();
+        let promises: Vec<String> =
+            check_all(&sale.plan, &sale.books, &sale.evidence).into_iter().map(|check| check.promise).collect();
+        assert!(promises.iter().all(|promise| !promise.contains("nodes have") && !promise.contains("went on")), "{promises:?}");
+        assert!(promises.iter().any(|promise| promise.contains("finds the log whole")), "{promises:?}");
     }
 }

@@ -12,6 +12,10 @@ use super::plan::Plan;
 use super::rush::{Kill, Measured};
 use crate::client::ReservationState;
 
+/// The last that a hold lapses after its end, in milliseconds, as long as somebody decides: what was due less long before a kill may have been
+/// left to whoever decides next.
+const LAPSE_TAKES_MS_MAX: u64 = 200;
+
 /// The figures of a demo.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -39,6 +43,7 @@ pub(crate) struct Report {
 
 #[derive(Debug, Serialize)]
 struct Sale {
+    nodes: usize,
     buyers: u32,
     units: u32,
     products: u16,
@@ -90,12 +95,20 @@ struct LatencyLine {
 
 #[derive(Debug, Serialize)]
 struct KillLine {
+    /// The number of the node.
+    node: usize,
     grants_just_before: u32,
+    /// From the last grant before it to the first grant after it, as buyers were told.
+    pause_ms: Option<f64>,
+    /// Grants that were asked for after it, and before the next kill.
+    grants_after: u64,
+    /// Unknown answers from it on, and before the next kill: each was asked again with the same key.
+    unknown_after: u64,
     /// From executing the new process to `/readyz` 200.
     ready_ms: Option<f64>,
-    /// From executing the new process to its first grant: the recovery time.
+    /// From executing the new process to its first grant: the recovery time. In a cluster others grant before.
     first_grant_ms: Option<f64>,
-    /// From the kill to the first grant of the new process.
+    /// From the kill to the first grant by another process.
     without_grants_ms: Option<f64>,
     /// From the kill until every buyer who met it had an answer.
     caught_up_ms: Option<f64>,
@@ -110,6 +123,7 @@ impl Report {
         Self {
             passed: checks.iter().all(|check| check.kept),
             sale: Sale {
+                nodes: evidence.stopped.len(),
                 buyers: shape.buyers,
                 units: shape.units,
                 products: shape.products,
@@ -134,8 +148,8 @@ impl Report {
             },
             arrivals_per_second: f64::from(shape.buyers) / measured.arrivals_took.as_secs_f64(),
             calls_per_second: per_second(measured.calls_meanwhile, measured.arrivals_took),
-            latest_return_ms: latest_return_ms(books, evidence),
-            kills: measured.kills.iter().map(kill_line).collect(),
+            latest_return_ms: latest_return_ms(books, evidence, &measured.kills),
+            kills: kill_lines(books, &measured.kills),
             rush_seconds: measured.visits_took.as_secs_f64(),
             checks,
         }
@@ -172,25 +186,48 @@ fn kind(books: &Books, told: &[ReservationState]) -> Kind {
 }
 
 /// Lapses whose hold ended between the last grant before a kill and the first after it are left out: nobody was there to see to them.
-fn latest_return_ms(books: &Books, evidence: &Evidence) -> Option<u64> {
-    let lives = books.grants().iter().filter_map(|grant| grant.life).max().unwrap_or(0);
-    let times = |life: u8| books.grants().iter().filter(move |grant| grant.life == Some(life)).map(|grant| grant.reserved_at_ms);
-    let outages: Vec<(u64, u64)> = (0..lives).filter_map(|life| Some((times(life).max()?, times(life + 1).min()?))).collect();
+fn latest_return_ms(books: &Books, evidence: &Evidence, kills: &[Kill]) -> Option<u64> {
+    let times = || books.grants().iter().map(|grant| grant.reserved_at_ms);
+    let outage = |kill: &Kill| {
+        let gone_at_ms = kill.gone_at_ms?;
+        let last = times().filter(|at| *at <= gone_at_ms).max().unwrap_or(gone_at_ms);
+        Some(last.saturating_sub(LAPSE_TAKES_MS_MAX)..=times().filter(|at| *at > gone_at_ms).min()?)
+    };
+    let outages: Vec<_> = kills.iter().filter_map(outage).collect();
     evidence
         .read_back
         .iter()
         .flatten()
         .filter(|shown| shown.state == ReservationState::Expired)
-        .filter(|shown| !outages.iter().any(|(from, to)| (*from..=*to).contains(&shown.expires_at_ms)))
+        .filter(|shown| !outages.iter().any(|outage| outage.contains(&shown.expires_at_ms)))
         .filter_map(|shown| shown.resolved_at_ms?.checked_sub(shown.expires_at_ms))
         .max()
 }
 
+fn kill_lines(books: &Books, kills: &[Kill]) -> Vec<KillLine> {
+    (1..)
+        .zip(kills)
+        .map(|(life, kill)| {
+            let unknown = kills.get(usize::from(life)).map_or(books.tally().unknown_answers(), |next| next.unknown_before);
+            KillLine {
+                grants_after: books.grants().iter().filter(|grant| grant.life == Some(life)).count() as u64,
+                unknown_after: unknown.saturating_sub(kill.unknown_before),
+                ..kill_line(kill)
+            }
+        })
+        .collect()
+}
+
+/// What is known of a kill by itself.
 fn kill_line(kill: &Kill) -> KillLine {
-    let between = |from: Option<Instant>, to: Option<Instant>| Some(milliseconds(to?.saturating_duration_since(from?)));
+    let between = |from: Option<Instant>, to: Option<Instant>| Some(milliseconds(to?.checked_duration_since(from?)?));
     let killed_at = Some(kill.killed_at);
     KillLine {
+        node: kill.node,
         grants_just_before: kill.grants_just_before,
+        pause_ms: kill.pause().map(milliseconds),
+        grants_after: 0,
+        unknown_after: 0,
         ready_ms: between(kill.executed_at, kill.ready_at),
         first_grant_ms: between(kill.executed_at, kill.first_grant_at),
         without_grants_ms: between(killed_at, kill.first_grant_at),
@@ -234,7 +271,10 @@ fn grouped(number: u64) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sale { buyers, units, products, hold_seconds, rate, seed } = self.sale;
+        let Sale { nodes, buyers, units, products, hold_seconds, rate, seed } = self.sale;
+        if nodes > 1 {
+            write!(formatter, "{nodes} nodes, ")?;
+        }
         writeln!(
             formatter,
             "{} buyers, {} units of {products} products, {} arrivals a second, holds of {hold_seconds} s, seed {seed}\n",
@@ -302,7 +342,7 @@ impl Report {
             );
             figure(name, calls.unknown_answers, words)?;
         }
-        figure("not admitted", answers.refused, "refused or unreachable, mostly while the node was away; tried again".into())?;
+        figure("not admitted", answers.refused, "refused or unreachable, mostly while a node was away; tried again".into())?;
         writeln!(formatter)
     }
 
@@ -323,7 +363,35 @@ impl Report {
         writeln!(formatter, "latest lapse, node up      {latest}")
     }
 
+    /// The kills of a cluster, one in a line.
+    fn write_kills_of_cluster(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [kill, pause, ready, answered, grants, unknown] =
+            ["kill", "pause", "back and ready", "all answered", "grants after", "unknown answers after"];
+        writeln!(formatter, "\n{kill:<18} {pause:>9} {ready:>15} {answered:>13} {grants:>13} {unknown:>22}")?;
+        let ms = |time: Option<f64>| time.map_or_else(|| "never".to_owned(), |ms| format!("{ms:.0} ms"));
+        for (number, kill) in (1..).zip(&self.kills) {
+            writeln!(
+                formatter,
+                "{:<18} {:>9} {:>15} {:>13} {:>13} {:>22}",
+                format!("{number} of node {}", kill.node),
+                ms(kill.pause_ms),
+                ms(kill.ready_ms),
+                ms(kill.caught_up_ms),
+                grouped(kill.grants_after),
+                grouped(kill.unknown_after)
+            )?;
+        }
+        writeln!(
+            formatter,
+            "pause: from the last grant before the kill to the first after it, on any node; back and ready: from the start of the killed node;\n\
+             all answered: from the kill until every buyer who met it had an answer\n"
+        )
+    }
+
     fn write_kills(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.sale.nodes > 1 && !self.kills.is_empty() {
+            return self.write_kills_of_cluster(formatter);
+        }
         let ms = |time: Option<f64>| time.map_or_else(|| "never".to_owned(), |ms| format!("{ms:.0} ms"));
         for (number, kill) in (1..).zip(&self.kills) {
             writeln!(

@@ -1,4 +1,5 @@
-//! The rush itself: buyers arrive when the plan says, whatever became of those before them, and the node is killed under them.
+//! The rush itself: buyers arrive when the plan says, whatever became of those before them, and the node, or whichever leads a cluster,
+//! is killed under them.
 //!
 //! It owns the running of the script: arrivals, visits, kills and the measuring of answers. What the answers mean is for
 //! [`super::books`].
@@ -12,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
+use tidegate_engine::{Clock, SystemClock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::books::{Ask, Books, GrantNumber, Reserved};
+use super::fleet::{Fleet, FleetError, LAG_IN_SALE_MAX, in_turn};
 use super::plan::{Click, Ending, Plan, Visit};
 use super::progress::{Moment, Progress};
-use crate::child::{Node, NodeError, NodeOptions};
+use crate::child::NodeError;
 use crate::client::{Client, Outcome, Patience, Persisted, Reservation, ReserveRequest, persist};
 
 /// Buyers who are in the shop at a time, those included who wait to pay or to come back. Further ones wait at its entrance, and their
@@ -58,21 +61,35 @@ const LATENCY_US_MAX: u64 = 600_000_000;
 /// One kill, as it went.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kill {
+    /// The number of the node.
+    pub(crate) node: usize,
     /// Just before the signal was sent.
     pub(crate) killed_at: Instant,
+    /// What the nodes' clocks show, all of which are this machine's: once the process was gone, in milliseconds since 1970. What was granted
+    /// later was granted by somebody else.
+    pub(crate) gone_at_ms: Option<u64>,
+    /// Unknown answers that buyers had been given before it.
+    pub(crate) unknown_before: u64,
     /// Grants that buyers were told of in the last 100 ms before it.
     pub(crate) grants_just_before: u32,
     /// Just before the new process was executed.
     pub(crate) executed_at: Option<Instant>,
     /// `/readyz` was 200.
     pub(crate) ready_at: Option<Instant>,
-    /// The first grant by the new process was answered.
+    /// A buyer was told of the last grant by the killed process.
+    pub(crate) last_grant_at: Option<Instant>,
+    /// A buyer was told of the first grant by another process.
     pub(crate) first_grant_at: Option<Instant>,
     /// Every buyer who had met the outage had an answer.
     pub(crate) caught_up_at: Option<Instant>,
 }
 
 impl Kill {
+    /// How long nothing was granted: from the last grant before it to the first after it, as buyers were told.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        Some(self.first_grant_at?.saturating_duration_since(self.last_grant_at?))
+    }
+
     /// Whether any of the time from `from` to `to` lies in the outage as buyers saw it.
     fn touches(&self, from: Instant, to: Instant) -> bool {
         to >= self.killed_at && self.caught_up_at.is_none_or(|end| from <= end)
@@ -90,8 +107,8 @@ pub(crate) struct Latencies {
 
 /// What a rush leaves behind.
 pub(crate) struct Rushed {
-    /// The node that runs now.
-    pub(crate) node: Node,
+    /// The nodes, all of which run.
+    pub(crate) fleet: Fleet,
     /// The buyers' books.
     pub(crate) books: Books,
     /// How it went.
@@ -114,7 +131,8 @@ pub(crate) struct Measured {
 }
 
 struct Rush {
-    client: Client,
+    /// One of each node.
+    clients: Vec<Client>,
     plan: Arc<Plan>,
     opened_at: Instant,
     books: Mutex<Books>,
@@ -124,7 +142,7 @@ struct Rush {
     newest_grants: Mutex<VecDeque<Instant>>,
     visitors: Arc<Semaphore>,
     arrived: AtomicU32,
-    /// The node's life: 0 before the first kill.
+    /// Lives that have ended: 0 before the first kill.
     life: AtomicU8,
     /// Buyers who had no answer to a call and are asking again.
     stranded: AtomicU32,
@@ -133,20 +151,14 @@ struct Rush {
     calls: AtomicU64,
 }
 
-/// Runs the rush that `plan` scripts against `node`, which the caller has made ready and opened the stocks of.
+/// Runs the rush that `plan` scripts against the nodes of `fleet`, which have the stocks of the sale.
 ///
 /// # Errors
-/// When the node ends by itself or cannot be started again.
-pub(crate) async fn run(
-    plan: &Arc<Plan>,
-    client: &Client,
-    mut node: Node,
-    options: &NodeOptions,
-    progress: &Progress,
-) -> Result<Rushed, NodeError> {
+/// When a node ends by itself or cannot be started again.
+pub(crate) async fn run(plan: &Arc<Plan>, mut fleet: Fleet, progress: &Progress) -> Result<Rushed, FleetError> {
     let histogram = || Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are in order");
     let rush = Arc::new(Rush {
-        client: client.clone(),
+        clients: fleet.clients(),
         plan: Arc::clone(plan),
         opened_at: Instant::now(),
         books: Mutex::new(Books::new(plan)),
@@ -166,19 +178,18 @@ pub(crate) async fn run(
         thread::Builder::new().name("pacer".into()).spawn(move || pace(visits, opened_at, &sender)).map_err(NodeError::Control)?
     };
     let story = async {
-        let (arrivals, killed) =
-            tokio::join!(Arc::clone(&rush).let_in(arrivals), rush.kill_and_restart(&mut node, options, progress));
+        let (arrivals, killed) = tokio::join!(Arc::clone(&rush).let_in(arrivals), rush.kill_and_restart(&mut fleet, progress));
         killed?;
         let everybody = rush.visitors.acquire_many(VISITORS_MAX).await;
         drop(everybody.expect("the visitors' semaphore is never closed"));
         Ok((arrivals, rush.opened_at.elapsed()))
     };
-    let told: Result<_, NodeError> = tokio::select! {
+    let told: Result<_, FleetError> = tokio::select! {
         told = story => told,
         () = rush.show(progress) => unreachable!("showing goes on until the story ends"),
     };
     let ((arrivals_took, calls_meanwhile), visits_took) = told?;
-    node.check_running()?;
+    fleet.check_running()?;
     pacer.join().map_err(|_| NodeError::Control(std::io::Error::other("the pacer panicked")))?;
     let Ok(rush) = Arc::try_unwrap(rush).map_err(drop) else { unreachable!("every visit has ended and let go of the rush") };
     let measured = Measured {
@@ -188,7 +199,7 @@ pub(crate) async fn run(
         visits_took,
         calls_meanwhile,
     };
-    Ok(Rushed { node, books: rush.books.into_inner(), measured })
+    Ok(Rushed { fleet, books: rush.books.into_inner(), measured })
 }
 
 /// Sends each visit at its time. Runs on a thread of its own, because timers of the runtime are too coarse for arrivals.
@@ -297,13 +308,13 @@ impl Rush {
             Ending::Pays(after) | Ending::PaysTooLate(after) => {
                 sleep(after).await;
                 let key = format!("pay-{}", grant.index());
-                let (persisted, _) = self.until_known(|| self.client.confirm(&id, Some(&key))).await;
+                let (persisted, _) = self.until_known(grant.index(), |client| client.confirm(&id, Some(&key))).await;
                 self.books.lock().confirmed(grant, &persisted);
             }
             Ending::Cancels(after) => {
                 sleep(after).await;
                 let key = format!("cancel-{}", grant.index());
-                let (persisted, _) = self.until_known(|| self.client.release(&id, Some(&key))).await;
+                let (persisted, _) = self.until_known(grant.index(), |client| client.release(&id, Some(&key))).await;
                 self.books.lock().released(grant, &persisted);
             }
             Ending::Lapses => {}
@@ -320,9 +331,10 @@ impl Rush {
         let (user, key) = (ask.user(), ask.key());
         let sku = &self.plan.products[usize::from(ask.product)].sku;
         let request = ReserveRequest { user: &user, quantity: ask.units, reference: None };
-        let (persisted, life) = self.until_known(|| self.client.reserve(sku, request, Some(&key))).await;
-        if matches!(persisted.outcome, Outcome::Accepted { replayed: false, .. }) {
-            self.note_grant(life);
+        let first = usize::try_from(ask.buyer).unwrap_or(0);
+        let (persisted, life) = self.until_known(first, |client| client.reserve(sku, request, Some(&key))).await;
+        if let Outcome::Accepted { replayed: false, body, .. } = &persisted.outcome {
+            self.note_grant(body.reserved_at_ms);
         }
         (persisted, life)
     }
@@ -331,7 +343,13 @@ impl Rush {
         self.books.lock().reserved(ask, persisted, life)
     }
 
-    async fn until_known<T, F: Future<Output = Outcome<T>>>(&self, mut call: impl FnMut() -> F) -> (Persisted<T>, u8) {
+    /// Asks one node after the other, from the place `first` on, until the answer is known.
+    async fn until_known<'a, T, F: Future<Output = Outcome<T>>>(
+        &'a self,
+        first: usize,
+        call: impl Fn(&'a Client) -> F,
+    ) -> (Persisted<T>, u8) {
+        let mut call = in_turn(&self.clients, first, call);
         let mut life = 0;
         let mut attempts = 0;
         let mut stranded = None;
@@ -364,19 +382,22 @@ impl Rush {
         }
     }
 
-    fn note_grant(&self, life: u8) {
+    /// A buyer is told of a grant that was made at `reserved_at_ms`.
+    fn note_grant(&self, reserved_at_ms: u64) {
         let now = Instant::now();
         let mut newest = self.newest_grants.lock();
-        while newest.front().is_some_and(|at| now.duration_since(*at) > JUST_BEFORE) {
+        let last = newest.back().copied();
+        // The newest stays, however old it is: it is where a pause begins.
+        while newest.len() > 1 && newest.front().is_some_and(|at| now.duration_since(*at) > JUST_BEFORE) {
             newest.pop_front();
         }
         newest.push_back(now);
         drop(newest);
         let mut kills = self.kills.lock();
-        if let Some(kill) = kills.last_mut().filter(|kill| kill.first_grant_at.is_none() && kill.executed_at.is_some())
-            && life == self.life.load(Ordering::Relaxed)
+        if let Some(kill) = kills.last_mut().filter(|kill| kill.first_grant_at.is_none())
+            && kill.gone_at_ms.is_some_and(|gone_at_ms| reserved_at_ms > gone_at_ms)
         {
-            kill.first_grant_at = Some(now);
+            (kill.last_grant_at, kill.first_grant_at) = (last, Some(now));
         }
     }
 
@@ -386,12 +407,13 @@ impl Rush {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Kills the node as often as planned, each time in the middle of grants, and starts it again.
-    async fn kill_and_restart(&self, node: &mut Node, options: &NodeOptions, progress: &Progress) -> Result<(), NodeError> {
+    /// Kills the node, or whichever leads, as often as planned, each time in the middle of grants, and starts it again: one that stands alone at
+    /// once, one of a cluster when the others have gone on without it.
+    async fn kill_and_restart(&self, fleet: &mut Fleet, progress: &Progress) -> Result<(), FleetError> {
         for after in &self.plan.kill_after_arrivals {
             while self.arrived.load(Ordering::Relaxed) < *after {
                 sleep(LOOK).await;
-                node.check_running()?;
+                fleet.check_running()?;
             }
             let waiting_since = Instant::now();
             loop {
@@ -403,37 +425,67 @@ impl Rush {
                 }
                 sleep(LOOK).await;
             }
+            let leader = fleet.leader().await?;
+            let name = if fleet.is_cluster() { format!("node {}, which led,", leader + 1) } else { "the node".to_owned() };
             let killed_at = Instant::now();
+            let unknown_before = self.books.lock().tally().unknown_answers();
             self.kills.lock().push(Kill {
+                node: leader + 1,
                 killed_at,
+                gone_at_ms: None,
+                unknown_before,
                 grants_just_before: self.grants_just_before(killed_at),
                 executed_at: None,
                 ready_at: None,
+                last_grant_at: None,
                 first_grant_at: None,
                 caught_up_at: None,
             });
-            node.kill().await?;
+            fleet.kill(leader).await?;
             let (arrived, calls) = (self.arrived.load(Ordering::Relaxed), self.under_way.load(Ordering::Relaxed));
-            progress.event(&format!("the node was killed (SIGKILL) after {arrived} arrivals, with {calls} calls under way"));
-            // What is sent from here on can only be answered by the new process.
+            progress.event(&format!("{name} was killed (SIGKILL) after {arrived} arrivals, with {calls} calls under way"));
+            // What is sent from here on can only be answered by another process.
             self.life.fetch_add(1, Ordering::Relaxed);
+            self.mark(|kill| kill.gone_at_ms = Some(SystemClock.now().unix_ms()));
+            if fleet.is_cluster() {
+                self.wait_granted(fleet).await?;
+                if let Some(ms) = self.kills.lock().last().and_then(Kill::pause).map(|pause| pause.as_millis()) {
+                    progress.event(&format!("the others go on without it, {ms} ms after its last grant"));
+                }
+            }
             self.mark(|kill| kill.executed_at = Some(Instant::now()));
-            *node = Node::start(options).await?;
-            let ready_at = node.wait_ready(&self.client).await?;
+            fleet.begin(leader).await?;
+            let ready_at = fleet.wait_ready(leader).await?;
             self.mark(|kill| kill.ready_at = Some(ready_at));
-            progress.event("the node is up again on the same directory, and ready");
-            self.wait_caught_up(node).await?;
+            progress.event(&format!("{name} is up again on the same directory, and ready"));
+            self.wait_caught_up(fleet).await?;
+            // With another one away nothing would be decided.
+            fleet.wait_whole(LAG_IN_SALE_MAX).await?;
         }
         Ok(())
     }
 
-    /// Waits until the new process has granted something and nobody asks again any more.
-    async fn wait_caught_up(&self, node: &mut Node) -> Result<(), NodeError> {
+    /// Waits until another process has granted something.
+    async fn wait_granted(&self, fleet: &mut Fleet) -> Result<(), NodeError> {
+        let waiting_since = Instant::now();
+        while waiting_since.elapsed() < GRANTING_WAIT_MAX && !self.has_granted_again() {
+            fleet.check_running()?;
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    fn has_granted_again(&self) -> bool {
+        self.kills.lock().last().is_some_and(|kill| kill.first_grant_at.is_some())
+    }
+
+    /// Waits until another process has granted something and nobody asks again any more.
+    async fn wait_caught_up(&self, fleet: &mut Fleet) -> Result<(), NodeError> {
         let waiting_since = Instant::now();
         while waiting_since.elapsed() < CATCH_UP_WAIT_MAX {
-            node.check_running()?;
-            let granted = self.kills.lock().last().is_some_and(|kill| kill.first_grant_at.is_some());
-            if self.stranded.load(Ordering::Relaxed) == 0 && (granted || waiting_since.elapsed() > GRANTING_WAIT_MAX) {
+            fleet.check_running()?;
+            let is_patient = waiting_since.elapsed() <= GRANTING_WAIT_MAX;
+            if self.stranded.load(Ordering::Relaxed) == 0 && (self.has_granted_again() || !is_patient) {
                 self.mark(|kill| kill.caught_up_at = Some(Instant::now()));
                 return Ok(());
             }
@@ -453,7 +505,9 @@ impl Rush {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
-            let is_out = self.kills.lock().last().is_some_and(|kill| kill.ready_at.is_none());
+            // Of a cluster nothing is out any more once another node decides.
+            let is_over = |kill: &Kill| kill.ready_at.is_some() || self.clients.len() > 1 && kill.first_grant_at.is_some();
+            let is_out = self.kills.lock().last().is_some_and(|kill| !is_over(kill));
             let books = self.books.lock();
             progress.rush(&Moment {
                 is_out,

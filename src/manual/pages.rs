@@ -40,7 +40,7 @@ const SETTING_VARIABLE: (&str, &str) = (
     "Any setting, over the file's: TIDEGATE_HTTP_LISTEN is http.listen. A variable that begins with TIDEGATE_ and names no setting is \
      an error.",
 );
-const OWN_NODE_VARIABLES: (&str, &str) = ("TIDEGATE_*", "Not handed on: the node that is started here has the default settings.");
+const OWN_NODE_VARIABLES: (&str, &str) = ("TIDEGATE_*", "Not handed on: what is started here has the default settings.");
 const TEMPORARY_FOLDER: (&str, &str) = ("TMPDIR", "Where a temporary directory is made. Default: /tmp.");
 const NO_VARIABLE: (&str, &str) = ("(none)", "No variable is looked at.");
 const NO_FILE: (&str, &str) = ("(none)", "No file is read or written.");
@@ -147,6 +147,11 @@ pub(super) const PAGES: &[Page] = &[
             ("The whole sale", "tidegate demo"),
             ("A small one that takes seconds", "tidegate demo --buyers 20000 --units 2000 --rate 4000"),
             ("More kills, and the data kept", "tidegate demo --kills 3 --data-dir ./demo"),
+            ("A cluster of three that loses its leader three times", "tidegate demo --nodes 3"),
+            (
+                "A small one of five, and its figures as JSON",
+                "tidegate demo --nodes 5 --buyers 20000 --units 2000 --rate 1000 --json",
+            ),
         ],
         exit_codes: &[
             ("0", "Every check held."),
@@ -154,7 +159,11 @@ pub(super) const PAGES: &[Page] = &[
             ("2", "The options describe no sale. Nothing was done."),
         ],
         environment: &[OWN_NODE_VARIABLES, TEMPORARY_FOLDER],
-        files: &[("DIR/data/", "The node's data directory."), ("DIR/node.log", "What the node said.")],
+        files: &[
+            ("DIR/data/", "The data directory of a node alone; DIR/node-1/ and so on are those of a cluster."),
+            ("DIR/node.log", "What the node said; DIR/node-1.log and so on in a cluster."),
+            ("DIR/secret", "The secret that the nodes of the cluster share, made for this demo."),
+        ],
         shows_settings: false,
     },
     Page {

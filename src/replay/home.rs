@@ -64,7 +64,13 @@ impl Home {
     /// Starts the node.
     pub(crate) async fn start(&self, program: &Path) -> Result<Node, NodeError> {
         let port = child::free_port()?;
-        let options = NodeOptions { program: program.to_owned(), data_dir: self.data_dir.clone(), port, log: self.log.clone() };
+        let options = NodeOptions {
+            program: program.to_owned(),
+            data_dir: self.data_dir.clone(),
+            port,
+            settings: Vec::new(),
+            log: self.log.clone(),
+        };
         Node::start(&options).await
     }
 
