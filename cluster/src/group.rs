@@ -30,6 +30,29 @@ pub struct GroupTimes {
     pub election_ms_max: u64,
 }
 
+/// How consensus of `shard` is run. `may_revert` is that of [`GroupParts`].
+///
+/// # Errors
+/// When the times contradict each other.
+pub fn group_config(shard: u16, times: GroupTimes, may_revert: bool) -> io::Result<Config> {
+    let config = Config {
+        cluster_name: format!("shard-{shard}"),
+        heartbeat_interval: times.heartbeat_ms,
+        election_timeout_min: times.election_ms_min,
+        election_timeout_max: times.election_ms_max,
+        // A snapshot is made when it is asked for.
+        snapshot_policy: SnapshotPolicy::Never,
+        // A node that led before it was restarted does not know any more what was committed then. Only a term of its own, with an entry of
+        // its own behind everything before, tells.
+        enable_leader_restore: Some(false),
+        // Whoever comes back and could not win does not disturb a leader that is there.
+        enable_pre_vote: Some(true),
+        allow_log_reversion: Some(may_revert),
+        ..Config::default()
+    };
+    config.validate().map_err(io::Error::other)
+}
+
 /// A member of a group, as this node knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupMember {
@@ -141,22 +164,7 @@ impl<S: Snapshots> ShardGroup<S> {
         T: SnapshotTransfer<Snapshot = S::Snapshot>,
     {
         let GroupParts { node, shard, times, log, machine, transfer, may_revert } = parts;
-        let config = Config {
-            cluster_name: format!("shard-{shard}"),
-            heartbeat_interval: times.heartbeat_ms,
-            election_timeout_min: times.election_ms_min,
-            election_timeout_max: times.election_ms_max,
-            // A snapshot is made when it is asked for.
-            snapshot_policy: SnapshotPolicy::Never,
-            // A node that led before it was restarted does not know any more what was committed then. Only a term of its own, with an entry of
-            // its own behind everything before, tells.
-            enable_leader_restore: Some(false),
-            // Whoever comes back and could not win does not disturb a leader that is there.
-            enable_pre_vote: Some(true),
-            allow_log_reversion: Some(may_revert),
-            ..Config::default()
-        };
-        let config = Arc::new(config.validate().map_err(io::Error::other)?);
+        let config = Arc::new(group_config(shard, times, may_revert)?);
         let dialer = links.dialer(shard, Arc::clone(&transfer));
         let raft = Raft::new(node, config, dialer, log, machine).await.map_err(io::Error::other)?;
         shards.insert(shard, raft.clone(), transfer);
