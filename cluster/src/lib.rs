@@ -17,6 +17,7 @@ mod snapshot_files;
 mod state_machine;
 pub mod transport;
 mod types;
+mod watch;
 
 pub use adopt::adopt;
 pub use group::{ChangeError, GroupMember, GroupParts, GroupStatus, GroupTimes, MemberChange, ShardGroup, group_config};

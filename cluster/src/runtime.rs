@@ -1,7 +1,8 @@
 //! The runtime that consensus runs on: tokio, and randomness that a thread can be given.
 //!
 //! openraft draws when it stands for election, and nothing else. A node draws what the machine gives. A simulation runs all its nodes on one
-//! thread, and has that thread draw from its seed, so that the same seed gives the same run.
+//! thread, and has that thread draw from its seed, so that the same seed gives the same run. For the same reason whoever watches a value is
+//! woken in order there (`watch.rs`).
 
 use std::cell::Cell;
 use std::future::Future;
@@ -14,6 +15,8 @@ use openraft_rand::rngs::SmallRng;
 use openraft_rand::{SeedableRng, rng};
 use openraft_rt_tokio::TokioRuntime;
 
+use crate::watch::OrderedWatch;
+
 thread_local! {
     /// What this thread draws from next, if it was given a seed.
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
@@ -24,7 +27,12 @@ pub fn seed_thread(seed: u64) {
     SEED.set(Some(seed));
 }
 
-/// tokio, with randomness as [`seed_thread`] has it.
+/// Whether this thread was given a seed.
+pub(crate) fn is_seeded() -> bool {
+    SEED.get().is_some()
+}
+
+/// tokio, with randomness and order as [`seed_thread`] has it.
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
 
@@ -37,7 +45,7 @@ impl AsyncRuntime for Runtime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = SmallRng;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Watch = OrderedWatch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

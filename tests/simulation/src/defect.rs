@@ -13,8 +13,6 @@ pub enum Defect {
     ForgetVote,
     /// A node that leads no longer goes on answering reads from what it has
     ServeDeposed,
-    /// A shard decides as soon as its node is elected, before everything from before is applied
-    DecideEarly,
     /// A snapshot counts before what is in it is committed
     SnapshotUncommitted,
     /// A loss of power keeps what was written late and loses what was written before

@@ -16,16 +16,13 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tidegate_cluster::{Entry, LogId, ReplicatedLog, ReplicatedLogReader, TypeConfig, Vote};
 use tidegate_persistence::{LogIndex, LogStore, MemoryStore, RecordKey, SteppedWal, StoreError, StreamId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::defect::Defect;
 use crate::world::{Life, World, note};
 
-/// How long a sync takes, in microseconds.
-const SYNC_US: (u64, u64) = (100, 3_000);
-
-/// How long one takes while the disk is slow.
+/// How long a sync takes while the disk is slow, in microseconds.
 const SLOW_SYNC_US: (u64, u64) = (30_000, 600_000);
 
 /// What lies on a node's disk. Clones share it.
@@ -50,7 +47,7 @@ impl Platter {
     pub(crate) fn first(&self, stream: StreamId) -> Option<LogIndex> {
         let mut first = None;
         let visit = &mut |key: &[u8], _: &[u8]| {
-            first = key.try_into().ok().and_then(RecordKey::decode).map(|key| key.index);
+            first = RecordKey::decode(key).map(|key| key.index);
             std::ops::ControlFlow::Break(())
         };
         self.store.scan(RecordKey { stream, index: LogIndex(0), part: 0 }, visit).ok()?;
@@ -98,9 +95,10 @@ pub(crate) struct Disk {
     platter: Platter,
     wal: Mutex<Option<SteppedWal>>,
     handed_over: Notify,
-    /// How many syncs are done.
-    synced: watch::Sender<u64>,
+    /// How many syncs are begun, and done.
     begun: AtomicU64,
+    done: AtomicU64,
+    is_done: Notify,
 }
 
 impl Disk {
@@ -111,8 +109,9 @@ impl Disk {
             platter,
             wal: Mutex::new(Some(wal)),
             handed_over: Notify::new(),
-            synced: watch::channel(0).0,
             begun: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            is_done: Notify::new(),
         });
         tokio::spawn(Arc::clone(&disk).run());
         disk
@@ -125,7 +124,7 @@ impl Disk {
 
     /// How long the disk takes for something that is neither small nor large.
     pub(crate) fn pause(&self) -> Duration {
-        let (least, most) = if self.platter.is_slow.load(Ordering::Relaxed) { SLOW_SYNC_US } else { SYNC_US };
+        let (least, most) = if self.platter.is_slow.load(Ordering::Relaxed) { SLOW_SYNC_US } else { self.world.sync_us };
         self.world.delay(least, most)
     }
 
@@ -139,7 +138,10 @@ impl Disk {
                 None => return,
             };
             match stepped {
-                Ok(_) => self.synced.send_modify(|synced| *synced += 1),
+                Ok(_) => {
+                    self.done.fetch_add(1, Ordering::Relaxed);
+                    self.is_done.notify_waiters();
+                }
                 Err(error) => {
                     self.world.find("the log", format!("node {} cannot write: {error}", self.life.node));
                     return;
@@ -148,13 +150,17 @@ impl Disk {
         }
     }
 
-    /// Waits until all that was handed over before is durable. False once the node is dead.
-    pub(crate) async fn sync(&self) -> bool {
+    /// Waits until all that was handed over before is durable; for ever once the node is dead.
+    pub(crate) async fn sync(&self) {
         let goal = self.begun.load(Ordering::Relaxed) + 1;
         self.hand_over();
-        let mut synced = self.synced.subscribe();
-        let done = synced.wait_for(|synced| *synced >= goal).await.is_ok();
-        done && self.life.is_alive()
+        loop {
+            let done = self.is_done.notified();
+            if self.done.load(Ordering::Relaxed) >= goal {
+                return;
+            }
+            done.await;
+        }
     }
 
     /// Ends the log in a crash: in between two syncs, or in the middle of one.

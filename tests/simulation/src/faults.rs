@@ -15,13 +15,13 @@ use crate::network::Ailment;
 use crate::world::note;
 
 /// Pause between two faults, in microseconds.
-const PAUSE_US: (u64, u64) = (30_000, 2_000_000);
+const PAUSE_US: (u64, u64) = (100_000, 2_000_000);
 
 /// How long what ails the network lasts, in microseconds.
-const AILS_US: (u64, u64) = (100_000, 4_000_000);
+const AILS_US: (u64, u64) = (100_000, 3_000_000);
 
 /// How long a node stays down, in microseconds.
-const DOWN_US: (u64, u64) = (20_000, 3_000_000);
+const DOWN_US: (u64, u64) = (20_000, 2_000_000);
 
 /// How far a clock jumps, in milliseconds.
 const JUMP_MS: i64 = 20_000;

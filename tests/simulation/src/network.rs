@@ -35,7 +35,7 @@ const SPIKE_US: (u64, u64) = (5_000, 150_000);
 const TRANSFER_US: (u64, u64) = (2_000, 400_000);
 
 /// How long an answer to entries or a snapshot is waited for at least.
-const BULK_MIN: Duration = Duration::from_millis(2_000);
+const BULK_MIN: Duration = Duration::from_secs(2);
 
 /// Pauses between two attempts to reach a node, in milliseconds.
 const RECONNECT_MS: (u64, u64) = (20, 400);

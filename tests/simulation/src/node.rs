@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use openraft::RaftMetrics;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, RaftMetrics};
 use parking_lot::Mutex;
 use rand::Rng;
 use tidegate_cluster::{
@@ -14,12 +14,11 @@ use tidegate_cluster::{
     group_config, shard_parts,
 };
 use tidegate_engine::{
-    CommitProgress, Engine, EngineMetrics, EngineOptions, EngineParts, Feed, QuorumVoice, Sealing, ShardStart, SteadyClock, Told,
-    quorum_line,
+    CommitProgress, Engine, EngineMetrics, EngineOptions, EngineParts, Feed, Sealing, ShardStart, SteadyClock, quorum_line,
 };
 use tidegate_persistence::{
-    LogIndex, LogReader, NodeId, Purged, RecoveryProgress, SteppedWal, StreamId, SyncReport, Term, WalError, WalListener,
-    WalOptions, recovery,
+    LogIndex, LogReader, NodeId, Purged, RecoveryProgress, SteppedWal, StreamId, SyncReport, WalError, WalListener, WalOptions,
+    recovery,
 };
 use tidegate_stock::{Ledger, Rules, Timestamp};
 use tokio::task::JoinHandle;
@@ -175,10 +174,10 @@ impl Node {
         let disk = Disk::new(Arc::clone(world), Arc::clone(&life), site.platter.clone(), wal);
 
         let progress = CommitProgress::new(standing.position.sequence);
-        let (voice, line) = quorum_line(&progress);
-        let (shard_log, machine, leader) = shard_parts(id, voice.clone(), standing.position.chain, snapshots.clone());
-        let (wall, (began, since)) = (Arc::clone(&site.clock), (world.trace.began(), world.trace.began()));
-        let clock = SteadyClock::following(move || wall.time(began.elapsed()), move || since.elapsed());
+        let (voice, told) = quorum_line(&progress);
+        let (shard_log, machine, leader) = shard_parts(id, voice, standing.position.chain, snapshots.clone());
+        let (wall, origin) = (Arc::clone(&site.clock), world.trace.began());
+        let clock = SteadyClock::following(move || wall.time(origin.elapsed()), move || origin.elapsed());
         let options = EngineOptions {
             ring_slots: 64,
             batch_commands_max: world.draw(|random| random.random_range(1..=16)),
@@ -193,17 +192,19 @@ impl Node {
             metrics: Arc::new(EngineMetrics::default()),
             disk_low: Arc::new(AtomicBool::new(false)),
             history: None,
-            shards: vec![ShardStart { ledger, log: Box::new(shard_log), progress: Arc::clone(&progress), quorum: Some(line) }],
+            shards: vec![ShardStart { ledger, log: Box::new(shard_log), progress: Arc::clone(&progress), quorum: Some(told) }],
         });
         let engine = engine.map_err(|error| format!("its engine does not start: {error}"))?;
         let witness = Witness { machine, world: Arc::clone(world), life: Arc::clone(&life) };
         let machine = StateMachine::new(witness, standing);
         let memberships = machine.memberships();
-        let replicated = ReplicatedLog::open_in_memory(writer, log.clone(), &replica, machine.position_at());
-        let replicated = replicated.map_err(|error| format!("its log does not open: {error}"))?;
-        let simulated = SimulatedLog { log: replicated, disk: Arc::clone(&disk) };
+        let entries = ReplicatedLog::open_in_memory(writer, log.clone(), &replica, machine.position_at());
+        let entries = entries.map_err(|error| format!("its log does not open: {error}"))?;
+        let simulated = SimulatedLog { log: entries, disk: Arc::clone(&disk) };
         disk.hand_over();
         let config = group_config(0, TIMES, false).map_err(|error| error.to_string())?;
+        // The least that consensus may keep, so that whoever was away for a moment needs a snapshot.
+        let config = Config { max_in_snapshot_log_to_keep: world.draw(|random| random.random_range(0..10)), ..config };
         let raft = Raft::new(id, Arc::new(config), network.dialer(Arc::clone(&life)), simulated, machine).await;
         let raft = raft.map_err(|error| format!("its consensus does not start: {error}"))?;
         network.connect(Arc::clone(&life), raft.clone());
@@ -217,9 +218,6 @@ impl Node {
                 }
             }
         });
-        if world.has(Defect::DecideEarly) {
-            tokio::spawn(decide_early(Arc::clone(&life), raft.clone(), voice));
-        }
         note!(world, "node {id} starts its life {}", life.number);
         Ok(Self { life, engine, raft, progress, upkeep, log, disk, leader: Arc::new(Mutex::new(Some(leading))) })
     }
@@ -246,24 +244,5 @@ impl Node {
     pub(crate) fn feed(&self) -> Result<Vec<tidegate_engine::FeedEvent>, String> {
         let page = Feed::new(self.engine.clone(), self.log.clone()).read(None, usize::MAX >> 8);
         page.map(|page| page.events).map_err(|error| error.to_string())
-    }
-}
-
-/// The defect: the shard is told to decide as soon as its node is elected.
-async fn decide_early(life: Arc<Life>, raft: Raft<Witness>, voice: QuorumVoice) {
-    let mut metrics = raft.metrics();
-    let mut told = 0;
-    while life.is_alive() {
-        let (state, term) = {
-            let metrics = metrics.borrow_watched();
-            (metrics.state, metrics.current_term)
-        };
-        if state == openraft::ServerState::Leader && term > told {
-            told = term;
-            voice.tell(Told::Lead(Term(term)));
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
     }
 }

@@ -21,7 +21,7 @@ use crate::report::Tally;
 use crate::world::World;
 
 /// Time of a run after which it is given up. A run takes a fraction of it.
-const RUN_MAX: Duration = Duration::from_secs(600);
+const RUN_MAX: Duration = Duration::from_mins(10);
 
 /// What one seed came to.
 #[derive(Debug)]
@@ -91,9 +91,13 @@ pub fn run_seed(seed: u64, defect: Option<Defect>, is_traced: bool) -> Run {
     counts.insert("groups applied, by all nodes", evidence.applied.len() as u64);
     counts.insert("ledgers compared", evidence.images.len() as u64);
     counts.insert("views compared", evidence.viewed.len() as u64);
+    // What panics while it is judged is told by the verdict.
+    PANICS.set(Some(Vec::new()));
+    let findings = judge(&evidence);
+    PANICS.set(None);
     Run {
         seed,
-        findings: judge(&evidence),
+        findings,
         counts,
         pause_ms_max: pause_ms_max(&evidence.calls),
         digest: world.trace.digest(),

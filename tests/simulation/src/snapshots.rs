@@ -53,12 +53,15 @@ pub(crate) fn sorted(mut items: Vec<SnapshotItem>) -> Vec<SnapshotItem> {
     items
 }
 
+/// A snapshot, and where it stands.
+type Kept = (Standing, Arc<Image>);
+
 /// Where the newest snapshot of a node lies. It outlives the node; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Shelf(Arc<Mutex<Option<(Standing, Arc<Image>)>>>);
+pub(crate) struct Shelf(Arc<Mutex<Option<Kept>>>);
 
 impl Shelf {
-    pub(crate) fn newest(&self) -> Option<(Standing, Arc<Image>)> {
+    pub(crate) fn newest(&self) -> Option<Kept> {
         self.0.lock().clone()
     }
 
@@ -148,9 +151,7 @@ impl Upkeep {
             return None;
         }
         // What a quorum has need not be written here yet.
-        if !self.disk.sync().await {
-            return None;
-        }
+        self.disk.sync().await;
         // Where its log begins behind the group, a snapshot from another node took its place, which stands there.
         let (position, leader) = self.log.position_and_leader(StreamId::log(0), image.at).ok()??;
         let membership = self.memberships.at(position.index)?;

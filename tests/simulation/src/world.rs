@@ -41,22 +41,28 @@ impl Life {
     }
 }
 
+/// How long a sync takes, in microseconds.
+const SYNC_US: (u64, u64) = (100, 3_000);
+
+/// How long one takes in some runs, of a hundred so many: what is lost in a crash is what is between a write and its sync.
+const SLUGGISH_SYNC_US: (u64, u64) = (5_000, 120_000);
+const SLUGGISH_PERCENT: u32 = 30;
+
 /// What is shared. Everything runs on one thread, so no lock is ever waited for.
 pub(crate) struct World {
     pub(crate) defect: Option<Defect>,
     pub(crate) trace: Trace,
     pub(crate) evidence: Mutex<Evidence>,
+    /// How long a sync of this run takes where nothing is wrong, in microseconds.
+    pub(crate) sync_us: (u64, u64),
     random: Mutex<SmallRng>,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, defect: Option<Defect>, is_traced: bool) -> Arc<Self> {
-        Arc::new(Self {
-            defect,
-            trace: Trace::new(is_traced),
-            evidence: Mutex::default(),
-            random: Mutex::new(SmallRng::seed_from_u64(seed)),
-        })
+        let mut random = SmallRng::seed_from_u64(seed);
+        let sync_us = if random.random_range(0..100) < SLUGGISH_PERCENT { SLUGGISH_SYNC_US } else { SYNC_US };
+        Arc::new(Self { defect, trace: Trace::new(is_traced), evidence: Mutex::default(), sync_us, random: Mutex::new(random) })
     }
 
     pub(crate) fn has(&self, defect: Defect) -> bool {

@@ -31,11 +31,6 @@ fn a_deposed_leader_that_answers_is_found() {
 }
 
 #[test]
-fn a_shard_that_decides_too_early_is_found() {
-    is_found(Defect::DecideEarly);
-}
-
-#[test]
 fn a_snapshot_that_counts_too_early_is_found() {
     is_found(Defect::SnapshotUncommitted);
 }

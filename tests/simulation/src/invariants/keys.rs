@@ -1,9 +1,9 @@
-//! One key, one change, one answer: whatever is asked again names the same reservation, the history has the change once, and what was
+//! One key, one change, one answer: whatever is asked again names the same reservation, the history has the change once, and a grant that was
 //! acknowledged is never denied afterwards.
 
 use std::collections::BTreeMap;
 
-use tidegate_stock::{Event, Fingerprint, Idempotency, ReservationId, StockId};
+use tidegate_stock::{Command, Event, Fingerprint, Idempotency, ReservationId, StockId};
 
 use super::Case;
 use crate::evidence::Outcome;
@@ -28,7 +28,10 @@ pub(super) fn check(case: &Case<'_>) -> Vec<String> {
             (Outcome::Reservation(view), None) => {
                 acknowledged.insert(key, (call.ended_ms, view.id));
             }
-            (Outcome::Rejected(rejection), Some((ended_ms, id))) if call.began_ms > *ended_ms => {
+            // Only what changed something is remembered, which a grant always has: a confirm of what was confirmed already need not be.
+            (Outcome::Rejected(rejection), Some((ended_ms, id)))
+                if call.began_ms > *ended_ms && matches!(call.command, Command::Reserve { .. }) =>
+            {
                 findings.push(format!("{key} was acknowledged as {id:?}, and then denied by node {}: {rejection}", call.node));
             }
             _ => {}
