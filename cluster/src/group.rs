@@ -30,6 +30,30 @@ pub struct GroupTimes {
     pub election_ms_max: u64,
 }
 
+/// How consensus of `shard` is run. `late_entries_kept` and `may_revert` are those of [`GroupParts`].
+///
+/// # Errors
+/// When the times contradict each other.
+pub fn group_config(shard: u16, times: GroupTimes, late_entries_kept: u64, may_revert: bool) -> io::Result<Config> {
+    let config = Config {
+        cluster_name: format!("shard-{shard}"),
+        heartbeat_interval: times.heartbeat_ms,
+        election_timeout_min: times.election_ms_min,
+        election_timeout_max: times.election_ms_max,
+        // A snapshot is made when it is asked for.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: late_entries_kept,
+        // A node that led before it was restarted does not know any more what was committed then. Only a term of its own, with an entry of
+        // its own behind everything before, tells.
+        enable_leader_restore: Some(false),
+        // Whoever comes back and could not win does not disturb a leader that is there.
+        enable_pre_vote: Some(true),
+        allow_log_reversion: Some(may_revert),
+        ..Config::default()
+    };
+    config.validate().map_err(io::Error::other)
+}
+
 /// A member of a group, as this node knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupMember {
@@ -143,23 +167,7 @@ impl<S: Snapshots> ShardGroup<S> {
         T: SnapshotTransfer<Snapshot = S::Snapshot>,
     {
         let GroupParts { node, shard, times, late_entries_kept, log, machine, transfer, may_revert } = parts;
-        let config = Config {
-            cluster_name: format!("shard-{shard}"),
-            heartbeat_interval: times.heartbeat_ms,
-            election_timeout_min: times.election_ms_min,
-            election_timeout_max: times.election_ms_max,
-            // A snapshot is made when it is asked for.
-            snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: late_entries_kept,
-            // A node that led before it was restarted does not know any more what was committed then. Only a term of its own, with an entry of
-            // its own behind everything before, tells.
-            enable_leader_restore: Some(false),
-            // Whoever comes back and could not win does not disturb a leader that is there.
-            enable_pre_vote: Some(true),
-            allow_log_reversion: Some(may_revert),
-            ..Config::default()
-        };
-        let config = Arc::new(config.validate().map_err(io::Error::other)?);
+        let config = Arc::new(group_config(shard, times, late_entries_kept, may_revert)?);
         let dialer = links.dialer(shard, Arc::clone(&transfer));
         let raft = Raft::new(node, config, dialer, log, machine).await.map_err(io::Error::other)?;
         shards.insert(shard, raft.clone(), transfer);
@@ -236,6 +244,10 @@ impl<S: Snapshots> ShardGroup<S> {
     /// See [`ChangeError`].
     pub async fn change(&self, change: MemberChange) -> Result<(), ChangeError> {
         let status = self.status();
+        // On top of one that is half done it could leave a leader that is no member.
+        if status.is_changing && change != MemberChange::Finish {
+            return Err(ChangeError::UnderWay);
+        }
         let member = |node: NodeId| status.members.iter().find(|member| member.node == node);
         let only = |node| BTreeSet::from([node]);
         let (changes, retain) = match change {

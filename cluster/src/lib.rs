@@ -11,18 +11,21 @@ mod log_store;
 mod members;
 pub mod network;
 mod recovery;
+mod runtime;
 mod shard;
 mod snapshot_files;
 mod state_machine;
 pub mod transport;
 mod types;
+mod watch;
 
 pub use adopt::adopt;
-pub use group::{ChangeError, GroupMember, GroupParts, GroupStatus, GroupTimes, MemberChange, ShardGroup};
+pub use group::{ChangeError, GroupMember, GroupParts, GroupStatus, GroupTimes, MemberChange, ShardGroup, group_config};
 pub use log_reader::ReplicatedLogReader;
 pub use log_store::{PositionAt, ReplicatedLog};
 pub use members::{Member, MembersError};
 pub use recovery::{MemberError, RecoveredMember, check_member, recover_member};
+pub use runtime::{Runtime, seed_thread};
 pub use shard::{ShardLeader, ShardLog, ShardMachine, Snapshots, shard_parts};
 pub use snapshot_files::{FileIncoming, FileReader, FileSnapshot, SnapshotFileError, SnapshotFiles, SnapshotParts};
 pub use state_machine::{

@@ -33,6 +33,22 @@ pub(crate) struct Shared {
     pub(crate) stream: StreamId,
     pub(crate) disk: LogReader,
     pub(crate) state: Mutex<State>,
+    /// Whether the disk is memory, so that whoever reads it need not go to another thread.
+    pub(crate) is_memory: bool,
+}
+
+impl Shared {
+    /// Reads the disk. Not on the task's own thread where that may take long: it may open and read a segment.
+    pub(crate) async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        if self.is_memory {
+            return read(self);
+        }
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || read(&shared)).await.map_err(io::Error::other)?
+    }
 }
 
 /// The log as openraft is to see it.
@@ -175,10 +191,9 @@ impl ReplicatedLogReader {
         }
     }
 
-    /// The same of what is on the disk, and whether it is all of it. Not on the task's own thread: it may open and read a segment.
+    /// The same of what is on the disk, and whether it is all of it.
     async fn read_disk(&self, range: Range<u64>, bytes_max: usize) -> io::Result<(Vec<Entry>, bool)> {
-        let shared = Arc::clone(&self.0);
-        let read = tokio::task::spawn_blocking(move || {
+        let read = move |shared: &Shared| {
             let (mut records, mut bytes, mut is_whole) = (Vec::new(), 0, true);
             shared
                 .disk
@@ -194,8 +209,8 @@ impl ReplicatedLogReader {
                 .map_err(io::Error::other)?;
             let entries: io::Result<Vec<Entry>> = records.into_iter().map(to_entry).collect();
             Ok((entries?, is_whole))
-        });
-        read.await.map_err(io::Error::other)?
+        };
+        self.0.on_disk(read).await
     }
 }
 

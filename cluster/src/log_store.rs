@@ -47,13 +47,36 @@ impl ReplicatedLog {
     /// # Errors
     /// When the write-ahead log has stopped.
     pub fn open(writer: WalWriter, disk: LogReader, replica: &RecoveredReplica, position_at: PositionAt) -> Result<Self, WalError> {
+        Self::open_with(writer, disk, replica, position_at, false)
+    }
+
+    /// The same of a log that a store in memory keeps. What is read of it is read at once, on the task's own thread.
+    ///
+    /// # Errors
+    /// As [`ReplicatedLog::open`].
+    pub fn open_in_memory(
+        writer: WalWriter,
+        disk: LogReader,
+        replica: &RecoveredReplica,
+        position_at: PositionAt,
+    ) -> Result<Self, WalError> {
+        Self::open_with(writer, disk, replica, position_at, true)
+    }
+
+    fn open_with(
+        writer: WalWriter,
+        disk: LogReader,
+        replica: &RecoveredReplica,
+        position_at: PositionAt,
+        is_memory: bool,
+    ) -> Result<Self, WalError> {
         let RecoveredReplica { promises, log, last_leader, .. } = replica;
         let last = (log.last_index > LogIndex(0)).then(|| log_id(log.last_term, *last_leader, log.last_index));
         if replica.has_leftovers {
             // Before anything is appended: the log's thread does it in this order.
             writer.begin_at(log.stream, promises.base(), Box::new(|| {}))?;
         }
-        let shared = Shared { stream: log.stream, disk, state: Mutex::new(State::new(*promises, last)) };
+        let shared = Shared { stream: log.stream, disk, state: Mutex::new(State::new(*promises, last)), is_memory };
         Ok(Self { shared: Arc::new(shared), writer, position_at })
     }
 
@@ -86,10 +109,9 @@ impl ReplicatedLog {
         Ok(LogPosition { index, term: Term(id.leader_id.term), ..position })
     }
 
-    /// The same of an entry that is not behind the last. Not on the task's own thread: it may open and read a segment.
+    /// The same of an entry that is not behind the last.
     async fn position_within(&self, index: LogIndex, base: LogPosition) -> io::Result<Option<LogPosition>> {
-        let shared = Arc::clone(&self.shared);
-        let read = tokio::task::spawn_blocking(move || {
+        let read = move |shared: &Shared| {
             let mut position = None;
             let visit = |entry: &RecoveredEntry<'_>| {
                 // A log that begins behind it knows nothing of it but that nothing precedes its first entry.
@@ -98,8 +120,8 @@ impl ReplicatedLog {
             };
             shared.disk.read_entries(shared.stream, index, LogIndex(u64::MAX), visit).map_err(io::Error::other)?;
             Ok(position)
-        });
-        read.await.map_err(io::Error::other)?
+        };
+        self.shared.on_disk(read).await
     }
 }
 

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use openraft::entry::RaftEntry;
 use openraft::type_config::alias;
 use openraft::{EntryPayload, declare_raft_types};
-use openraft_rt_tokio::TokioRuntime;
 use tidegate_persistence::{ChainHash, EntryContent, Group, LogIndex, NodeId, ReplicatedEntry, Term};
 
 use crate::members::{Member, decode_membership, encode_membership};
+use crate::runtime::Runtime;
 use crate::state_machine::StateMachine;
 
 declare_raft_types!(
@@ -26,7 +26,7 @@ declare_raft_types!(
         Node = Member,
         Term = u64,
         LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, NodeId>,
-        AsyncRuntime = TokioRuntime,
+        AsyncRuntime = Runtime,
 );
 
 /// A node of the consensus group of one shard, with machine `M`.

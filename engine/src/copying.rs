@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tidegate_persistence::{GroupSequence, SNAPSHOT_BLOCK_BYTES_MAX};
@@ -93,11 +94,24 @@ impl LedgerCopy {
     /// The next block; `None` after the last. Waits for the shard.
     pub fn next_block(&mut self) -> Result<Option<CopyBlock>, CopyGivenUp> {
         let piece = self.pieces.recv().map_err(|_| CopyGivenUp)?;
+        Ok(self.take(piece))
+    }
+
+    /// The same without waiting: pending while the shard has not made it yet. For whoever has one thread with the shard.
+    pub fn try_next_block(&mut self) -> Poll<Result<Option<CopyBlock>, CopyGivenUp>> {
+        match self.pieces.try_recv() {
+            Ok(piece) => Poll::Ready(Ok(self.take(piece))),
+            Err(mpsc::TryRecvError::Empty) => Poll::Pending,
+            Err(mpsc::TryRecvError::Disconnected) => Poll::Ready(Err(CopyGivenUp)),
+        }
+    }
+
+    fn take(&self, piece: CopyPiece) -> Option<CopyBlock> {
         self.shard.0.wake().notify();
-        Ok(match piece {
+        match piece {
             CopyPiece::Block { bytes, items } => Some(CopyBlock { bytes, items }),
             CopyPiece::End => None,
-        })
+        }
     }
 }
 

@@ -143,6 +143,9 @@ struct Threads {
     historian: Option<Historian>,
 }
 
+/// Has shards run, on threads if on any.
+type StartActors = fn(Vec<ShardActor>, Option<Historian>) -> (Vec<Addr<ShardActor>>, Option<Threads>);
+
 /// A submitted command's answer, to be awaited. Dropping it does not take the command back: it is decided and counts.
 #[derive(Debug)]
 #[must_use = "the answer comes by awaiting it"]
@@ -225,6 +228,13 @@ impl Engine {
     /// # Panics
     /// When there is no shard, or the operating system gives no thread.
     pub fn start(parts: EngineParts) -> Result<Self, OptionError> {
+        Self::assemble(parts, |actors, historian| {
+            let (shards, threads) = start_actors(actors, historian);
+            (shards, Some(threads))
+        })
+    }
+
+    fn assemble(parts: EngineParts, start: StartActors) -> Result<Self, OptionError> {
         parts.options.check()?;
         let shard_count = u16::try_from(parts.shards.len()).expect("shards are numbered by 16 bits");
         let router = Router::new(shard_count);
@@ -262,7 +272,7 @@ impl Engine {
                 metrics: Arc::clone(&parts.metrics),
             }));
         }
-        let (shards, threads) = start_actors(actors, historian);
+        let (shards, threads) = start(actors, historian);
         Ok(Self {
             inner: Arc::new(Inner {
                 router,
@@ -282,9 +292,22 @@ impl Engine {
                 history,
                 batches: AtomicU64::new(0),
                 changes,
-                threads: Mutex::new(Some(threads)),
+                threads: Mutex::new(threads),
             }),
         })
+    }
+
+    /// Starts an engine whose shards are local tasks of whoever calls, which must be within a [`tokio::task::LocalSet`]: for simulations, in which
+    /// one thread does everything. A shard ends when its log fails, and with the tasks.
+    ///
+    /// # Errors
+    /// When an option is impossible.
+    ///
+    /// # Panics
+    /// When there is no shard, or a history, which would have a thread of its own.
+    pub fn start_local(parts: EngineParts) -> Result<Self, OptionError> {
+        assert!(parts.history.is_none(), "an engine without threads has no history");
+        Self::assemble(parts, |actors, _| (actors.into_iter().map(Actor::start).collect(), None))
     }
 
     /// Hands a command to the shard that owns its product. Never blocks.

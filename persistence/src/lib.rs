@@ -60,4 +60,6 @@ pub use snapshot::{
     remove_unfinished, set_aside, snapshot_path, snapshots,
 };
 pub use store::{Compacted, LogStore, SegmentInfo, StoreError};
-pub use wal::{Done, Durability, DurabilityError, FreeSpace, SyncReport, Wal, WalError, WalListener, WalOptions, WalWriter};
+pub use wal::{
+    Done, Durability, DurabilityError, FreeSpace, SteppedWal, SyncReport, Wal, WalError, WalListener, WalOptions, WalWriter,
+};

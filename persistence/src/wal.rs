@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -333,32 +333,9 @@ impl Wal {
         options: WalOptions,
         listener: Arc<dyn WalListener>,
     ) -> Result<Self, WalError> {
-        let value_bytes_max = options.value_bytes_max.unwrap_or(VALUE_BYTES_MAX);
-        if !(VALUE_BYTES_MIN..=VALUE_BYTES_MAX).contains(&value_bytes_max) {
-            return Err(WalError::ValueBytesMax { given: value_bytes_max });
-        }
-        let (sender, inbox) = mpsc::channel();
-        let kept = Arc::new(kept);
-        let reader = LogReader::new(&kept, sender.clone());
-        let mut log = Log {
-            kept,
-            sidecar,
-            node,
-            durability: options.durability,
-            slice_bytes_max: if mutant!(ValuesBecomeBlobs) { 64 * 1024 } else { value_bytes_max - VALUE_OVERHEAD_BYTES },
-            tails: tails.into_iter().map(|tail| (tail.stream, Tail::from(tail))).collect(),
-            value: Vec::new(),
-            disk: Disk {
-                free_space: options.free_space,
-                free_bytes_min: options.disk_free_bytes_min.unwrap_or(DISK_FREE_BYTES_MIN_DEFAULT),
-                is_low: false,
-                looked_at: None,
-            },
-            listener,
-        };
-        log.begin()?;
+        let SteppedWal { log, inbox, writer, reader } = SteppedWal::begin(kept, sidecar, node, tails, options, listener)?;
         let thread = thread::Builder::new().name("wal".to_owned()).spawn(move || log.run(&inbox)).map_err(WalError::Thread)?;
-        Ok(Self { writer: WalWriter(sender), reader, thread: Some(thread) })
+        Ok(Self { writer, reader, thread: Some(thread) })
     }
 
     /// A writer; any number may be used at once.
@@ -392,5 +369,93 @@ impl Drop for Wal {
         if let Err(error) = self.join() {
             tracing::error!(%error, "the log stopped with an error");
         }
+    }
+}
+
+/// A log without a thread of its own: whoever holds it says when what was handed over is written and synced. For simulations, in which one
+/// thread does everything and a sync takes as long as the simulation says.
+///
+/// What was handed over and not written is gone when it is dropped, and whoever waits for it hears so.
+pub struct SteppedWal {
+    log: Log,
+    inbox: Receiver<Message>,
+    writer: WalWriter,
+    reader: LogReader,
+}
+
+impl fmt::Debug for SteppedWal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SteppedWal(..)")
+    }
+}
+
+impl SteppedWal {
+    /// A log on any store, as [`Wal::start_on`] starts it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(
+        store: Box<dyn LogStore>,
+        node: NodeId,
+        tails: impl IntoIterator<Item = RecoveredStream>,
+        options: WalOptions,
+        listener: Arc<dyn WalListener>,
+    ) -> Result<Self, WalError> {
+        Self::begin(Kept { store, _lock: None }, None, node, tails, options, listener)
+    }
+
+    fn begin(
+        kept: Kept,
+        sidecar: Option<Sidecar>,
+        node: NodeId,
+        tails: impl IntoIterator<Item = RecoveredStream>,
+        options: WalOptions,
+        listener: Arc<dyn WalListener>,
+    ) -> Result<Self, WalError> {
+        let value_bytes_max = options.value_bytes_max.unwrap_or(VALUE_BYTES_MAX);
+        if !(VALUE_BYTES_MIN..=VALUE_BYTES_MAX).contains(&value_bytes_max) {
+            return Err(WalError::ValueBytesMax { given: value_bytes_max });
+        }
+        let (sender, inbox) = mpsc::channel();
+        let kept = Arc::new(kept);
+        let reader = LogReader::new(&kept, sender.clone());
+        let mut log = Log {
+            kept,
+            sidecar,
+            node,
+            durability: options.durability,
+            slice_bytes_max: if mutant!(ValuesBecomeBlobs) { 64 * 1024 } else { value_bytes_max - VALUE_OVERHEAD_BYTES },
+            tails: tails.into_iter().map(|tail| (tail.stream, Tail::from(tail))).collect(),
+            value: Vec::new(),
+            disk: Disk {
+                free_space: options.free_space,
+                free_bytes_min: options.disk_free_bytes_min.unwrap_or(DISK_FREE_BYTES_MIN_DEFAULT),
+                is_low: false,
+                looked_at: None,
+            },
+            listener,
+        };
+        log.begin()?;
+        Ok(Self { log, inbox, writer: WalWriter(sender), reader })
+    }
+
+    /// A writer; any number may be used at once. Whoever waits for what one hands over waits for [`SteppedWal::step`].
+    pub fn writer(&self) -> WalWriter {
+        self.writer.clone()
+    }
+
+    /// A reader, as of [`Wal::reader`].
+    pub fn reader(&self) -> LogReader {
+        self.reader.clone()
+    }
+
+    /// Writes what was handed over, syncs once, and says so, as the log's thread does in one go. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// As the listener of a running log hears them. Drop the log then: what the store holds is unknown.
+    pub fn step(&mut self) -> Result<bool, WalError> {
+        let Ok(first) = self.inbox.try_recv() else { return Ok(false) };
+        self.log.commit(first, &self.inbox)?;
+        Ok(true)
     }
 }

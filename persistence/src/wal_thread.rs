@@ -1,4 +1,5 @@
-//! The log's thread: gather, append, sync, tell. Everything here runs on that one thread, but for [`Log::begin`].
+//! The log's thread: gather, append, sync, tell. Everything here runs on that one thread, but for [`Log::begin`], and
+//! for what a [`crate::SteppedWal`] is told to do on another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -137,7 +138,7 @@ impl Log {
     }
 
     /// Writes `first` and what has gathered behind it, and tells of it. Returns whether more may come.
-    fn commit(&mut self, first: Message, inbox: &Receiver<Message>) -> Result<bool, WalError> {
+    pub(crate) fn commit(&mut self, first: Message, inbox: &Receiver<Message>) -> Result<bool, WalError> {
         let mut gathered = Gathered::default();
         let (started, mut is_open) = (Instant::now(), true);
         let mut asked_to_sync = Vec::new();

@@ -13,8 +13,8 @@ use common::{PATIENCE, STREAM, Started, Told, group, listener, open, payloads, s
 use tidegate_persistence::recovery::replay;
 use tidegate_persistence::store::Visit;
 use tidegate_persistence::{
-    Durability, GROUP_BYTES_MAX, LogIndex, LogStore, MemoryStore, NodeId, RecordKey, RecoveredStream, RecoveryProgress, StoreError,
-    StreamId, Wal, WalError, WalOptions,
+    Durability, GROUP_BYTES_MAX, LogIndex, LogStore, MemoryStore, NodeId, RecordKey, RecoveredStream, RecoveryProgress, SteppedWal,
+    StoreError, StreamId, Wal, WalError, WalOptions,
 };
 
 const SECOND: StreamId = StreamId::log(1);
@@ -512,4 +512,36 @@ fn the_sidecar_follows_syncs_and_nothing_less() {
         wal.stop().unwrap();
         assert_eq!(durable_index(folder.path()), 2, "{durability}");
     }
+}
+
+#[test]
+fn a_stepped_log_writes_what_was_handed_over_when_it_is_told_to_and_not_before() {
+    let (store, (listener, ear)) = (MemoryStore::new(), listener());
+    let mut wal = SteppedWal::open_on(Box::new(store.clone()), NodeId(1), tails(), WalOptions::default(), listener).unwrap();
+    assert!(!wal.step().unwrap(), "nothing was handed over");
+    wal.writer().append(STREAM, group(1, 2));
+    wal.writer().append(STREAM, group(2, 3));
+    assert_eq!(recovered(&store, STREAM).1.len(), 0);
+    let syncs = store.syncs();
+    assert!(wal.step().unwrap());
+    assert_eq!(store.syncs(), syncs + 1, "one sync for all that has gathered");
+    wal.writer().append(STREAM, group(3, 1));
+    // What was handed over and not written is gone with it.
+    drop(wal);
+    assert_eq!(recovered(&store, STREAM).1, [group(1, 2).payload, group(2, 3).payload]);
+    let told = ear.rest();
+    assert!(matches!(&told[..], [Told::Committed(STREAM, sequence), Told::Synced(_)] if sequence.0 == 2), "{told:?}");
+}
+
+#[test]
+fn a_stepped_log_whose_sync_fails_tells_nobody_that_anything_is_committed() {
+    let (store, (listener, ear)) = (MemoryStore::new(), listener());
+    let failing = Wrapped(store.clone(), Sync::Fail);
+    let mut wal = SteppedWal::open_on(Box::new(failing), NodeId(1), tails(), WalOptions::default(), listener).unwrap();
+    wal.writer().append(STREAM, group(1, 2));
+    assert!(matches!(wal.step(), Err(WalError::Store(_))));
+    drop(wal);
+    store.crash(0);
+    assert_eq!(recovered(&store, STREAM).1.len(), 0);
+    assert!(ear.rest().is_empty());
 }

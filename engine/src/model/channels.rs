@@ -181,7 +181,7 @@ pub(crate) mod mpsc {
     use std::sync::Arc;
     use std::time::Duration;
 
-    pub(crate) use std::sync::mpsc::{RecvError, RecvTimeoutError, SendError, TrySendError};
+    pub(crate) use std::sync::mpsc::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
 
     #[derive(Debug)]
     struct Shared<T> {
@@ -270,6 +270,12 @@ pub(crate) mod mpsc {
                 }
                 queue = self.0.changed.wait(queue).expect("loom's mutex is never poisoned");
             }
+        }
+
+        pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
+            let mut queue = self.0.queue();
+            let empty = if queue.senders == 0 { TryRecvError::Disconnected } else { TryRecvError::Empty };
+            queue.values.pop_front().ok_or(empty)
         }
 
         pub(crate) fn recv_timeout(&self, _: Duration) -> Result<T, RecvTimeoutError> {
