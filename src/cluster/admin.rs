@@ -47,8 +47,11 @@ impl ClusterSource for MemberSource {
 
     fn lacks_quorum(&self) -> Option<String> {
         let unready = ELECTIONS_UNREADY * Duration::from_millis(self.0.membership.times.election_ms_max);
+        // When a shard was led is noted now and then; whoever decides now has decided since.
+        let deciding = self.0.deciding();
         let led = self.0.led.lock();
-        let (shard, since) = led.iter().map(Instant::elapsed).enumerate().find(|(_, since)| *since > unready)?;
+        let mut leaderless = led.iter().map(Instant::elapsed).enumerate().filter(|(shard, _)| deciding[*shard].is_none());
+        let (shard, since) = leaderless.find(|(_, since)| *since > unready)?;
         Some(format!("shard {shard} has had no leader that this node hears of for {} s", since.as_secs()))
     }
 
