@@ -1,6 +1,7 @@
 //! One node put together: the data directory, the ledgers recovered from it, the write-ahead log and the engine on top, and their
 //! orderly end. Knows no door: who submits commands is not its concern.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,7 @@ use tidegate_engine::{
     SteadyClock, SystemClock,
 };
 use tidegate_persistence::{
-    DataDirectory, History, HistoryError, OpenError, PARTITIONS, RecoveredStream, SnapshotError, StreamId, Wal, WalError,
-    remove_unfinished, snapshots,
+    DataDirectory, History, HistoryError, OpenError, PARTITIONS, RecoveredStream, SnapshotError, StreamId, Wal, WalError, snapshots,
 };
 use tokio::runtime::Handle;
 
@@ -20,7 +20,7 @@ use crate::backup::{BackupParts, Backups};
 use crate::cluster::{self, ClusterMetrics, Member, MemberError, MemberFailure, MemberParts, StartedMember};
 use crate::options::{directory_options, engine_options, history_options, rules, upkeep_options, wal_options};
 use crate::parallel;
-use crate::recovery::{RecoverError, StartProgress, recover};
+use crate::recovery::{RecoverError, StartProgress, recover, remove_unfinished};
 use crate::upkeep::{Upkeep, UpkeepParts};
 use crate::upkeep_metrics::UpkeepMetrics;
 
@@ -144,6 +144,16 @@ fn shards_by_cores(cores: usize) -> u16 {
     u16::try_from(cores / 2).unwrap_or(u16::MAX).clamp(1, PARTITIONS)
 }
 
+/// Tells `metrics` of the newest snapshot of each of the `shards` of the data directory at `path`.
+fn note_snapshots(path: &Path, shards: u16, metrics: &UpkeepMetrics) -> Result<(), SnapshotError> {
+    for stream in (0..shards).map(StreamId::log) {
+        if let Some(newest) = snapshots(path, stream)?.first() {
+            metrics.note_snapshot(newest);
+        }
+    }
+    Ok(())
+}
+
 impl Node {
     /// Opens the data directory of `settings`, recovers what it holds and starts the machine on it. Returns when every shard takes
     /// commands. Waits for the disk, and may take long on a large log: `progress` tells how far it is.
@@ -167,17 +177,10 @@ impl Node {
         }
         progress.watch(directory.progress());
         let (path, identity) = (directory.path().to_owned(), directory.identity().clone());
-        let unfinished = remove_unfinished(&path)?;
-        if unfinished > 0 {
-            tracing::info!(unfinished, "removed snapshots that were never finished");
-        }
+        remove_unfinished(&path)?;
         let sealing = Sealing::new(identity.secret.bytes());
         let shards = recover(&directory, rules(&settings.rules), sealing.table_seed(), progress)?;
-        for stream in (0..identity.shards).map(StreamId::log) {
-            if let Some(newest) = snapshots(&path, stream)?.first() {
-                metrics.upkeep.note_snapshot(newest);
-            }
-        }
+        note_snapshots(&path, identity.shards, &metrics.upkeep)?;
         let history = Arc::new(History::open(&path.join(HISTORY_FOLDER), &history_options(settings))?);
         let tails: Vec<RecoveredStream> = shards.iter().map(|shard| shard.tail).collect();
         let recovered = Recovered {
@@ -277,11 +280,7 @@ impl Node {
         };
         let StartedMember { engine, wal, member, from_snapshots } =
             Member::start(parts, move |failure| on_failure(failure.into()))?;
-        for stream in engine.streams() {
-            if let Some(newest) = snapshots(&path, stream)?.first() {
-                metrics.upkeep.note_snapshot(newest);
-            }
-        }
+        note_snapshots(&path, identity.shards, &metrics.upkeep)?;
         let upkeep = Upkeep::start(
             UpkeepParts {
                 options: upkeep_options(settings),

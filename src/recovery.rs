@@ -124,6 +124,15 @@ pub(crate) enum SnapshotLoadError {
     Load(#[from] LoadError),
 }
 
+/// Removes what snapshots that were never finished left in the data directory at `path`, and says so. For every start, before it recovers.
+pub(crate) fn remove_unfinished(path: &Path) -> Result<(), SnapshotError> {
+    let unfinished = tidegate_persistence::remove_unfinished(path)?;
+    if unfinished > 0 {
+        tracing::info!(unfinished, "removed snapshots that were never finished");
+    }
+    Ok(())
+}
+
 /// Recovers every shard of `directory`, several at a time. Snapshots that turn out to be of no use are set aside once that has succeeded
 /// without them: they must not count as those that are kept, and no later start may begin with one. What had left memory by then is in
 /// memory again for a node that begins further back, and such a node changes it without an event that takes it back.

@@ -275,7 +275,7 @@ impl Keeper {
         match member {
             _ if !is_marked => {}
             None => self.handle.block_on(engine.mark_log(stream))?,
-            Some(member) if self.handle.block_on(member.mark(stream, engine)) => {}
+            Some(member) if self.handle.block_on(member.mark(stream)) => {}
             // Once it is here the shard has moved.
             Some(_) => return Ok(None),
         }

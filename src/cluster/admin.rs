@@ -16,7 +16,7 @@ use tidegate_persistence::{ArchiveWriter, Identity, LogPosition, NodeId, Piece, 
 use tokio::time::{sleep, timeout_at};
 
 use super::keeper::hear;
-use super::member::{HEARD_MAX, Shared};
+use super::member::{Heard, Shared};
 use super::talk::{AnswerError, Question, decode_answer, decode_drained, decode_outcome, encode_request};
 
 /// Most members of a cluster.
@@ -137,7 +137,7 @@ impl Shared {
     fn view(&self) -> ClusterView {
         let (statuses, deciding) = (self.statuses(), self.deciding());
         let heard = self.heard.lock();
-        let lately = |node: NodeId| heard.get(&node).filter(|heard| heard.at.elapsed() < HEARD_MAX);
+        let lately = |node: NodeId| heard.get(&node).filter(|heard| heard.is_recent());
         let mut nodes: BTreeMap<NodeId, NodeView> = BTreeMap::new();
         for member in statuses.iter().flat_map(|status| &status.members) {
             let (of, is_here) = (lately(member.node), member.node == self.node());
@@ -222,7 +222,7 @@ impl Shared {
             let stays = |member: &&GroupMember| member.is_voter && member.node != node;
             let (voters, there) = {
                 let heard = self.heard.lock();
-                let is_there = |of: NodeId| of == self.node() || heard.get(&of).is_some_and(|heard| heard.at.elapsed() < HEARD_MAX);
+                let is_there = |of: NodeId| of == self.node() || heard.get(&of).is_some_and(Heard::is_recent);
                 let voters = status.members.iter().filter(stays);
                 (voters.clone().count(), voters.filter(|member| is_there(member.node)).count())
             };

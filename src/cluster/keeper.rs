@@ -10,14 +10,14 @@ use tidegate_persistence::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::member::{HEARD_MAX, Heard, Shared};
+use super::member::{Heard, Shared};
 use super::talk::{Question, decode_standing};
 
 /// How often the others are asked how they stand, once this node has caught up, and before.
 const LISTEN: Duration = Duration::from_millis(500);
 const LISTEN_EAGERLY: Duration = Duration::from_millis(100);
 
-/// How long the answer is waited for. Short of [`HEARD_MAX`], so that one that is silent does not make the others old.
+/// How long the answer is waited for. Short of [`super::member::HEARD_MAX`], so that one that is silent does not make the others old.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the members are as they should be.
@@ -113,7 +113,7 @@ pub(super) async fn tend(shared: Arc<Shared>) {
 
 /// Whether a member is to be counted from now on: it has nearly all of the log, which ends at `last`, and is there.
 fn is_ready(shared: &Shared, member: &GroupMember, last: u64) -> bool {
-    let is_there = shared.heard.lock().get(&member.node).is_some_and(|heard| heard.at.elapsed() < HEARD_MAX);
+    let is_there = shared.heard.lock().get(&member.node).is_some_and(Heard::is_recent);
     let has_log = member.matched.is_some_and(|matched| matched.0 > 0 && matched.0 + PROMOTE_BEHIND_MAX >= last);
     !member.is_voter && is_there && has_log
 }

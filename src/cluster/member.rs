@@ -28,8 +28,7 @@ use tidegate_engine::{
     SteadyClock, quorum_line,
 };
 use tidegate_persistence::{
-    DataDirectory, History, Identity, NodeId, OpenError, RecoveredReplica, SnapshotError, StreamId, Wal, WalError,
-    remove_unfinished, snapshots,
+    DataDirectory, History, Identity, NodeId, OpenError, RecoveredReplica, SnapshotError, StreamId, Wal, WalError, snapshots,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
@@ -43,6 +42,7 @@ use super::snapshots::MemberSnapshots;
 use super::talk::{ShardStanding, Standing};
 use crate::options::{engine_options, history_options, rules, wal_options};
 use crate::parallel;
+use crate::recovery::remove_unfinished;
 
 /// Threads that serve other nodes and consensus.
 const THREADS: usize = 2;
@@ -155,6 +155,13 @@ pub(super) struct Heard {
     pub(super) clock_ahead_ms: i64,
 }
 
+impl Heard {
+    /// Whether it is taken for granted still.
+    pub(super) fn is_recent(&self) -> bool {
+        self.at.elapsed() < HEARD_MAX
+    }
+}
+
 /// What a member is started with.
 pub(crate) struct MemberParts<'a> {
     pub(crate) settings: &'a Settings,
@@ -205,10 +212,7 @@ fn has_shards(directory: &DataDirectory) -> Result<bool, MemberError> {
 
 /// Recovers every shard of `directory`, several at a time, and removes what snapshots that were never finished have left.
 pub(super) fn recover(settings: &Settings, directory: &DataDirectory) -> Result<Vec<RecoveredMember>, MemberError> {
-    let unfinished = remove_unfinished(directory.path())?;
-    if unfinished > 0 {
-        tracing::info!(unfinished, "removed snapshots that were never finished");
-    }
+    remove_unfinished(directory.path())?;
     let identity = directory.identity();
     let (rules, seed) = (rules(&settings.rules), Sealing::new(identity.secret.bytes()).table_seed());
     let shards: Vec<u16> = (0..identity.shards).collect();
@@ -471,7 +475,7 @@ impl Shared {
     pub(super) fn deciding(&self) -> Vec<Option<NodeId>> {
         let heard = self.heard.lock();
         let says_so = |node: &NodeId, shard: usize| {
-            let heard = heard.get(node).filter(|heard| heard.at.elapsed() < HEARD_MAX);
+            let heard = heard.get(node).filter(|heard| heard.is_recent());
             heard.and_then(|heard| heard.standing.shards.get(shard)).is_some_and(|standing| standing.leads)
         };
         let of_shard = |(shard, status): (usize, GroupStatus)| {
@@ -550,7 +554,7 @@ impl Shared {
     pub(super) fn able_to_lead(&self, status: &GroupStatus) -> Vec<GroupMember> {
         let heard = self.heard.lock();
         let is_able = |member: &&GroupMember| {
-            let of = heard.get(&member.node).filter(|heard| heard.at.elapsed() < HEARD_MAX);
+            let of = heard.get(&member.node).filter(|heard| heard.is_recent());
             member.is_voter && member.node != self.node() && of.is_some_and(|of| !of.standing.is_draining)
         };
         status.members.iter().filter(is_able).cloned().collect()

@@ -18,7 +18,7 @@ use tidegate_api::ForwardFailure;
 use tidegate_cluster::GroupStatus;
 use tidegate_persistence::{NodeId, Term};
 
-use super::member::{HEARD_MAX, Shared};
+use super::member::Shared;
 use crate::upkeep_metrics::signed;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -163,7 +163,7 @@ impl Shown {
                 label: NodeLabel { node: node.0 },
                 // Whoever was never heard has been silent since this node is a member that runs.
                 heard: heard.map_or_else(|| since.elapsed(), |heard| heard.at.elapsed()),
-                clock_ahead_ms: heard.filter(|heard| heard.at.elapsed() < HEARD_MAX).map(|heard| heard.clock_ahead_ms),
+                clock_ahead_ms: heard.filter(|heard| heard.is_recent()).map(|heard| heard.clock_ahead_ms),
             }
         };
         others.keys().map(row).collect()

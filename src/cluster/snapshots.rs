@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_cluster::SnapshotFileError;
-use tidegate_engine::Engine;
 use tidegate_persistence::{GroupSequence, SnapshotHeader, StreamId};
 
 use super::member::Shared;
@@ -35,10 +34,10 @@ impl MemberSnapshots {
 
     /// Has the shard of `stream` make a group, of nothing if there is nothing to be in it, wherever it is decided. Whether it was made here;
     /// otherwise it comes later, or not at all.
-    pub(crate) async fn mark(&self, stream: StreamId, engine: &Engine) -> bool {
+    pub(crate) async fn mark(&self, stream: StreamId) -> bool {
         let shard = usize::from(stream.shard());
         if self.0.progress[shard].leads() {
-            return engine.mark_log(stream).await.is_ok();
+            return self.0.engine.mark_log(stream).await.is_ok();
         }
         let group = &self.0.groups[shard];
         let leader = group.leader().and_then(|leader| Some((leader, group.address(leader)?)));
