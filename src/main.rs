@@ -32,6 +32,11 @@ mod upkeep;
 mod upkeep_metrics;
 mod verify;
 
+/// A reservation's memory is mostly taken on one thread and given back on another, and what millions of them took that are over must go back to
+/// the machine: the C library's allocator does both badly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::run()
 }

@@ -32,6 +32,10 @@ use tidegate_benches::snapshot::{self, SnapshotParameters};
 use tidegate_engine::EngineOptions;
 use tidegate_persistence::Durability;
 
+/// That of the program, because some benches are a node themselves.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Tidegate and prints its figures with what one must know to read them.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 120)]

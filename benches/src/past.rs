@@ -2,7 +2,8 @@
 //! not with history, and so should memory.
 //!
 //! Holds of the sale last a second, lapse, and leave for the history while it goes on, so that its rate and processor time are of the whole
-//! way. The node without a past is a new one each time; the other sold all of its past itself before, in a stock that is archived by then.
+//! way. The other node is a new one each time, with just as many reservations behind it as stay in memory: on both, each that lapses makes another
+//! one leave, so that both do the same work. All of a past the node sold itself, in a stock that is archived by then.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub struct PastParameters {
     pub tidegate: PathBuf,
     /// Where data directories are made.
     pub directory: Option<PathBuf>,
-    /// Reservations that are over on the one node.
+    /// Reservations that are over on the one node; the other has `kept`.
     pub past: u64,
     /// How many of them are made before it is waited until they have left memory.
     pub stage: u64,
@@ -92,7 +93,7 @@ impl PastParameters {
 /// Measures. `said` gets a line about every sale. Fails unless every unit is back and the books agree.
 pub fn run(parameters: &PastParameters, said: &mut dyn FnMut(&str)) -> Result<Vec<Figure>, BenchError> {
     let grown = parameters.node()?;
-    let mut over = make_past(parameters, &grown)?;
+    let mut over = make_past(parameters, &grown, parameters.past)?;
     said(&format!("{over} reservations are over"));
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for round in 0..parameters.rounds {
@@ -100,7 +101,9 @@ pub fn run(parameters: &PastParameters, said: &mut dyn FnMut(&str)) -> Result<Ve
             let (sample, whose) = if is_grown {
                 (sale(parameters, &grown, round, &mut over)?, "with a past")
             } else {
-                (sale(parameters, &parameters.node()?, round, &mut 0)?, "without one")
+                let new = parameters.node()?;
+                let mut over = make_past(parameters, &new, parameters.kept)?;
+                (sale(parameters, &new, round, &mut over)?, "without one")
             };
             let Sample { rate, server_cpu_us, resident_mib, .. } = sample;
             said(&format!(
@@ -146,13 +149,13 @@ fn figure(parameters: &PastParameters, past: &str, samples: &[Sample]) -> Figure
     }
 }
 
-/// Has what is to be in the past reserved, lapse and leave memory, and archives its stock. Returns how many there are.
-fn make_past(parameters: &PastParameters, server: &Server) -> Result<u64, BenchError> {
+/// Has `reservations` reserved, lapse and leave memory but for those that stay, and archives their stock. Returns how many there are.
+fn make_past(parameters: &PastParameters, server: &Server, reservations: u64) -> Result<u64, BenchError> {
     server.open_stock_on(PAST, &stock_terms(UNITS_MAX, None, SHORT_HOLD_SECONDS))?;
     let (connections, commands) = parameters.batches;
     let request = Request::batch(PAST, commands).of_users(parameters.users);
     let mut over = 0;
-    while over < parameters.past {
+    while over < reservations {
         let crowd = Crowd {
             connections,
             commands,
@@ -160,7 +163,7 @@ fn make_past(parameters: &PastParameters, server: &Server) -> Result<u64, BenchE
             warm_up: Duration::ZERO,
             measured: ONCE_MAX,
             first_buyer: over + 1,
-            buyers_max: parameters.stage,
+            buyers_max: parameters.stage.min(reservations - over),
         };
         over += sell(server, &request, take_batch, &crowd, UNITS_MAX, over)?.granted;
         wait_left(server, PAST, over, parameters.kept)?;

@@ -9,10 +9,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use tidegate_persistence::{GroupSequence, StreamId};
-use tidegate_stock::{Sku, StockId, StockView, Timestamp};
+use tidegate_stock::{Revision, Sku, StockId, StockView, Timestamp};
 
 use crate::answer::{Position, StockAnswer};
-use crate::sync::{AtomicU64, Ordering, RwLock, fence, spin_loop, yield_now};
+use crate::sync::{AtomicU64, Ordering, RwLock, Uncontended, fence, spin_loop, yield_now};
 
 /// Looks at a view that is just being written before the reader lets other threads run.
 const READ_SPINS: u32 = 64;
@@ -21,6 +21,9 @@ const READ_SPINS: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Published {
     stocks: RwLock<HashMap<Sku, Arc<PublishedStock>>>,
+    /// The same stocks by stream and place, for those who write them: a group of many stocks finds each of them without its name and without the
+    /// lock that all readers share. Only the owning shard's thread locks its own.
+    owned: Vec<Uncontended<HashMap<StockId, OwnedStock>>>,
     /// The same names in order, and by place.
     names: RwLock<Names>,
     /// For each stream the newest group of which every view is shown.
@@ -33,6 +36,14 @@ pub(crate) struct Published {
 struct Names {
     in_order: BTreeSet<Sku>,
     by_id: HashMap<StockId, Sku>,
+}
+
+/// A stock as its shard keeps it.
+#[derive(Debug)]
+struct OwnedStock {
+    /// Of the settings that are shown.
+    revision: Revision,
+    shown: Arc<PublishedStock>,
 }
 
 /// One stock's committed view.
@@ -48,7 +59,8 @@ impl Published {
     /// Nothing yet, of `streams` streams.
     pub(crate) fn new(streams: usize) -> Self {
         let of_each = |value| (0..streams).map(|_| AtomicU64::new(value)).collect();
-        Self { stocks: RwLock::default(), names: RwLock::default(), shown: of_each(0), due_ms: of_each(u64::MAX) }
+        let owned = (0..streams).map(|_| Uncontended::default()).collect();
+        Self { stocks: RwLock::default(), owned, names: RwLock::default(), shown: of_each(0), due_ms: of_each(u64::MAX) }
     }
 
     /// Every view up to `group` of `stream` has been published. Only the owning shard's thread calls this.
@@ -68,28 +80,35 @@ impl Published {
         self.due_ms[usize::from(stream.0)].store(in_ms(due), Ordering::Release);
     }
 
-    /// Shows `view`, which holds as of `group` of `stream`.
-    pub(crate) fn publish(&self, view: StockView, stream: StreamId, group: GroupSequence) {
-        let words = [view.allotted, view.available, view.reserved, view.sold, group.0];
-        let known = self.stocks.read().get(&view.sku).map(|stock| {
-            stock.first.revision == view.revision && {
-                stock.counters.write(words);
-                true
+    /// Shows `views`, which hold as of `group` of `stream`. Only the owning shard's thread calls this.
+    pub(crate) fn publish(&self, views: impl IntoIterator<Item = StockView>, stream: StreamId, group: GroupSequence) {
+        let mut owned = self.owned[usize::from(stream.0)].lock();
+        for view in views {
+            let words = [view.allotted, view.available, view.reserved, view.sold, group.0];
+            match owned.get(&view.id) {
+                Some(stock) if stock.revision == view.revision => stock.shown.counters.write(words),
+                known => {
+                    let is_new = known.is_none();
+                    let (id, revision) = (view.id, view.revision);
+                    let shown = self.show(view, stream, words, is_new);
+                    owned.insert(id, OwnedStock { revision, shown });
+                }
             }
-        });
-        if known == Some(true) {
-            return;
         }
+    }
+
+    /// Shows a stock that is new or has other settings or another life, which are seldom: it takes the place of the one before.
+    fn show(&self, view: StockView, stream: StreamId, words: [u64; 5], is_new: bool) -> Arc<PublishedStock> {
         let (id, sku) = (view.id, view.sku.clone());
-        // Settings and life change seldom: a view with others takes the place of the one before.
-        let stock = PublishedStock { stream, counters: Counters::new(words), first: view };
-        self.stocks.write().insert(sku.clone(), Arc::new(stock));
+        let stock = Arc::new(PublishedStock { stream, counters: Counters::new(words), first: view });
+        self.stocks.write().insert(sku.clone(), Arc::clone(&stock));
         // After its view, so that whoever finds a name finds the view too.
-        if known.is_none() {
+        if is_new {
             let mut names = self.names.write();
             names.in_order.insert(sku.clone());
             names.by_id.insert(id, sku);
         }
+        stock
     }
 
     /// The committed view of `sku`; its phase is that at `now`. It holds as of the newest group of its stream, which need not have changed

@@ -188,9 +188,7 @@ enum Turn {
 impl ShardActor {
     pub(crate) fn new(parts: ShardParts) -> Self {
         let proposed = parts.progress.committed();
-        for view in parts.ledger.stocks() {
-            parts.published.publish(view, parts.number.stream(), proposed);
-        }
+        parts.published.publish(parts.ledger.stocks(), parts.number.stream(), proposed);
         parts.published.show_up_to(parts.number.stream(), proposed);
         parts.published.show_lapse(parts.number.stream(), parts.ledger.next_lapse());
         let newest = parts.ledger.last_applied();
@@ -253,9 +251,7 @@ impl ShardActor {
             self.parts.metrics.observe_commit(group.proposed_at.elapsed().as_secs_f64());
             let (published, stream) = (&self.parts.published, self.parts.number.stream());
             published.expect_lapse(stream, group.next_lapse);
-            for view in group.views {
-                published.publish(view, stream, group.sequence);
-            }
+            published.publish(group.views, stream, group.sequence);
             published.show_lapse(stream, group.next_lapse);
             settled = true;
         }
@@ -544,9 +540,7 @@ impl ShardActor {
         let Role::Leads(term) = self.role else { unreachable!("a shard that follows opens no group") };
         let views = open.views(&self.parts.ledger);
         if mutant!(ViewBeforeCommit) {
-            for view in &views {
-                self.parts.published.publish(view.clone(), self.parts.number.stream(), open.sequence);
-            }
+            self.parts.published.publish(views.clone(), self.parts.number.stream(), open.sequence);
         }
         let group: Group = open.builder.finish();
         self.parts.metrics.observe_proposal(group.events, group.payload.len());

@@ -51,13 +51,13 @@ fn group_of(view: &StockView) -> u64 {
 type Show = fn(&Published, StockView, u64);
 
 fn as_the_shard_does(published: &Published, view: StockView, group: u64) {
-    published.publish(view, STREAM, GroupSequence(group));
+    published.publish([view], STREAM, GroupSequence(group));
     published.show_up_to(STREAM, GroupSequence(group));
 }
 
 fn the_group_first(published: &Published, view: StockView, group: u64) {
     published.show_up_to(STREAM, GroupSequence(group));
-    published.publish(view, STREAM, GroupSequence(group));
+    published.publish([view], STREAM, GroupSequence(group));
 }
 
 fn read_while_written(show: Show) {

@@ -117,7 +117,7 @@ impl Shard {
 
     fn show(&mut self) {
         self.group += 1;
-        self.published.publish(self.view(), STREAM, GroupSequence(self.group));
+        self.published.publish([self.view()], STREAM, GroupSequence(self.group));
     }
 
     fn grant(&mut self) {
@@ -140,7 +140,7 @@ impl Shard {
     fn show_units(&self, available: u64) {
         let view = self.view();
         self.published.publish(
-            StockView { available, reserved: view.allotted - available, ..view },
+            [StockView { available, reserved: view.allotted - available, ..view }],
             STREAM,
             GroupSequence(self.group),
         );

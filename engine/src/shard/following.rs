@@ -161,9 +161,7 @@ impl ShardActor {
         self.known = KnownKeeper::new(shared, self.parts.options.known_filter_bytes_max, &self.parts.ledger, at);
         self.parts.progress.commit(at);
         self.parts.published.expect_lapse(stream, self.parts.ledger.next_lapse());
-        for view in self.parts.ledger.stocks() {
-            self.parts.published.publish(view, stream, at);
-        }
+        self.parts.published.publish(self.parts.ledger.stocks(), stream, at);
         self.parts.published.show_lapse(stream, self.parts.ledger.next_lapse());
         self.parts.published.show_up_to(stream, at);
         self.parts.changes.tell();
