@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -14,6 +15,7 @@ use tidegate_engine::{Actor, ChangeId, ChangeKind, Changed, Cursor, Feed, FeedEr
 use tidegate_stock::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::call::Call;
 use crate::documents::{ReservationDocument, StockDocument};
@@ -42,6 +44,9 @@ pub(crate) const STREAM_CHANGES_MAX: usize = 100;
 
 /// Most reads of the log for the feed at once; further ones wait. Each may hold a whole group in memory, and a thread.
 const READS_MAX: usize = 4;
+
+/// How long a reader is kept waiting whose cursor another member of the cluster gave, and stands behind what this one has yet.
+const BEHIND_MAX: Duration = Duration::from_secs(5);
 
 /// Room for one event with identifiers of common length.
 const EVENT_BYTES_TYPICAL: usize = 512;
@@ -201,6 +206,25 @@ impl Events {
             .map_err(|_| Problem::new(Code::Overloaded, format!("{max} event streams are open already, and no more may be")))
     }
 
+    /// Waits until this node has what `after` stands behind, for a while.
+    async fn catch_up(&self, after: &Cursor) -> Result<(), Problem> {
+        let feed = self.feed().ok_or_else(recovering)?;
+        let mut changes = feed.changes();
+        let caught_up = async {
+            while feed.is_ahead(after) {
+                if changes.changed().await.is_err() {
+                    // The engine stops, which whoever reads is told.
+                    break;
+                }
+            }
+        };
+        timeout(BEHIND_MAX, caught_up).await.map_err(|_| {
+            let seconds = BEHIND_MAX.as_secs();
+            let detail = "the cursor stands behind changes that this node still does not have after";
+            Problem::new(Code::Timeout, format!("{detail} {seconds} s; ask again, or another node"))
+        })
+    }
+
     /// Reads up to `limit` changes behind `after` on a thread where waiting for the disk does no harm, and has `show` make something of
     /// them there.
     pub(crate) async fn read<T: Send + 'static>(
@@ -227,6 +251,7 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
     let (limit, query) = (call.query().limit()?, call.query().text("after"));
     if !call.accepts(EVENT_STREAM) {
         let after = query.map(|text| parse("the parameter `after`", text)).transpose()?;
+        catch_up(&call, after.as_ref()).await?;
         let read = call.door().events().read(after, limit, |feed, page| Ok((page.events.len(), page_json(feed, &page)?)));
         let (changes, body) = call.bounded(read).await??;
         call.door().metrics().count_events(changes);
@@ -238,6 +263,7 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
         Some(value) => Some(parse("the last-event-id header", &String::from_utf8_lossy(value.as_bytes()))?),
         None => query.map(|text| parse("the parameter `after`", text)).transpose()?,
     };
+    catch_up(&call, after.as_ref()).await?;
     let door = call.door();
     let permit = door.events().stream(door.options().feed_streams_max)?;
     // Whatever is wrong with the cursor is told before the stream begins.
@@ -253,6 +279,14 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// In a cluster a cursor may come from a node that is further: then this one is waited for.
+async fn catch_up(call: &Call, after: Option<&Cursor>) -> Result<(), Problem> {
+    match after {
+        Some(after) if call.door().cluster().is_some() => call.bounded(call.door().events().catch_up(after)).await?,
+        _ => Ok(()),
+    }
 }
 
 fn recovering() -> Problem {

@@ -187,6 +187,30 @@ async fn while_nobody_decides_a_request_waits_and_then_changes_nothing() {
 }
 
 #[tokio::test]
+async fn the_change_feed_goes_on_at_another_node_once_that_has_what_was_seen() {
+    let pair = Pair::start().await;
+    *pair.decider.lock().unwrap() = Decider::Here;
+    assert_eq!(pair.behind.put("/v1/stocks/lamp", r#"{"quantity":2}"#).await.status, 201);
+    let seen = pair.behind.get("/v1/events").await.json();
+    assert_eq!(seen["events"].as_array().unwrap().len(), 1);
+    let address = format!("/v1/events?after={}", seen["next_cursor"].as_str().unwrap());
+
+    // It stands behind what the node in front has: too long, and until it has that too.
+    pair.front.get(&address).await.expect_problem(503, "timeout", "still does not have");
+    let (page, opened) = tokio::join!(pair.front.get(&address), pair.front.put("/v1/stocks/lamp", r#"{"quantity":2}"#));
+    assert_eq!((page.status, opened.status), (200, 201), "{page:?}");
+    assert_eq!(page.json(), json!({"events": [], "next_cursor": seen["next_cursor"]}));
+    assert_eq!(pair.front.post("/v1/stocks/lamp/reservations", r#"{"user":"u"}"#).await.status, 201);
+    let rest = pair.front.get(&address).await.json();
+    assert_eq!((rest["events"].as_array().unwrap().len(), &rest["events"][0]["kind"]), (1, &json!("reserved")));
+
+    // A node that stands alone has nobody to wait for, and a cursor of another number of shards is nobody's.
+    let ahead = pair.behind.get("/v1/events?after=0.9.1").await;
+    ahead.expect_problem(400, "invalid_request", "ends at");
+    pair.front.get("/v1/events?after=7.9.1").await.expect_problem(400, "invalid_request", "streams");
+}
+
+#[tokio::test]
 async fn the_cluster_is_shown_and_members_come_and_go() {
     let pair = Pair::start().await;
     let seen = pair.front.get("/v1/cluster").await.json();

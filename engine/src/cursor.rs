@@ -49,6 +49,11 @@ impl Place {
     pub(crate) const fn before(group: GroupSequence) -> Self {
         Self { group, done: 0 }
     }
+
+    /// Whether it stands where nothing has been yet: `committed` is the newest group.
+    pub(crate) fn is_ahead(&self, committed: GroupSequence) -> bool {
+        self.group > committed.next() || (self.group > committed && self.done > 0)
+    }
 }
 
 /// A place between two changes of the feed, from which it can be read on. Opaque to callers; [`fmt::Display`] and [`FromStr`] are its

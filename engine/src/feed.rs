@@ -247,6 +247,16 @@ impl Feed {
         Ok(FeedPage { from, events, next })
     }
 
+    /// Whether `cursor` stands behind what is committed here, as one can that another member of the cluster gave. Reads nothing from the disk.
+    pub fn is_ahead(&self, cursor: &Cursor) -> bool {
+        // One of a stream that is not here is no place at all, which whoever reads from it is told.
+        let is_ahead = |stream, place: &Place| self.inner.engine.committed(stream).is_some_and(|newest| place.is_ahead(newest));
+        match &cursor.0 {
+            At::Everywhere(places) => (0..).zip(places).any(|(stream, place)| is_ahead(StreamId(stream), place)),
+            At::InOne(stream, place) => is_ahead(*stream, place),
+        }
+    }
+
     /// Hears of every commit from now on, several of them as one.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.inner.engine.changes()
@@ -288,8 +298,7 @@ impl Feed {
         let place = match place {
             None => Place::before(self.oldest(stream)?.unwrap_or_else(|| committed.next())),
             Some(place) => {
-                let is_ahead = place.group > committed.next() || (place.group > committed && place.done > 0);
-                if is_ahead {
+                if place.is_ahead(committed) {
                     return Err(FeedError::Ahead { stream, group: place.group, committed });
                 }
                 place
