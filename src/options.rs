@@ -144,8 +144,8 @@ mod tests {
         ALLOTTED_MAX, HOLD_SECONDS_MAX, IDENTIFIER_CHARACTERS_MAX, LAPSE_RESERVATIONS_MAX, QUANTITY_MAX, REASON_BYTES_MAX,
     };
     use tidegate_stock::{
-        Allotment, ChangeSequence, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, Image, LastExit, Partition,
-        Quantity, Reason, Reference, ReservationId, ReservationRecord, Revision, Sku, StockId, StockNumber, StockRecord,
+        Allotment, ChangeSequence, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, Image, LastExit, LedgerSum,
+        Partition, Quantity, Reason, Reference, ReservationId, ReservationRecord, Revision, Sku, StockId, StockNumber, StockRecord,
         StockTerms, UserId,
     };
 
@@ -331,6 +331,7 @@ mod tests {
         assert!(recalled + bytes_of(&Event::Returned { reservation, quantity, idempotency: key }, &changed) <= EVENT_BYTES_MAX);
         let lapsed = Image::Lapsed(vec![(change, record); LAPSE_RESERVATIONS_MAX]);
         let expired = Event::Expired { reservations: vec![reservation; LAPSE_RESERVATIONS_MAX] };
-        assert!(bytes_of(&expired, &lapsed) <= LAPSE_BYTES_MAX);
+        let summed = Event::Summed { sum: LedgerSum { stocks: u64::MAX, open_holds: u64::MAX, hash: u64::MAX } };
+        assert!(bytes_of(&expired, &lapsed) + bytes_of(&summed, &Image::Nothing) <= LAPSE_BYTES_MAX);
     }
 }

@@ -4,6 +4,9 @@
 //! [`StateMachine`] hands to a shard the groups that are committed. What a group's events mean is for the stock's rules, what a shard does with
 //! them is for the engine. [`network`] is how nodes ask each other, over the connections of [`transport`]. This crate is the only door of openraft.
 
+#[macro_use]
+mod mutant;
+
 mod adopt;
 mod clocks;
 mod group;

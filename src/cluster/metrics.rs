@@ -232,12 +232,10 @@ impl Collector for Shown {
                     .encode(family.encode_family(&row.label)?)?;
             }
         }
-        let help =
-            "1 while a node's clock, this one's included, is further from those of most others than cluster.clock_skew_ms_max.";
+        let help = "1 while the clock of another node is further from those of most others than cluster.clock_skew_ms_max.";
         let mut family = encoder.encode_descriptor("cluster_clock_off", help, None, MetricType::Gauge)?;
-        let own = (NodeLabel { node: shared.node().0 }, shared.clocks().is_off(shared.node(), &shared.voters()));
-        for (label, is_off) in nodes.iter().map(|row| (row.label.clone(), row.is_clock_off)).chain([own]) {
-            ConstGauge::new(i64::from(is_off)).encode(family.encode_family(&label)?)?;
+        for row in &nodes {
+            ConstGauge::new(i64::from(row.is_clock_off)).encode(family.encode_family(&row.label)?)?;
         }
         let help = "Settings that all nodes should have alike and that another node has otherwise than this one.";
         let mut family = encoder.encode_descriptor("cluster_settings_differ", help, None, MetricType::Gauge)?;

@@ -8,6 +8,7 @@ use crate::ledger::{Ledger, Stock, User};
 use crate::names::NameId;
 use crate::record::{LastExit, ReservationRecord};
 use crate::reservation::{NIL, Reservation};
+use crate::sum::of_reservation;
 use crate::values::{
     Allotment, ChangeSequence, Delta, GrantSequence, Idempotency, Quantity, Reference, ReservationId, Revision, Sku, StockId,
     StockNumber, Timestamp, UserId,
@@ -283,8 +284,9 @@ impl Ledger {
     /// Before a stock changes: a copy that is being made gets it as it stands, and the change gets its place.
     fn begin_stock_change(&mut self, slot: u32) {
         self.keep_image_of_stock(slot);
-        self.outdate_sum(slot);
-        self.stocks[slot].changes.0 += 1;
+        let stock = &mut self.stocks[slot];
+        stock.changes.0 += 1;
+        stock.sum.outdate(slot, &mut self.sums);
     }
 
     fn undo_stock_change(&mut self, slot: u32) {
@@ -334,10 +336,12 @@ impl Ledger {
     fn extend(&mut self, slot: u32, expires_at: Timestamp) -> Timestamp {
         assert!(self.reservations[slot].reserved > 0, "reservation {:?} was extended and holds nothing", self.id_of(slot));
         self.wheel.remove(&mut self.reservations, slot);
-        self.sum_reservation(slot, false);
+        let sum = self.sum_of_reservation(slot);
         let before = self.reservations[slot].expires_at();
         self.reservations[slot].set_expires_at(expires_at);
-        self.sum_reservation(slot, true);
+        if !mutant!(SumMissesExtension) {
+            self.move_sum(sum, self.sum_of_reservation(slot));
+        }
         self.wheel.insert(&mut self.reservations, slot);
         before
     }
@@ -351,10 +355,11 @@ impl Ledger {
         idempotency: Option<Idempotency>,
     ) -> InverseChange {
         self.begin_stock_change(stock);
+        let name = user.as_str();
         let (user, _) = self.user_or_new(stock, user);
         self.keep_image_of_user(user);
         let units = u64::from(grant.units);
-        self.add_user_units(user, units);
+        self.set_units_of(user, name.as_bytes(), self.users[user].units() + units);
 
         let of = &mut self.stocks[stock];
         assert_eq!(of.grants + 1, grant.sequence.0, "a grant is out of order for {}", of.sku);
@@ -376,7 +381,7 @@ impl Ledger {
         let reservation = self.reservations[slot];
         let stock = self.users[reservation.user].stock;
         self.wheel.remove(&mut self.reservations, slot);
-        self.sum_reservation(slot, false);
+        self.move_sum(self.sum_of_reservation(slot), 0);
         self.open_holds -= 1;
         self.forget_reservation(slot);
 
@@ -403,7 +408,8 @@ impl Ledger {
         self.link_to_user(slot);
         if is_held {
             self.wheel.insert(&mut self.reservations, slot);
-            self.sum_reservation(slot, true);
+            let sum = of_reservation(self.stocks[stock].id, &self.reservations[slot]);
+            self.move_sum(0, sum);
             self.open_holds += 1;
         }
         slot
@@ -524,8 +530,8 @@ impl Ledger {
     fn leave(&mut self, id: ReservationId, quantity: Option<Quantity>, exit: Exit, at: Timestamp) -> ReservationBefore {
         let slot = self.expect_reservation(id);
         self.begin_change(slot);
-        self.sum_reservation(slot, false);
         let reservation = &mut self.reservations[slot];
+        let sum = of_reservation(id.stock, reservation);
         let from = if exit == Exit::Returned { &mut reservation.confirmed } else { &mut reservation.reserved };
         let units = quantity.map_or(*from, Quantity::units);
         assert!(units > 0 && units <= *from, "{units} units leave reservation {id:?} ({exit:?}), which has {from}");
@@ -547,9 +553,10 @@ impl Ledger {
                 reservation.set_touched(true);
             }
         }
-        self.sum_reservation(slot, true);
-        let reservation = &self.reservations[slot];
-        if reservation.reserved == 0 && exit != Exit::Returned {
+        let moved = of_reservation(id.stock, reservation);
+        let is_resolved = reservation.reserved == 0 && exit != Exit::Returned;
+        self.move_sum(sum, moved);
+        if is_resolved {
             self.wheel.remove(&mut self.reservations, slot);
             self.reservations[slot].set_resolved_at(at);
             self.resolved.push_back((slot, at));
@@ -582,7 +589,7 @@ impl Ledger {
     }
 
     fn undo_leave(&mut self, before: &ReservationBefore, exit: Exit) {
-        self.sum_reservation(before.slot, false);
+        let sum = self.sum_of_reservation(before.slot);
         let reservation = &mut self.reservations[before.slot];
         let was_resolved = reservation.reserved == 0 && exit != Exit::Returned;
         match exit {
@@ -594,7 +601,7 @@ impl Ledger {
         *to += before.units;
         reservation.set_last_exit(before.last_exit);
         let user = reservation.user;
-        self.sum_reservation(before.slot, true);
+        self.move_sum(sum, self.sum_of_reservation(before.slot));
         if was_resolved {
             self.resolved.pop_back();
             self.wheel.insert(&mut self.reservations, before.slot);

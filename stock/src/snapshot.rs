@@ -390,7 +390,7 @@ impl Loader {
                 if !is_new {
                     return Err(LoadError::Twice(Box::new(SnapshotItem::User(record))));
                 }
-                self.ledger.set_user_units(slot, record.units);
+                self.ledger.set_units_of(slot, record.user.as_str().as_bytes(), record.units);
             }
             SnapshotItem::Reservation(record) => self.add_reservation(record)?,
             SnapshotItem::Key(record) => self.add_key(record)?,
@@ -499,7 +499,7 @@ impl Loader {
         ledger.stocks[stock].in_memory.insert(record.id.sequence, slot);
         if record.reserved > 0 {
             ledger.wheel.insert(&mut ledger.reservations, slot);
-            ledger.sum_reservation(slot, true);
+            ledger.move_sum(0, ledger.sum_of_reservation(slot));
             ledger.open_holds += 1;
         }
         Ok(())

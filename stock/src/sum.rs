@@ -58,31 +58,60 @@ pub(crate) struct StockSum {
     is_outdated: bool,
 }
 
-/// Mixes words into 64 bits: the upper and the lower half of a product, folded. No secret, and no defence against whoever chooses the words.
+impl StockSum {
+    /// The stock, at `slot`, has changed or is about to.
+    pub(crate) fn outdate(&mut self, slot: u32, sums: &mut Sums) {
+        if !self.is_outdated {
+            self.is_outdated = true;
+            sums.outdated.push(slot);
+        }
+    }
+}
+
+/// Both halves of a product, folded into 64 bits. No defence against whoever chooses the words, and no secret.
+#[expect(clippy::cast_possible_truncation, reason = "the two halves together are the whole")]
+const fn fold(one: u64, other: u64) -> u64 {
+    let product = one as u128 * other as u128;
+    product as u64 ^ (product >> 64) as u64
+}
+
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What the words of a reservation are laid over, in their order.
+const RESERVATION: [u64; 6] = [
+    0x243f_6a88_85a3_08d3,
+    0x1319_8a2e_0370_7344,
+    0xa409_3822_299f_31d0,
+    0x082e_fa98_ec4e_6c89,
+    0x4528_21e6_38d0_1377,
+    0xbe54_66cf_34e9_0c6c,
+];
+
+/// Mixes words into 64 bits, one after the other.
 #[derive(Debug, Clone, Copy)]
 struct Mix(u64);
 
 impl Mix {
-    const RESERVATION: Self = Self(0x243f_6a88_85a3_08d3);
-    const USER: Self = Self(0x1319_8a2e_0370_7344);
-    const STOCK: Self = Self(0xa409_3822_299f_31d0);
+    const USER: Self = Self(0xc0ac_29b7_c97c_50dd);
+    const STOCK: Self = Self(0x3f84_d5b5_b547_0917);
 
-    const FACTOR: u128 = 0x9e37_79b9_7f4a_7c15;
-
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves together are the whole")]
     const fn word(self, word: u64) -> Self {
-        let product = (self.0 ^ word) as u128 * Self::FACTOR;
-        Self((product as u64 ^ (product >> 64) as u64).wrapping_add(Self::STOCK.0))
+        Self(fold(self.0 ^ word, FACTOR))
     }
 
-    /// The number of bytes, then eight of them at a time, the first the lowest and zeros behind the last.
+    /// The number of bytes; then, the first the lowest, eight at a time while there are more, and the last eight. Of fewer than eight the first
+    /// four with the last four above them, and of fewer than four all of them.
     fn bytes(self, bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks::<8>();
-        let mix = words.iter().fold(self.word(bytes.len() as u64), |mix, word| mix.word(u64::from_le_bytes(*word)));
-        if rest.is_empty() {
-            return mix;
+        let mix = self.word(bytes.len() as u64);
+        if let Some(last) = bytes.last_chunk::<8>() {
+            let words = bytes[..bytes.len() - 1].as_chunks::<8>().0;
+            let mix = words.iter().fold(mix, |mix, word| mix.word(u64::from_le_bytes(*word)));
+            return mix.word(u64::from_le_bytes(*last));
         }
-        mix.word(rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
+        if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+            return mix.word(u64::from(u32::from_le_bytes(*last)) << 32 | u64::from(u32::from_le_bytes(*first)));
+        }
+        mix.word(bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
     }
 
     /// 0 for nothing, and one more than the value otherwise.
@@ -98,19 +127,20 @@ const fn place(StockId { partition, number }: StockId) -> u64 {
     (partition.0 as u64) << 32 | number.0 as u64
 }
 
-fn of_reservation(stock: StockId, reservation: &Reservation) -> u64 {
+/// Pairs of words are folded, and what they come to together is mixed once more: so that what one reservation has is not as good as another
+/// having it.
+#[inline]
+pub(crate) fn of_reservation(stock: StockId, reservation: &Reservation) -> u64 {
     if reservation.reserved == 0 {
         return 0;
     }
-    let pair = |high, low| u64::from(high) << 32 | u64::from(low);
-    Mix::RESERVATION
-        .word(place(stock))
-        .word(reservation.sequence_and_exit())
-        .word(reservation.reserved_at().unix_ms())
-        .word(reservation.expires_at().unix_ms())
-        .word(pair(reservation.reserved, reservation.confirmed))
-        .word(pair(reservation.released, reservation.returned))
-        .0
+    let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+    let [place_of, sequence, from, until, kept, gone] = RESERVATION;
+    let identity = fold(place(stock) ^ place_of, reservation.sequence_and_exit() ^ sequence);
+    let times = fold(reservation.reserved_at().unix_ms() ^ from, reservation.expires_at().unix_ms() ^ until);
+    let counts =
+        fold(pair(reservation.reserved, reservation.confirmed) ^ kept, pair(reservation.released, reservation.returned) ^ gone);
+    fold(identity.wrapping_add(times).wrapping_add(counts), FACTOR)
 }
 
 fn of_units(user: Mix, units: u64) -> u64 {
@@ -160,11 +190,7 @@ impl Ledger {
 
     /// A stock has changed, or is about to.
     pub(crate) fn outdate_sum(&mut self, slot: u32) {
-        let sum = &mut self.stocks[slot].sum;
-        if !sum.is_outdated {
-            sum.is_outdated = true;
-            self.sums.outdated.push(slot);
-        }
+        self.stocks[slot].sum.outdate(slot, &mut self.sums);
     }
 
     /// Before a stock is taken out.
@@ -173,28 +199,44 @@ impl Ledger {
         self.sums.total = self.sums.total.wrapping_sub(sum.added);
     }
 
-    /// A reservation is as it will stay: before a change it is taken out of the sum with `false`, and put in behind it with `true`.
-    pub(crate) fn sum_reservation(&mut self, slot: u32, is_in: bool) {
-        let hash = of_reservation(self.stocks[self.stock_of(slot)].id, &self.reservations[slot]);
-        self.sums.total = if is_in { self.sums.total.wrapping_add(hash) } else { self.sums.total.wrapping_sub(hash) };
+    /// What a reservation is in the sum with: to be told before a change, and behind it.
+    pub(crate) fn sum_of_reservation(&self, slot: u32) -> u64 {
+        of_reservation(self.stocks[self.stock_of(slot)].id, &self.reservations[slot])
     }
 
-    /// Gives a user, whose stock has been outdated, `units` reserved and sold.
-    pub(crate) fn set_user_units(&mut self, slot: u32, units: u64) {
+    /// A reservation was in the sum with `before`, and is with `after`.
+    pub(crate) const fn move_sum(&mut self, before: u64, after: u64) {
+        self.sums.total = self.sums.total.wrapping_sub(before).wrapping_add(after);
+    }
+
+    /// Gives a user, whose stock has been outdated and whose name is `name`, `units` reserved and sold.
+    pub(crate) fn set_units_of(&mut self, slot: u32, name: &[u8], units: u64) {
         let user = &mut self.users[slot];
         let before = user.units();
         user.set_units(units);
-        let named = Mix::USER.bytes(self.names.bytes(user.name));
+        let named = Mix::USER.bytes(name);
         let sum = &mut self.stocks[user.stock].sum;
         sum.users = sum.users.wrapping_sub(of_units(named, before)).wrapping_add(of_units(named, units));
     }
 
+    /// Gives a user, whose stock has been outdated, `units` more.
     pub(crate) fn add_user_units(&mut self, slot: u32, units: u64) {
-        self.set_user_units(slot, self.users[slot].units() + units);
+        self.change_user_units(slot, |before| before + units);
     }
 
+    /// Takes `units` from a user, whose stock has been outdated.
     pub(crate) fn take_user_units(&mut self, slot: u32, units: u64) {
-        self.set_user_units(slot, self.users[slot].units() - units);
+        self.change_user_units(slot, |before| before - units);
+    }
+
+    fn change_user_units(&mut self, slot: u32, change: impl FnOnce(u64) -> u64) {
+        let user = &mut self.users[slot];
+        let before = user.units();
+        let after = change(before);
+        user.set_units(after);
+        let named = Mix::USER.bytes(self.names.bytes(user.name));
+        let sum = &mut self.stocks[user.stock].sum;
+        sum.users = sum.users.wrapping_sub(of_units(named, before)).wrapping_add(of_units(named, after));
     }
 
     /// Makes up for outdated stocks once they are many.

@@ -143,7 +143,7 @@ impl ShardActor {
 
     fn compare(&self, compared: Diverged) -> Result<(), Diverged> {
         let Diverged { index, logged, own, .. } = compared;
-        let is_same = logged == own;
+        let is_same = logged == own || mutant!(SumNotCompared);
         self.parts.metrics.count_sum(is_same);
         if is_same {
             return Ok(());

@@ -4,23 +4,39 @@ use std::collections::BTreeMap;
 
 use tidegate_stock::{LastExit, LedgerSum, ReservationRecord, SnapshotItem, StockId, StockRecord};
 
-const PLUS: u64 = 0xa409_3822_299f_31d0;
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Folds `words` into `begin`.
+/// The halves of the product, one over the other.
+fn folded(one: u64, other: u64) -> u64 {
+    let halves = (u128::from(one) * u128::from(other)).to_be_bytes();
+    let half = |bytes: &[u8]| bytes.iter().fold(0, |half: u64, byte| half << 8 | u64::from(*byte));
+    half(&halves[..8]) ^ half(&halves[8..])
+}
+
+/// Mixes `words` into `begin`.
 fn mixed(begin: u64, words: &[u64]) -> u64 {
-    words.iter().fold(begin, |mixed, word| {
-        let product = u128::from(mixed ^ word) * 0x9e37_79b9_7f4a_7c15;
-        let halves = product.to_be_bytes();
-        let (high, low) = halves.split_at(8);
-        let half = |bytes: &[u8]| bytes.iter().fold(0, |half: u64, byte| half << 8 | u64::from(*byte));
-        (half(high) ^ half(low)).wrapping_add(PLUS)
-    })
+    words.iter().fold(begin, |mixed, word| folded(mixed ^ word, FACTOR))
+}
+
+fn word_of(bytes: &[u8]) -> u64 {
+    bytes.iter().enumerate().map(|(place, byte)| u64::from(*byte) << (8 * place)).sum()
 }
 
 fn words_of(text: &str) -> Vec<u64> {
-    let mut words = vec![text.len() as u64];
-    for piece in text.as_bytes().chunks(8) {
-        words.push(piece.iter().enumerate().map(|(place, byte)| u64::from(*byte) << (8 * place)).sum());
+    let bytes = text.as_bytes();
+    let count = bytes.len();
+    let mut words = vec![count as u64];
+    match count {
+        0..4 => words.push(word_of(bytes)),
+        4..8 => words.push(word_of(&bytes[..4]) | word_of(&bytes[count - 4..]) << 32),
+        _ => {
+            let mut next = 0;
+            while next + 8 < count {
+                words.push(word_of(&bytes[next..next + 8]));
+                next += 8;
+            }
+            words.push(word_of(&bytes[count - 8..]));
+        }
     }
     words
 }
@@ -36,17 +52,14 @@ fn of_reservation(record: &ReservationRecord) -> u64 {
         LastExit::Expired => 2,
         LastExit::Returned => 3,
     };
-    mixed(
-        0x243f_6a88_85a3_08d3,
-        &[
-            place(record.id.stock),
-            record.id.sequence.0 | exit << 56,
-            record.reserved_at.unix_ms(),
-            record.expires_at.unix_ms(),
-            u64::from(record.reserved) << 32 | u64::from(record.confirmed),
-            u64::from(record.released) << 32 | u64::from(record.returned),
-        ],
-    )
+    let identity =
+        folded(place(record.id.stock) ^ 0x243f_6a88_85a3_08d3, record.id.sequence.0 ^ exit << 56 ^ 0x1319_8a2e_0370_7344);
+    let times = folded(record.reserved_at.unix_ms() ^ 0xa409_3822_299f_31d0, record.expires_at.unix_ms() ^ 0x082e_fa98_ec4e_6c89);
+    let counts = folded(
+        (u64::from(record.reserved) << 32 | u64::from(record.confirmed)) ^ 0x4528_21e6_38d0_1377,
+        (u64::from(record.released) << 32 | u64::from(record.returned)) ^ 0xbe54_66cf_34e9_0c6c,
+    );
+    folded(identity.wrapping_add(times).wrapping_add(counts), FACTOR)
 }
 
 fn of_stock(record: &StockRecord, users: u64) -> u64 {
@@ -69,7 +82,7 @@ fn of_stock(record: &StockRecord, users: u64) -> u64 {
         record.changes.0,
         if record.is_archived { 0 } else { users },
     ]);
-    mixed(PLUS, &words)
+    mixed(0x3f84_d5b5_b547_0917, &words)
 }
 
 /// The sum of the ledger that `items` are a copy of.
@@ -83,7 +96,7 @@ pub(crate) fn sum_of<'a>(items: impl IntoIterator<Item = &'a SnapshotItem>) -> L
                 let mut words = words_of(record.user.as_str());
                 words.push(record.units);
                 let sum = users.entry(record.stock).or_default();
-                *sum = sum.wrapping_add(mixed(0x1319_8a2e_0370_7344, &words));
+                *sum = sum.wrapping_add(mixed(0xc0ac_29b7_c97c_50dd, &words));
             }
             SnapshotItem::Reservation(record) if record.reserved > 0 => {
                 open_holds += 1;
