@@ -21,6 +21,7 @@ use crate::load::{self, LoadError, LoadOptions};
 use crate::log_lines::LogLines;
 use crate::replay::{self, ReplayError, ReplayOptions};
 use crate::telemetry::Telemetry;
+use crate::verify::members::{self, Comparison};
 use crate::verify::{Place, Report, VerifyError, verify};
 use crate::{config_command, logging, manual, serve};
 
@@ -259,9 +260,9 @@ struct ManualArguments {
 
 #[derive(Args)]
 struct VerifyArguments {
-    /// The data directory
-    #[arg(value_name = "DATA_DIR")]
-    directory: PathBuf,
+    /// The data directory; of several members of one cluster, all of them, which are held against each other too
+    #[arg(value_name = "DATA_DIR", required = true)]
+    directories: Vec<PathBuf>,
 
     /// Print one JSON object instead of a table
     #[arg(long)]
@@ -381,13 +382,50 @@ fn done(result: io::Result<()>) -> Result<ExitCode, Box<dyn Error>> {
 fn run_verify(arguments: &VerifyArguments) -> Result<ExitCode, Box<dyn Error>> {
     let settings = arguments.settings.load([])?;
     logging::start(&settings.output)?;
-    let result = verify(&arguments.directory, &settings);
+    let [directory] = &arguments.directories[..] else { return verify_members(arguments, &settings) };
+    let result = verify(directory, &settings);
     if arguments.json {
-        writeln!(io::stdout(), "{}", serde_json::to_string(&verdict(&result, &arguments.directory))?)?;
+        writeln!(io::stdout(), "{}", serde_json::to_string(&verdict(&result, directory))?)?;
     } else if let Ok(report) = &result {
         writeln!(io::stdout(), "{report}")?;
     }
     result?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each directory by itself, and then all of them against each other, whatever the first said.
+fn verify_members(arguments: &VerifyArguments, settings: &Settings) -> Result<ExitCode, Box<dyn Error>> {
+    let results: Vec<_> = arguments.directories.iter().map(|directory| (directory, verify(directory, settings))).collect();
+    let comparison = members::compare(&arguments.directories, settings);
+    let differ = comparison.as_ref().map_or(Ok(()), members::verdict);
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        let told = MembersVerdict {
+            good: comparison.is_ok() && differ.is_ok() && results.iter().all(|(_, result)| result.is_ok()),
+            directories: results.iter().map(|(directory, result)| OfDirectory::new(directory, result)).collect(),
+            comparison: comparison.as_ref().ok(),
+            what: comparison.as_ref().err().map(|error| with_sources(error)),
+            place: comparison.as_ref().err().and_then(members::place).map(|path| path.display().to_string()),
+        };
+        writeln!(out, "{}", serde_json::to_string(&told)?)?;
+    } else {
+        for (directory, result) in &results {
+            match result {
+                Ok(report) => writeln!(out, "{}\n{report}\n", directory.display())?,
+                Err(error) => writeln!(out, "{}\nnot good: {}\n", directory.display(), with_sources(error))?,
+            }
+        }
+        if let Ok(comparison) = &comparison {
+            writeln!(out, "{comparison}")?;
+        }
+    }
+    out.flush()?;
+    drop(out);
+    for (_, result) in results {
+        result?;
+    }
+    comparison?;
+    differ?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -444,6 +482,34 @@ struct Verdict<'a> {
     what: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     place: Option<Found>,
+}
+
+/// What `verify --json` prints of several directories.
+#[derive(Serialize)]
+struct MembersVerdict<'a> {
+    good: bool,
+    directories: Vec<OfDirectory<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comparison: Option<&'a Comparison>,
+    /// Why they were not compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    what: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
+}
+
+/// One of them.
+#[derive(Serialize)]
+struct OfDirectory<'a> {
+    directory: String,
+    #[serde(flatten)]
+    verdict: Verdict<'a>,
+}
+
+impl<'a> OfDirectory<'a> {
+    fn new(directory: &Path, result: &'a Result<Report, VerifyError>) -> Self {
+        Self { directory: directory.display().to_string(), verdict: verdict(result, directory) }
+    }
 }
 
 /// Where something is wrong.

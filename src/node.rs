@@ -12,7 +12,8 @@ use tidegate_engine::{
     SteadyClock, SystemClock,
 };
 use tidegate_persistence::{
-    DataDirectory, History, HistoryError, OpenError, PARTITIONS, RecoveredStream, SnapshotError, StreamId, Wal, WalError, snapshots,
+    DIVERGENCE_FILE, DataDirectory, History, HistoryError, OpenError, PARTITIONS, RecoveredStream, SnapshotError, StreamId, Wal,
+    WalError, noted_divergence, snapshots,
 };
 use tokio::runtime::Handle;
 
@@ -57,6 +58,33 @@ pub(crate) enum StartError {
          Set cluster.listen"
     )]
     NotAlone,
+    /// The node stopped because its ledger was not that of the node that decided.
+    #[error(
+        "the ledger made of this data directory was damaged when the node last ran: {what}. {WHAT_TO_DO_DIVERGED}          ({file} in the directory says so, and no start passes it over)"
+    )]
+    Diverged {
+        /// What was noted.
+        what: String,
+        /// The file.
+        file: &'static str,
+    },
+    /// Nobody knows whether it did.
+    #[error("it cannot be read whether the node stopped because its ledger was not that of the node that decided")]
+    Unread(#[source] std::io::Error),
+}
+
+/// What is to be done where a member's ledger is not that of the node that decided.
+pub(crate) const WHAT_TO_DO_DIVERGED: &str = "If the other nodes go on, this one is damaged: remove it from the cluster, look for bad memory \
+    in its machine, and join a clean directory under a new number. If several stopped at the same entry with the same sum, the one that \
+    decided is: tidegate verify with all their directories says which, and the README how to go on without it";
+
+/// Refuses the data directory at `path` if its node stopped because its ledger was not that of the node that decided.
+fn refuse_diverged(path: &Path) -> Result<(), StartError> {
+    match noted_divergence(path).map_err(StartError::Unread)? {
+        None => Ok(()),
+        Some(_) if mutant!(DivergedStartsAgain) => Ok(()),
+        Some((_, what)) => Err(StartError::Diverged { what, file: DIVERGENCE_FILE }),
+    }
 }
 
 /// What failed of a running node, so that it must stop.
@@ -68,6 +96,8 @@ pub(crate) enum NodeFailure {
     History(String),
     /// Consensus, with its error.
     Consensus(String),
+    /// A ledger that is not that of the node that decided.
+    Diverged(String),
 }
 
 impl From<MemberFailure> for NodeFailure {
@@ -76,6 +106,7 @@ impl From<MemberFailure> for NodeFailure {
             MemberFailure::Log => Self::Log,
             MemberFailure::History(what) => Self::History(what),
             MemberFailure::Consensus(what) => Self::Consensus(what),
+            MemberFailure::Diverged(what) => Self::Diverged(what),
         }
     }
 }
@@ -175,6 +206,7 @@ impl Node {
         if cluster::has_votes(&directory)? {
             return Err(StartError::NotAlone);
         }
+        refuse_diverged(directory.path())?;
         progress.watch(directory.progress());
         let (path, identity) = (directory.path().to_owned(), directory.identity().clone());
         remove_unfinished(&path)?;
@@ -210,7 +242,7 @@ impl Node {
             })
             .collect();
         let engine = Engine::start(EngineParts {
-            options: engine_options(&settings.engine),
+            options: engine_options(settings),
             sealing,
             clock: Arc::new(clock),
             metrics: metrics.engine,
@@ -266,6 +298,7 @@ impl Node {
             OpenError::NotFound { .. } => StartError::Member(MemberError::NoDirectory(path.display().to_string())),
             error => error.into(),
         })?;
+        refuse_diverged(&path)?;
         progress.watch(directory.progress());
         let read = directory.progress();
         let identity = directory.identity().clone();

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use tidegate_api::{AccessOptions, CertificateFiles, HttpOptions};
-use tidegate_config::{Count, Durability as DurabilitySetting, EngineSettings, LogSettings, RulesSettings, Settings};
-use tidegate_engine::EngineOptions;
+use tidegate_config::{
+    Count, Durability as DurabilitySetting, LogSettings, OnDivergence as OnDivergenceSetting, RulesSettings, Settings,
+};
+use tidegate_engine::{EngineOptions, OnDivergence};
 use tidegate_persistence::{DirectoryOptions, Durability, HistoryOptions, IdentityExpectation, WalOptions};
 use tidegate_stock::{Rules, Timestamp};
 
@@ -12,16 +14,23 @@ use crate::parallel;
 use crate::upkeep::UpkeepOptions;
 
 /// The machine's limits.
-pub(crate) fn engine_options(settings: &EngineSettings) -> EngineOptions {
+pub(crate) fn engine_options(settings: &Settings) -> EngineOptions {
+    let Settings { engine, cluster, .. } = settings;
     EngineOptions {
-        ring_slots: to_usize(settings.ring_slots),
-        batch_commands_max: to_usize(settings.batch_commands_max),
-        group_events_max: to_u32(settings.group_events_max),
-        group_bytes_max: to_usize(settings.group_bytes_max),
-        groups_in_flight_max: to_usize(settings.groups_in_flight_max),
-        resolved_in_memory_max: to_usize(settings.resolved_in_memory_max),
-        recalls_in_flight_max: to_usize(settings.recalls_in_flight_max),
-        known_filter_bytes_max: to_usize(settings.known_filter_bytes_max),
+        ring_slots: to_usize(engine.ring_slots),
+        batch_commands_max: to_usize(engine.batch_commands_max),
+        group_events_max: to_u32(engine.group_events_max),
+        group_bytes_max: to_usize(engine.group_bytes_max),
+        groups_in_flight_max: to_usize(engine.groups_in_flight_max),
+        resolved_in_memory_max: to_usize(engine.resolved_in_memory_max),
+        recalls_in_flight_max: to_usize(engine.recalls_in_flight_max),
+        known_filter_bytes_max: to_usize(engine.known_filter_bytes_max),
+        sum_groups: to_u32(cluster.sum_groups),
+        sum_seconds: to_u32(cluster.sum_seconds),
+        on_divergence: match cluster.on_divergence {
+            OnDivergenceSetting::Stop => OnDivergence::Stop,
+            OnDivergenceSetting::Warn => OnDivergence::Warn,
+        },
     }
 }
 
@@ -135,8 +144,8 @@ mod tests {
         ALLOTTED_MAX, HOLD_SECONDS_MAX, IDENTIFIER_CHARACTERS_MAX, LAPSE_RESERVATIONS_MAX, QUANTITY_MAX, REASON_BYTES_MAX,
     };
     use tidegate_stock::{
-        Allotment, ChangeSequence, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, Image, LastExit, Partition,
-        Quantity, Reason, Reference, ReservationId, ReservationRecord, Revision, Sku, StockId, StockNumber, StockRecord,
+        Allotment, ChangeSequence, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, Image, LastExit, LedgerSum,
+        Partition, Quantity, Reason, Reference, ReservationId, ReservationRecord, Revision, Sku, StockId, StockNumber, StockRecord,
         StockTerms, UserId,
     };
 
@@ -145,7 +154,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_rooms_own() {
         let settings = Settings::default();
-        assert_eq!(engine_options(&settings.engine), EngineOptions::default());
+        assert_eq!(engine_options(&settings), EngineOptions::default());
         assert_eq!(http_options(&settings), HttpOptions::default());
         assert_eq!(access_options(&settings), AccessOptions::default());
         let now = Timestamp::from_unix_ms(1);
@@ -230,7 +239,7 @@ mod tests {
             let room = [("rules.reservations_in_memory_max", "100000000")];
             let flags = keys.iter().zip(values).map(|(key, value)| (key.as_str(), value)).chain(room);
             let settings = Settings::load(None, [], flags).unwrap();
-            assert_eq!(engine_options(&settings.engine).check(), Ok(()));
+            assert_eq!(engine_options(&settings).check(), Ok(()));
             assert_eq!(http_options(&settings).check(), Ok(()));
         }
     }
@@ -322,6 +331,7 @@ mod tests {
         assert!(recalled + bytes_of(&Event::Returned { reservation, quantity, idempotency: key }, &changed) <= EVENT_BYTES_MAX);
         let lapsed = Image::Lapsed(vec![(change, record); LAPSE_RESERVATIONS_MAX]);
         let expired = Event::Expired { reservations: vec![reservation; LAPSE_RESERVATIONS_MAX] };
-        assert!(bytes_of(&expired, &lapsed) <= LAPSE_BYTES_MAX);
+        let summed = Event::Summed { sum: LedgerSum { stocks: u64::MAX, open_holds: u64::MAX, hash: u64::MAX } };
+        assert!(bytes_of(&expired, &lapsed) + bytes_of(&summed, &Image::Nothing) <= LAPSE_BYTES_MAX);
     }
 }

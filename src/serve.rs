@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::cluster::{Member, MemberSource};
 use crate::directory_metrics::DirectoryMetrics;
 use crate::log_lines::LogLines;
-use crate::node::{Node, NodeFailure, NodeMetrics, StartError};
+use crate::node::{Node, NodeFailure, NodeMetrics, StartError, WHAT_TO_DO_DIVERGED};
 use crate::options::{access_options, http_options};
 use crate::process_metrics;
 use crate::recovery::StartProgress;
@@ -74,6 +74,9 @@ pub(crate) enum ServeError {
     /// Consensus failed. What was acknowledged is safe; what was not has an unknown outcome.
     #[error("consensus failed, and the node has stopped: {0}")]
     Consensus(String),
+    /// A ledger is not that of the node that decided. The log has everything that was acknowledged.
+    #[error("the node has stopped, because its ledger is not that of the node that decided: {0}. {WHAT_TO_DO_DIVERGED}")]
+    Diverged(String),
     /// The history takes nothing more. Everything that was acknowledged is in the log, and safe.
     #[error("the history failed, and the node has stopped: {0}")]
     History(String),
@@ -209,6 +212,7 @@ fn failed(failure: NodeFailure) -> Result<(), ServeError> {
         NodeFailure::Log => Ok(()),
         NodeFailure::History(what) => Err(ServeError::History(what)),
         NodeFailure::Consensus(what) => Err(ServeError::Consensus(what)),
+        NodeFailure::Diverged(what) => Err(ServeError::Diverged(what)),
     }
 }
 

@@ -5,6 +5,8 @@
 //! snapshot on, after a look at the checksums and the chain of what is still there before it. Every snapshot must say what the log says at
 //! its place, and everything in the history must be readable. It owns the report, and never changes the log.
 
+pub(crate) mod members;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -17,10 +19,10 @@ use tidegate_cluster::{MemberError, check_member};
 use tidegate_config::Settings;
 use tidegate_engine::{ArchiveError, Clock, Router, Sealing, ShardNumber, SystemClock, decode_image, decode_record, partition_of};
 use tidegate_persistence::{
-    DataDirectory, Entry, GroupSequence, History, IDENTITY_FILE, LogIndex, LogPosition, OpenError, PayloadError, RecoveredGroup,
-    RecoveredStream, RecoveryError, SnapshotError, StreamId, snapshots,
+    DIVERGENCE_FILE, DataDirectory, Entry, GroupSequence, History, IDENTITY_FILE, LogIndex, LogPosition, OpenError, PayloadError,
+    RecoveredGroup, RecoveredStream, RecoveryError, SnapshotError, StreamId, noted_divergence, snapshots,
 };
-use tidegate_stock::{AuditSummary, AuditedStock, Auditor, Event, Ledger, Loader, StockView};
+use tidegate_stock::{AuditSummary, AuditedStock, Auditor, Event, Ledger, LedgerSum, Loader, StockView};
 
 use crate::node::HISTORY_FOLDER;
 use crate::options::{directory_options, history_options, rules};
@@ -127,6 +129,14 @@ pub(crate) enum VerifyError {
         /// Why.
         source: ArchiveError,
     },
+    /// The node stopped because its ledger was not that of the node that decided.
+    #[error("{what}, and the node stopped")]
+    Diverged {
+        /// The file that says so.
+        path: PathBuf,
+        /// What it says.
+        what: String,
+    },
     /// The log is damaged, or holds what must never happen.
     #[error("{what} ({place})")]
     Finding {
@@ -151,6 +161,7 @@ impl VerifyError {
             )
             | Self::Snapshot { path, .. }
             | Self::Contradiction { path, .. }
+            | Self::Diverged { path, .. }
             | Self::Snapshots(
                 SnapshotError::Damaged { path, .. } | SnapshotError::Mismatch { path, .. } | SnapshotError::Io { path, .. },
             )
@@ -224,6 +235,10 @@ pub(crate) fn verify(path: &Path, settings: &Settings) -> Result<Report, VerifyE
         let (tail, summary, snapshots) = stream?;
         report.add(&tail, summary);
         report.snapshots += snapshots;
+    }
+    let noted = noted_divergence(path).map_err(|source| OpenError::Io { path: path.join(DIVERGENCE_FILE), source })?;
+    if let Some((path, what)) = noted {
+        return Err(VerifyError::Diverged { path, what });
     }
     report.in_history = count_history(&path.join(HISTORY_FOLDER), settings)?;
     report.stocks.sort_unstable();
@@ -304,6 +319,7 @@ struct SnapshotClaim {
     position: LogPosition,
     stocks: Vec<StockView>,
     open_holds: u64,
+    sum: LedgerSum,
 }
 
 impl SnapshotClaim {
@@ -324,9 +340,9 @@ fn read_stream(
     // Oldest first, as the log comes past them.
     for snapshot in snapshots(directory.path(), stream)?.into_iter().rev() {
         let loaded = load(&snapshot.path, identity, stream, rules, seed, &StartProgress::default());
-        let (position, ledger) = loaded.map_err(|source| VerifyError::Snapshot { path: snapshot.path.clone(), source })?;
-        let (stocks, open_holds) = (ledger.stocks().collect(), ledger.open_holds());
-        claims.push(SnapshotClaim { path: snapshot.path, position, stocks, open_holds });
+        let (position, mut ledger) = loaded.map_err(|source| VerifyError::Snapshot { path: snapshot.path.clone(), source })?;
+        let (stocks, open_holds, sum) = (ledger.stocks().collect(), ledger.open_holds(), ledger.sum());
+        claims.push(SnapshotClaim { path: snapshot.path, position, stocks, open_holds, sum });
     }
     let mut reader = Reader {
         stream,
@@ -448,7 +464,7 @@ impl Reader {
         self.contradiction(&claim, group).map(|what| (claim.path, what))
     }
 
-    fn contradiction(&self, claim: &SnapshotClaim, group: GroupSequence) -> Option<String> {
+    fn contradiction(&mut self, claim: &SnapshotClaim, group: GroupSequence) -> Option<String> {
         let path = claim.path.display();
         if claim.position.sequence < group {
             return Some(claim.is_of_no_group());
@@ -460,7 +476,12 @@ impl Reader {
         let is_short = claim.stocks.len() != self.ledger.stock_count();
         match claim.stocks.iter().find(differs) {
             Some(stock) => Some(format!("{path} says {stock:?}, the log {:?}", self.ledger.stock(stock.id))),
-            None => is_short.then(|| format!("{path} has {} stocks, the log {}", claim.stocks.len(), self.ledger.stock_count())),
+            None if is_short => Some(format!("{path} has {} stocks, the log {}", claim.stocks.len(), self.ledger.stock_count())),
+            None => {
+                let own = self.ledger.sum();
+                (claim.sum != own)
+                    .then(|| format!("{path} makes a ledger that comes to {}, the log one that comes to {own}", claim.sum))
+            }
         }
     }
 
@@ -489,7 +510,8 @@ impl Reader {
             return Some(finding.to_string());
         }
         drop(self.ledger.apply(&entry.event, entry.at));
-        None
+        let compared = self.ledger.compare(&entry.event);
+        compared.err().map(|(logged, own)| PayloadError::Sum { logged, own }.to_string())
     }
 }
 

@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidegate_engine::{copy_whole, snapshot_items};
+use tidegate_persistence::{
+    DataDirectory, DirectoryOptions, SnapshotExpectation, SnapshotReader, SnapshotWriter, StreamId, snapshots,
+};
+use tidegate_stock::{Loader, Rules, SnapshotItem, Timestamp};
 
 mod support;
 
@@ -668,4 +673,126 @@ fn what_is_no_members_directory_is_not_started_as_one() {
     assert!(secret.exists());
     member.terminate().expect(0, &[]);
     run(&["verify", place.folder()]).expect(0, &[]);
+}
+
+/// Has the newest snapshot of `shard` in the directory at `folder` say of the first open hold that it ends a millisecond later, as bad memory would have
+/// it: the file is whole, and its checksums are right.
+fn damage_snapshot(folder: &Path, shard: u16) {
+    let rules = Rules {
+        idempotency_seconds: 86_400,
+        idempotency_keys_max: 1_000_000,
+        retention_seconds: 604_800,
+        reservations_in_memory_max: 1_000_000,
+        users_in_memory_max: 1_000_000,
+    };
+    let directory = DataDirectory::open_existing(folder, &DirectoryOptions::new(Timestamp::from_unix_ms(0))).unwrap();
+    let stream = StreamId::log(shard);
+    let newest = snapshots(folder, stream).unwrap().remove(0);
+    let mut reader = SnapshotReader::open(&newest.path, &SnapshotExpectation::new(directory.identity(), stream)).unwrap();
+    let header = reader.header().clone();
+    let (mut loader, mut is_damaged) = (Loader::new(rules, 1), false);
+    while let Some(block) = reader.block().unwrap() {
+        for item in snapshot_items(block) {
+            let mut item = item.unwrap();
+            if let SnapshotItem::Reservation(record) = &mut item
+                && record.reserved > 0
+                && !is_damaged
+            {
+                record.expires_at = Timestamp::from_unix_ms(record.expires_at.unix_ms() + 1);
+                is_damaged = true;
+            }
+            loader.add(item).unwrap();
+        }
+    }
+    assert!(is_damaged, "the snapshot holds something");
+    let mut ledger = loader.finish().unwrap();
+    let mut file = SnapshotWriter::create(folder, &header, u64::MAX).unwrap();
+    copy_whole(&mut ledger, |block| file.block(&block.bytes, block.items)).unwrap();
+    assert_eq!(file.finish().unwrap().path, newest.path);
+}
+
+#[test]
+fn a_member_whose_ledger_is_another_stops_and_says_so_again_and_the_others_go_on() {
+    let mut trio = Trio::start_with(4, &[&TIGHT[..], &["cluster.sum_groups=1"]].concat());
+    let leader = trio.leader();
+    let damaged = (leader + 1) % 3;
+    let shard = {
+        let seen = trio.server(leader).get("/v1/cluster").json();
+        let shards = seen["shards"].as_array().unwrap().clone();
+        let lamp = shards.iter().max_by_key(|shard| shard["committed"].as_u64()).unwrap();
+        u16::try_from(lamp["shard"].as_u64().unwrap()).unwrap()
+    };
+    assert!(trio.reserve("before", leader).is_some());
+    let folder = trio.places[damaged].folder.clone();
+    wait_for("a snapshot of the shard", || !snapshots(&folder, StreamId::log(shard)).unwrap().is_empty());
+    trio.nodes[damaged].take().unwrap().terminate().expect(0, &[]);
+    damage_snapshot(&folder, shard);
+
+    let node = trio.places[damaged].start();
+    assert!(trio.reserve("found", leader).is_some(), "two of three decide");
+    let said = [
+        format!("of the log of shard {shard} the ledger of the node that decided came to"),
+        "and this node's to".to_owned(),
+        "join a clean directory under a new number".to_owned(),
+    ];
+    let said = said.each_ref().map(String::as_str);
+    node.finish().expect(1, &said);
+    assert!(trio.reserve("after", leader).is_some(), "the others go on");
+    // It says so again, and so does whoever looks at the directory.
+    let serve = |more: &[&str]| {
+        let words = ["serve", "--data-dir", trio.places[damaged].folder(), "--listen", "127.0.0.1:0"];
+        support::finish(program(&[&words[..], &trio.places[damaged].arguments(), more].concat()).spawn().unwrap())
+    };
+    serve(&[]).expect(1, &[said[0], "diverged.json", "no start passes it over"]);
+    serve(&["--set", "cluster.on_divergence=warn"]).expect(1, &["diverged.json"]);
+    run(&["verify", trio.places[damaged].folder()]).expect(1, &[]);
+    // Whoever takes the mark away finds the difference again.
+    std::fs::remove_file(folder.join("diverged.json")).unwrap();
+    serve(&[]).expect(1, &said);
+
+    for node in trio.nodes.drain(..).flatten() {
+        node.terminate().expect(0, &[]);
+    }
+    std::fs::remove_file(folder.join("diverged.json")).unwrap();
+    let folders: Vec<&str> = trio.places.iter().map(Place::folder).collect();
+    let others: Vec<&str> = folders.iter().enumerate().filter(|(place, _)| *place != damaged).map(|(_, folder)| *folder).collect();
+    run(&[&["verify"], &others[..]].concat()).expect(0, &[]);
+    let verdict = run(&[&["verify", "--json"], &folders[..]].concat()).expect(1, &[]).stdout;
+    let verdict: Value = serde_json::from_str(&verdict).unwrap();
+    assert_eq!(verdict["good"], json!(false));
+    let differences = verdict["comparison"]["differences"].as_array().unwrap();
+    let mut nodes: Vec<Vec<u64>> = serde_json::from_value(differences[0]["nodes"].clone()).unwrap();
+    nodes.sort_by_key(Vec::len);
+    assert_eq!((differences.len(), &differences[0]["shard"]), (1, &json!(shard)), "{verdict}");
+    assert_eq!((nodes.len(), &nodes[0]), (2, &vec![damaged as u64 + 1]), "{verdict}");
+}
+
+#[test]
+fn members_say_which_settings_differ_and_go_on() {
+    let mut trio = Trio::start(1);
+    assert!(trio.running().all(|(_, node)| {
+        let seen = node.get("/v1/cluster").json();
+        seen["nodes"].as_array().unwrap().iter().all(|of| of["settings_differ"] == json!([]) && of["clock_off"] == json!(false))
+    }));
+    let other = (trio.leader() + 1) % 3;
+    trio.nodes[other].take().unwrap().terminate().expect(0, &[]);
+    let arguments = [&trio.places[other].arguments()[..], &["--set", "rules.idempotency_seconds=3600"]].concat();
+    let node = Server::start_with(&trio.places[other].folder, &arguments);
+    node.wait_ready();
+    trio.nodes[other] = Some(node);
+    trio.wait_until("everybody sees what differs", |seen| {
+        let number = |of: &Value| usize::try_from(of["node"].as_u64().unwrap()).unwrap();
+        let is_other = |node: usize| node == other + 1;
+        seen["nodes"].as_array().unwrap().iter().all(|of| {
+            // Whoever differs sees all others differ.
+            let differs = if is_other(number(seen)) { !is_other(number(of)) } else { is_other(number(of)) };
+            of["settings_differ"] == if differs { json!(["rules.idempotency_seconds"]) } else { json!([]) }
+        })
+    });
+    let shown = trio.server(trio.leader()).get("/metrics").body;
+    assert!(shown.contains(&format!("tidegate_cluster_settings_differ{{node=\"{}\"}} 1", other + 1)), "{shown}");
+    let target = format!("http://{}", trio.server(trio.leader()).address);
+    let table = run(&["cluster", "status", "--target", &target]).expect(0, &[]).stdout;
+    assert!(table.contains("has other values than") && table.contains("rules.idempotency_seconds"), "{table}");
+    assert!(trio.reserve("buyer", other).is_some(), "it serves as before");
 }

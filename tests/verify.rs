@@ -19,6 +19,90 @@ fn confirmed(sequence: u64) -> Event {
     Event::Confirmed { reservation, quantity: Quantity::ONE, idempotency: None }
 }
 
+/// Castagnoli's checksum, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 })
+    })
+}
+
+/// Has the directory in `folder` be that of node `node` of the cluster that the one in `first` belongs to.
+fn make_member(first: &Path, folder: &Path, node: u64) {
+    let mut identity: serde_json::Value = serde_json::from_slice(&fs::read(first.join("identity.json")).unwrap()).unwrap();
+    identity["node_id"] = node.into();
+    let fields = [
+        "format_version",
+        "cluster_id",
+        "node_id",
+        "partition_hash",
+        "partition_count",
+        "shard_count",
+        "created_at_unix_ms",
+        "idempotency_seconds_min",
+        "secret",
+    ];
+    let covered: String = fields.map(|field| format!("{}\n", identity[field].to_string().trim_matches('"'))).concat();
+    identity["checksum"] = format!("{:08x}", crc32c(covered.as_bytes())).into();
+    fs::write(folder.join("identity.json"), identity.to_string()).unwrap();
+}
+
+/// Directories of members of one cluster, with these logs.
+fn members(logs: &[&[Vec<(u64, Event)>]]) -> Vec<TempDir> {
+    let folders: Vec<TempDir> = logs.iter().map(|_| TempDir::new().unwrap()).collect();
+    for (folder, log) in folders.iter().zip(logs) {
+        write(folder.path(), 1, 0, log);
+    }
+    for (folder, node) in folders.iter().zip(1..) {
+        make_member(folders[0].path(), folder.path(), node);
+    }
+    folders
+}
+
+/// Verifies the directories in `folders` together.
+#[track_caller]
+fn check_members(folders: &[TempDir], code: i32, said: &[&str]) -> serde_json::Value {
+    let paths: Vec<&str> = folders.iter().map(|folder| folder.path().to_str().unwrap()).collect();
+    run(&[&["verify"], &paths[..]].concat()).expect(code, said);
+    serde_json::from_str(&run(&[&["verify", "--json"], &paths[..]].concat()).expect(code, &[]).stdout).unwrap()
+}
+
+#[test]
+fn an_entry_that_was_altered_under_right_checksums_is_found_beside_the_other_members() {
+    let log = |buyer: &str| {
+        vec![
+            vec![(0, created(BOOK_PARTITION, 5))],
+            vec![(1, reserved(1, "ann", 1, 1))],
+            vec![(2, reserved(2, buyer, 1, 2))],
+            vec![(3, confirmed(1))],
+        ]
+    };
+    let (good, altered) = (log("bob"), log("eve"));
+    // Each of them keeps every promise, and a log may end before another does.
+    let verdict = check_members(&members(&[&good, &good, &good[..3]]), 0, &[]);
+    let line = &verdict["comparison"]["shards"][0];
+    assert_eq!((&verdict["good"], &line["agreed"], &line["compared"]), (&true.into(), &3.into(), &4.into()), "{verdict}");
+    assert_eq!(verdict["directories"][2]["report"]["groups"], 3, "{verdict}");
+    assert_eq!(line["ledger"].as_str().map(str::len), Some(16), "{verdict}");
+
+    let said = ["shard 0, entry 3, nodes [1, 3] against [2]", "what node 1 proposed there in term 1 is not the same"];
+    let verdict = check_members(&members(&[&good, &altered, &good]), 1, &said);
+    assert!(verdict["directories"].as_array().unwrap().iter().all(|of| of["good"] == true), "each is good by itself: {verdict}");
+    let differences = verdict["comparison"]["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 1, "{verdict}");
+    assert_eq!((&differences[0]["shard"], &differences[0]["index"]), (&0.into(), &3.into()));
+    assert_eq!(differences[0]["nodes"], serde_json::json!([[1, 3], [2]]));
+}
+
+#[test]
+fn directories_that_are_not_of_different_members_of_one_cluster_are_not_compared() {
+    let log = [vec![(0, created(BOOK_PARTITION, 5))]];
+    let folders = members(&[&log, &log]);
+    make_member(folders[0].path(), folders[1].path(), 1);
+    check_members(&folders, 1, &["are both of node 1"]);
+    let strangers = [members(&[&log]), members(&[&log])].map(|mut one| one.remove(0));
+    check_members(&strangers, 1, &["they are of different clusters"]);
+}
+
 /// Verifies a directory with one shard that holds `groups`.
 #[track_caller]
 fn check(groups: &[Vec<(u64, Event)>], more: &[&str], code: i32, said: &[&str]) {

@@ -102,6 +102,12 @@ pub struct NodeView {
     pub heard_ms: Option<u64>,
     /// How far its clock is ahead of this node's, in milliseconds; `None` if it was not heard of lately.
     pub clock_ahead_ms: Option<i64>,
+    /// By how much that may be wrong at most, in milliseconds.
+    pub clock_error_ms: Option<u64>,
+    /// Whether its clock is further from those of most others than it may be.
+    pub is_clock_off: bool,
+    /// The settings that all should have alike and that it has otherwise than this node.
+    pub settings_differ: Vec<String>,
 }
 
 /// A shard.
@@ -182,6 +188,14 @@ struct NodeDocument {
     heard_ms: Option<u64>,
     /// How far its clock is ahead of this node's, in milliseconds; null if it was not heard of lately.
     clock_ahead_ms: Option<i64>,
+    /// By how much that may be wrong at most, in milliseconds; null if it was not heard of lately.
+    #[schemars(with = "Option<Count>")]
+    clock_error_ms: Option<u64>,
+    /// Whether its clock is further from those of most others than `cluster.clock_skew_ms_max`. Such a node leads nothing that another can lead.
+    clock_off: bool,
+    /// The settings that all nodes should have alike and that it has otherwise than this node.
+    #[schemars(with = "Vec<Opaque>")]
+    settings_differ: Vec<String>,
 }
 
 /// A shard.
@@ -229,6 +243,9 @@ impl From<ClusterView> for ClusterDocument {
             draining: of.is_draining,
             heard_ms: of.heard_ms,
             clock_ahead_ms: of.clock_ahead_ms,
+            clock_error_ms: of.clock_error_ms,
+            clock_off: of.is_clock_off,
+            settings_differ: of.settings_differ,
         });
         let shards = shards.into_iter().map(|ShardView { shard, leader, term, committed, replicas }| {
             let replicas = replicas.into_iter().map(|(node, applied)| ReplicaDocument {
@@ -259,7 +276,17 @@ pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
         Some(ShardDocument { shard: stream.0, leader: Some(node), term: FIRST_TERM, committed, replicas })
     });
     let shards = shards.collect();
-    let alone = NodeDocument { node, address: None, role: role(true), draining: false, heard_ms: Some(0), clock_ahead_ms: Some(0) };
+    let alone = NodeDocument {
+        node,
+        address: None,
+        role: role(true),
+        draining: false,
+        heard_ms: Some(0),
+        clock_ahead_ms: Some(0),
+        clock_error_ms: Some(0),
+        clock_off: false,
+        settings_differ: Vec::new(),
+    };
     replies::json(status::OK, &ClusterDocument { cluster: None, node, nodes: vec![alone], shards })
 }
 

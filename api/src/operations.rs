@@ -113,7 +113,7 @@ const BATCH_LINE: &str = r#"{"op":"reserve","sku":"sneaker-42","user":"u1","quan
 const RESULTS: &str = r#"{"results":[{"status":409,"code":"sold_out","detail":"1 units were asked for and 0 are available"},{"status":404,"code":"unknown_reservation","detail":"there is no reservation of this id"}]}"#;
 const RESULT_LINE: &str = r#"{"status":409,"code":"sold_out","detail":"1 units were asked for and 0 are available"}"#;
 
-const CLUSTER: &str = r#"{"cluster":"0f2c6a5e9b1d4c3f8a7e6d5c4b3a2910","node":1,"nodes":[{"node":1,"address":"node-1.shop:8701","role":"voter","draining":false,"heard_ms":0,"clock_ahead_ms":0},{"node":2,"address":"node-2.shop:8701","role":"voter","draining":false,"heard_ms":312,"clock_ahead_ms":-1}],"shards":[{"shard":0,"leader":1,"term":2,"committed":7,"replicas":[{"node":1,"applied":7,"lag":0},{"node":2,"applied":6,"lag":1}]}]}"#;
+const CLUSTER: &str = r#"{"cluster":"0f2c6a5e9b1d4c3f8a7e6d5c4b3a2910","node":1,"nodes":[{"node":1,"address":"node-1.shop:8701","role":"voter","draining":false,"heard_ms":0,"clock_ahead_ms":0,"clock_error_ms":0,"clock_off":false,"settings_differ":[]},{"node":2,"address":"node-2.shop:8701","role":"voter","draining":false,"heard_ms":312,"clock_ahead_ms":-1,"clock_error_ms":1,"clock_off":false,"settings_differ":["rules.retention_seconds"]}],"shards":[{"shard":0,"leader":1,"term":2,"committed":7,"replicas":[{"node":1,"applied":7,"lag":0},{"node":2,"applied":6,"lag":1}]}]}"#;
 
 /// Of every call with a body.
 const OF_BODIES: [Code; 3] = [Code::BodyTooLarge, Code::UnsupportedMediaType, Code::Overloaded];

@@ -43,6 +43,9 @@ impl ClusterSource for Front {
                 is_draining: true,
                 heard_ms: None,
                 clock_ahead_ms: None,
+                clock_error_ms: None,
+                is_clock_off: true,
+                settings_differ: vec!["rules.retention_seconds".to_owned()],
             }],
             shards: vec![ShardView { shard: 0, leader: Some(2), term: 7, committed: 9, replicas: vec![(1, Some(4)), (2, None)] }],
         }
@@ -219,7 +222,8 @@ async fn the_cluster_is_shown_and_members_come_and_go() {
         json!({
             "cluster": "c",
             "node": 1,
-            "nodes": [{"node": 2, "address": "b:1", "role": "learner", "draining": true, "heard_ms": null, "clock_ahead_ms": null}],
+            "nodes": [{"node": 2, "address": "b:1", "role": "learner", "draining": true, "heard_ms": null, "clock_ahead_ms": null,
+                       "clock_error_ms": null, "clock_off": true, "settings_differ": ["rules.retention_seconds"]}],
             "shards": [{
                 "shard": 0,
                 "leader": 2,

@@ -110,7 +110,8 @@ async fn a_node_that_stands_alone_leads_every_shard() {
         json!({
             "cluster": null,
             "node": 1,
-            "nodes": [{"node": 1, "address": null, "role": "voter", "draining": false, "heard_ms": 0, "clock_ahead_ms": 0}],
+            "nodes": [{"node": 1, "address": null, "role": "voter", "draining": false, "heard_ms": 0, "clock_ahead_ms": 0,
+                       "clock_error_ms": 0, "clock_off": false, "settings_differ": []}],
             "shards": [{
                 "shard": 0,
                 "leader": 1,

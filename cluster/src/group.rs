@@ -15,7 +15,7 @@ use tidegate_persistence::{LogIndex, NodeId, Term};
 use crate::log_store::ReplicatedLog;
 use crate::members::Member;
 use crate::network::{Links, Shards, SnapshotTransfer};
-use crate::shard::{ShardLeader, ShardMachine, Snapshots};
+use crate::shard::{LeaderError, ShardLeader, ShardMachine, Snapshots};
 use crate::state_machine::StateMachine;
 use crate::types::{Raft, TypeConfig, log_index};
 
@@ -84,6 +84,13 @@ pub struct GroupStatus {
     pub members: Vec<GroupMember>,
     /// Whether the members are those of a change between whose two steps it stands.
     pub is_changing: bool,
+}
+
+impl GroupStatus {
+    /// The members that are counted for a quorum.
+    pub fn voters(&self) -> Vec<NodeId> {
+        self.members.iter().filter(|member| member.is_voter).map(|member| member.node).collect()
+    }
 }
 
 /// A change of a group's members.
@@ -179,7 +186,7 @@ impl<S: Snapshots> ShardGroup<S> {
     ///
     /// # Errors
     /// As [`ShardLeader::run`].
-    pub async fn lead(&self, leader: ShardLeader) -> io::Result<()> {
+    pub async fn lead(&self, leader: ShardLeader) -> Result<(), LeaderError> {
         leader.run(self.raft.clone()).await
     }
 
@@ -319,6 +326,11 @@ impl<S: Snapshots> ShardGroup<S> {
             }
         };
         tokio::time::timeout(limit, handed).await.is_ok()
+    }
+
+    /// Whether this node stands for election from now on when it hears of no leader. It votes for others and takes what is handed over either way.
+    pub fn stand_for_election(&self, stands: bool) {
+        self.raft.runtime_config().elect(stands);
     }
 
     fn is_leader(&self) -> bool {

@@ -4,7 +4,11 @@
 //! [`StateMachine`] hands to a shard the groups that are committed. What a group's events mean is for the stock's rules, what a shard does with
 //! them is for the engine. [`network`] is how nodes ask each other, over the connections of [`transport`]. This crate is the only door of openraft.
 
+#[macro_use]
+mod mutant;
+
 mod adopt;
+mod clocks;
 mod group;
 mod log_reader;
 mod log_store;
@@ -20,13 +24,14 @@ mod types;
 mod watch;
 
 pub use adopt::adopt;
+pub use clocks::{ClockMeasure, Clocks};
 pub use group::{ChangeError, GroupMember, GroupParts, GroupStatus, GroupTimes, MemberChange, ShardGroup, group_config};
 pub use log_reader::ReplicatedLogReader;
 pub use log_store::{PositionAt, ReplicatedLog};
 pub use members::{Member, MembersError};
 pub use recovery::{MemberError, RecoveredMember, check_member, recover_member};
 pub use runtime::{Runtime, seed_thread};
-pub use shard::{ShardLeader, ShardLog, ShardMachine, Snapshots, shard_parts};
+pub use shard::{LeaderError, ShardLeader, ShardLog, ShardMachine, Snapshots, shard_parts};
 pub use snapshot_files::{FileIncoming, FileReader, FileSnapshot, SnapshotFileError, SnapshotFiles, SnapshotParts};
 pub use state_machine::{
     CommittedGroup, Machine, MachineSnapshot, Memberships, SnapshotFuture, SnapshotMaker, Standing, StateMachine,

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 use tidegate_engine::copy_whole;
 use tidegate_persistence::{
-    DataDirectory, EntryContent, LogIndex, Promises, Purged, RecoveredReplica, RecoveryError, ReplicatedEntry, SnapshotConsensus,
-    SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotReader, SnapshotWriter, StreamId, set_aside, snapshots,
+    DataDirectory, EntryContent, LogIndex, PayloadError, Promises, Purged, RecoveredReplica, RecoveryError, ReplicatedEntry,
+    SnapshotConsensus, SnapshotError, SnapshotExpectation, SnapshotHeader, SnapshotReader, SnapshotWriter, StreamId, set_aside,
+    snapshots,
 };
 use tidegate_stock::{Ledger, Rules};
 
@@ -152,6 +153,7 @@ fn apply_purged(
             let entry = entry?;
             // It is committed.
             drop(ledger.apply(&entry.event, entry.at));
+            ledger.compare(&entry.event).map_err(|(logged, own)| PayloadError::Sum { logged, own })?;
             events += 1;
         }
         ledger.tidy(group.time, 2 * events);

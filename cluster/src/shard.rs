@@ -27,7 +27,7 @@ use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::{Instant as _, ReadPolicy, ServerState};
 use parking_lot::Mutex;
-use tidegate_engine::{CommitLog, Installed, QuorumVoice, Room, Told};
+use tidegate_engine::{CommitLog, Diverged, Installed, QuorumVoice, Room, Told};
 use tidegate_persistence::{ChainHash, Group, NodeId, RecordHeader, RecordKind, Term};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -122,7 +122,7 @@ impl Line {
             self.give_up_locked(&mut state);
         }
         state.applied = chain;
-        self.voice.tell_committed(room, committed.group, is_own);
+        self.voice.tell_committed(room, committed.group, committed.position.index, is_own);
     }
 
     fn installed(&self, installed: Installed, chain: ChainHash) {
@@ -196,6 +196,17 @@ pub struct ShardLeader {
     proposals: mpsc::UnboundedReceiver<(Term, Group)>,
 }
 
+/// Why a node must stop.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaderError {
+    /// Consensus has stopped.
+    #[error(transparent)]
+    Consensus(#[from] io::Error),
+    /// The shard's ledger is not that of the node that decided. The shard applies nothing more.
+    #[error("the shard's ledger is not that of the node that decided: {0:?}")]
+    Diverged(Diverged),
+}
+
 /// The parts of a shard of `node` that has applied all up to the group with chain hash `applied`: its log, its machine, which keeps snapshots in
 /// `snapshots`, and what has it lead.
 pub fn shard_parts<S: Snapshots>(
@@ -220,10 +231,13 @@ impl ShardLeader {
     /// Works until the shard is gone or consensus has stopped; the shard follows then.
     ///
     /// # Errors
-    /// Why consensus has stopped: the node must stop.
-    pub async fn run<M: Machine>(self, raft: Raft<M>) -> io::Result<()> {
+    /// Why consensus has stopped, or that the shard's ledger is not that of the node that decided: the node must stop.
+    pub async fn run<M: Machine>(self, raft: Raft<M>) -> Result<(), LeaderError> {
         let line = Arc::clone(&self.line);
-        let end = self.lead_and_follow(raft).await;
+        let end = tokio::select! {
+            end = self.lead_and_follow(raft) => end.map_err(LeaderError::Consensus),
+            diverged = line.voice.diverged() => Err(LeaderError::Diverged(diverged)),
+        };
         line.give_up();
         end
     }
@@ -263,6 +277,9 @@ impl ShardLeader {
             {
                 let raft = raft.clone();
                 let question = async move {
+                    if mutant!(DecidesUnsettled) {
+                        return Ok(());
+                    }
                     raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(drop).map_err(|error| error.to_string())
                 };
                 asked = Some((term, Box::pin(question)));

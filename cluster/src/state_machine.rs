@@ -181,7 +181,7 @@ impl<M: Machine> StateMachine<M> {
                 self.memberships.push(self.standing.membership.clone());
             }
             EntryPayload::Normal(Proposal { predecessor, group })
-                if at.is_continued_by(predecessor, group.sequence, group.time) =>
+                if at.is_continued_by(predecessor, group.sequence, group.time) || mutant!(UnchainedTaken) =>
             {
                 let header = RecordHeader {
                     kind: RecordKind::Group,

@@ -15,7 +15,7 @@ use common::members::{RULES, holds};
 use common::{Dialer, Network, PATIENCE, config, start_on};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
-use tidegate_cluster::{Member, Raft, ReplicatedLog, ShardMachine, Snapshots, Standing, StateMachine, shard_parts};
+use tidegate_cluster::{LeaderError, Member, Raft, ReplicatedLog, ShardMachine, Snapshots, Standing, StateMachine, shard_parts};
 use tidegate_engine::{
     Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Installed, Refusal, Sealing,
     ShardStart, Submission, SystemClock, partition_of, quorum_line,
@@ -49,7 +49,7 @@ struct Node {
     id: NodeId,
     engine: Engine,
     raft: Raft<ShardMachine<NoSnapshots>>,
-    leader: JoinHandle<io::Result<()>>,
+    leader: JoinHandle<Result<(), LeaderError>>,
     wal: Wal,
     progress: Arc<CommitProgress>,
 }

@@ -4,6 +4,7 @@
 //! clamped and nothing unknown is skipped. This crate owns names, bounds and defaults; it knows no other room: what a value does is for
 //! the room that gets it, and the assembly hands it over.
 
+mod agreement;
 mod effective;
 mod load;
 mod settings;
@@ -18,7 +19,7 @@ pub use settings::{
     TelemetrySettings, TlsSettings, WORK_COMMANDS_MAX,
 };
 pub use telemetry::{CollectorUrl, Ratio};
-pub use value::{Count, Durability, LogFormat, PeerAddress};
+pub use value::{Count, Durability, LogFormat, OnDivergence, PeerAddress};
 
 /// The shipped settings file: every setting at its default, with what it means. A good start for one's own.
 pub const SHIPPED_FILE: &str = include_str!("../tidegate.toml");

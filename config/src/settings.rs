@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use crate::load::SettingsError;
 use crate::telemetry::{CollectorUrl, Ratio};
-use crate::value::{Count, Durability, LogFormat, PeerAddress, Slot};
+use crate::value::{Count, Durability, LogFormat, OnDivergence, PeerAddress, Slot};
 
 /// Largest payload of one group in the log, in bytes.
 pub const GROUP_PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -350,6 +350,18 @@ pub struct ClusterSettings {
     /// Entries of each shard's log, before its newest snapshot, that are kept for a member that comes back late: 0 to 1,000,000,000. Whoever
     /// lacks more gets the snapshot. Free per process. Default: 100,000.
     pub late_entries_kept: u64,
+    /// Groups of a shard after which whoever decides writes what its ledger comes to behind the next, for the other members to compare theirs
+    /// with: 1 to 1,000,000. Free per process. Default: 1,000.
+    pub sum_groups: u64,
+    /// The same by time: the next group behind so long has it, however few there were. 1 to 86,400 s. Free per process. Default: 10.
+    pub sum_seconds: u64,
+    /// What a member does whose ledger is not that of the node that decided. `stop`: it stops, and does not start again on its directory. `warn`:
+    /// it says so and goes on; for as long as it takes to be rid of a node that decided on a damaged ledger, and no longer. Free per process.
+    /// Default: `stop`.
+    pub on_divergence: OnDivergence,
+    /// How far the clock of a member may be from those of the others: 1 to 60,000 ms. Whoever is further off than most says so, leads nothing that
+    /// another can lead, and does not stand for election while one is there that is not. Same across a cluster. Default: 500.
+    pub clock_skew_ms_max: u64,
 }
 
 impl Default for ClusterSettings {
@@ -365,6 +377,10 @@ impl Default for ClusterSettings {
             election_ms_min: 500,
             election_ms_max: 1_000,
             late_entries_kept: 100_000,
+            sum_groups: 1_000,
+            sum_seconds: 10,
+            on_divergence: OnDivergence::Stop,
+            clock_skew_ms_max: 500,
         }
     }
 }
@@ -497,6 +513,10 @@ impl Settings {
             ("cluster", "election_ms_min", Sight::Open, Slot::Number(&mut cluster.election_ms_min, 50..=60_000)),
             ("cluster", "election_ms_max", Sight::Open, Slot::Number(&mut cluster.election_ms_max, 51..=120_000)),
             ("cluster", "late_entries_kept", Sight::Open, Slot::Number(&mut cluster.late_entries_kept, 0..=1_000_000_000)),
+            ("cluster", "sum_groups", Sight::Open, Slot::Number(&mut cluster.sum_groups, 1..=1_000_000)),
+            ("cluster", "sum_seconds", Sight::Open, Slot::Number(&mut cluster.sum_seconds, 1..=86_400)),
+            ("cluster", "on_divergence", Sight::Open, Slot::OnDivergence(&mut cluster.on_divergence)),
+            ("cluster", "clock_skew_ms_max", Sight::Open, Slot::Number(&mut cluster.clock_skew_ms_max, 1..=60_000)),
             ("output", "format", Sight::Open, Slot::LogFormat(&mut output.format)),
             ("output", "filter", Sight::Open, Slot::Text(&mut output.filter)),
             ("output", "lines_waiting_max", Sight::Open, Slot::Number(&mut output.lines_waiting_max, 1..=1_000_000)),

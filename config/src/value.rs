@@ -37,6 +37,15 @@ pub enum Durability {
     None,
 }
 
+/// What a member of a cluster does whose ledger differs from that of the node that decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDivergence {
+    /// It stops, and does not start again on its directory; written `"stop"`.
+    Stop,
+    /// It says so and goes on; written `"warn"`.
+    Warn,
+}
+
 /// How the program's own log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -90,6 +99,10 @@ impl Choice for Durability {
         &[("power_loss", Self::PowerLoss), ("process_crash", Self::ProcessCrash), ("none", Self::None)];
 }
 
+impl Choice for OnDivergence {
+    const WORDS: &'static [(&'static str, Self)] = &[("stop", Self::Stop), ("warn", Self::Warn)];
+}
+
 impl Choice for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("human", Self::Human), ("json", Self::Json)];
 }
@@ -132,6 +145,8 @@ pub(crate) enum Slot<'a> {
     Collector(&'a mut Option<CollectorUrl>),
     /// One of the durabilities.
     Durability(&'a mut Durability),
+    /// One of its words.
+    OnDivergence(&'a mut OnDivergence),
     /// One of the log formats.
     LogFormat(&'a mut LogFormat),
 }
@@ -211,6 +226,7 @@ impl Slot<'_> {
             Self::Ratio(place) => toml::Value::Float(place.get()),
             Self::Collector(place) => text(&place.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
             Self::Durability(place) => text(word_of(**place)),
+            Self::OnDivergence(place) => text(word_of(**place)),
             Self::LogFormat(place) => text(word_of(**place)),
         }
     }
@@ -268,6 +284,7 @@ impl Slot<'_> {
                 put(place, collector, || "none or an address over plain HTTP, such as http://127.0.0.1:4318,".to_owned())
             }
             Self::Durability(place) => put_choice(place, given),
+            Self::OnDivergence(place) => put_choice(place, given),
             Self::LogFormat(place) => put_choice(place, given),
         }
     }

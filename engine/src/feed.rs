@@ -517,7 +517,7 @@ fn found(entry: &Entry<'_>, image: Image) -> Option<Vec<Found>> {
         Event::Expired { .. } => ChangeKind::Expired,
         Event::Returned { .. } => ChangeKind::Returned,
         Event::Extended { .. } => ChangeKind::Extended,
-        Event::Recalled { .. } => return matches!(image, Image::Nothing).then(Vec::new),
+        Event::Recalled { .. } | Event::Summed { .. } => return matches!(image, Image::Nothing).then(Vec::new),
     };
     match (&entry.event, image) {
         (Event::Reserved { stock, .. }, Image::Granted { change }) => {

@@ -203,6 +203,7 @@ fn made_known(event: &Event) -> (Option<Known<'_>>, Option<Known<'_>>) {
         | Event::StockPaused { .. }
         | Event::StockReopened { .. }
         | Event::StockClosed { .. }
-        | Event::StockArchived { .. } => (None, None),
+        | Event::StockArchived { .. }
+        | Event::Summed { .. } => (None, None),
     }
 }

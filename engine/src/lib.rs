@@ -54,9 +54,9 @@ pub use feed::{ChangeKind, Changed, Feed, FeedError, FeedEvent, FeedPage, FeedSt
 pub use historian::ArchiveError;
 pub use local_log::{LocalCommits, LocalLog};
 pub use metrics::EngineMetrics;
-pub use options::{EngineOptions, OptionError};
+pub use options::{EngineOptions, OnDivergence, OptionError};
 pub use panic::abort_on_panic;
-pub use quorum::{Installed, QuorumLine, QuorumVoice, Room, Told, quorum_line};
+pub use quorum::{Diverged, Installed, QuorumLine, QuorumVoice, Room, Told, quorum_line};
 pub use reading::{for_each_block, replay_log};
 pub use router::{Router, ShardNumber, partition_of};
 pub use sealing::Sealing;

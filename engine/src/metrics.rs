@@ -59,6 +59,8 @@ pub struct EngineMetrics {
     events: Counter,
     log_bytes: Counter,
     lapsed: Counter,
+    sums_same: Counter,
+    sums_different: Counter,
     group_events: Histogram,
     group_bytes: Histogram,
     commit_seconds: Histogram,
@@ -89,6 +91,8 @@ impl Default for EngineMetrics {
             events: Counter::default(),
             log_bytes: Counter::default(),
             lapsed: Counter::default(),
+            sums_same: Counter::default(),
+            sums_different: Counter::default(),
             group_events: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
             group_bytes: Histogram::new(exponential_buckets(64.0, 4.0, 10)),
             commit_seconds: seconds(),
@@ -112,6 +116,12 @@ impl EngineMetrics {
         registry.register("log_events", "Events written to the log", self.events.clone());
         registry.register_with_unit("log_written", "Bytes written to the log", Unit::Bytes, self.log_bytes.clone());
         registry.register("lapsed_reservations", "Reservations whose held units the clock took back", self.lapsed.clone());
+        registry.register("ledger_sums_same", "Sums in the log that were those of this node's ledgers", self.sums_same.clone());
+        registry.register(
+            "ledger_sums_different",
+            "Sums in the log that were not: this node's ledger is not that of the node that decided",
+            self.sums_different.clone(),
+        );
         registry.register("group_events", "Events per proposed group", self.group_events.clone());
         registry.register_with_unit("group", "Bytes per proposed group", Unit::Bytes, self.group_bytes.clone());
         registry.register_with_unit(
@@ -188,6 +198,11 @@ impl EngineMetrics {
 
     pub(crate) fn count_history_failure(&self, operation: HistoryOperation) {
         self.history_failures.get_or_create(&OperationLabels { operation: operation.name() }).inc();
+    }
+
+    /// A sum in the log was compared with the ledger's.
+    pub(crate) fn count_sum(&self, is_same: bool) {
+        if is_same { &self.sums_same } else { &self.sums_different }.inc();
     }
 
     pub(crate) fn count_lapsed(&self, reservations: usize) {

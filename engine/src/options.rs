@@ -26,6 +26,23 @@ pub struct EngineOptions {
     /// the shard. A power of two, at least 4 KiB; while a new one is made, up to twice as many are used. With as many users and keys as bytes, one
     /// stranger in twenty asks the shard all the same, and with more of them more. Default 4 MiB.
     pub known_filter_bytes_max: usize,
+    /// In a cluster, groups of a shard after which whoever decides writes its ledger's sum behind the next, for the others to compare theirs
+    /// with. At least 1. Default 1,000.
+    pub sum_groups: u32,
+    /// The same by time, in seconds: the next group behind so long has one, however few there were. At least 1. Default 10.
+    pub sum_seconds: u32,
+    /// What is done where a sum in the log is not that of the shard's ledger. Default [`OnDivergence::Stop`].
+    pub on_divergence: OnDivergence,
+}
+
+/// What is done where a ledger differs from that of whoever decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDivergence {
+    /// The shard applies nothing more, and the node must stop.
+    #[default]
+    Stop,
+    /// It is told, and the shard goes on. For those whose ledger is known to be the right one.
+    Warn,
 }
 
 impl Default for EngineOptions {
@@ -39,6 +56,9 @@ impl Default for EngineOptions {
             resolved_in_memory_max: 100_000,
             recalls_in_flight_max: 1_024,
             known_filter_bytes_max: 4 * 1024 * 1024,
+            sum_groups: 1_000,
+            sum_seconds: 10,
+            on_divergence: OnDivergence::Stop,
         }
     }
 }
@@ -72,6 +92,8 @@ impl EngineOptions {
             ("group_bytes_max", self.group_bytes_max == 0),
             ("groups_in_flight_max", self.groups_in_flight_max == 0),
             ("recalls_in_flight_max", self.recalls_in_flight_max == 0),
+            ("sum_groups", self.sum_groups == 0),
+            ("sum_seconds", self.sum_seconds == 0),
         ];
         match zero.iter().find(|(_, is_zero)| *is_zero) {
             Some((name, _)) => Err(OptionError::Zero(name)),

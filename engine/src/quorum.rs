@@ -7,9 +7,9 @@ use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
 
-use tidegate_persistence::{Group, GroupSequence, Term};
-use tidegate_stock::Ledger;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tidegate_persistence::{Group, GroupSequence, LogIndex, Term};
+use tidegate_stock::{Ledger, LedgerSum};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::commit::CommitProgress;
 use crate::inbox::Inbox;
@@ -29,6 +29,8 @@ pub enum Told {
     Committed {
         /// The group.
         group: Arc<Group>,
+        /// Its place in the log.
+        index: LogIndex,
         /// Whether the shard itself proposed it since it was last told to lead. Such groups are told in the order proposed.
         is_own: bool,
     },
@@ -52,13 +54,26 @@ impl fmt::Debug for Told {
         match self {
             Self::Lead(term) => formatter.debug_tuple("Lead").field(term).finish(),
             Self::Follow => formatter.write_str("Follow"),
-            Self::Committed { group, is_own } => {
+            Self::Committed { group, is_own, .. } => {
                 formatter.debug_struct("Committed").field("sequence", &group.sequence).field("is_own", is_own).finish()
             }
             Self::Prepare(_) => formatter.write_str("Prepare"),
             Self::Install(installed) => formatter.debug_struct("Install").field("at", &installed.at).finish_non_exhaustive(),
         }
     }
+}
+
+/// A sum in the log that is not that of the shard's ledger: this node's ledger, or that of the node that decided, is not what the log makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Diverged {
+    /// The entry with the sum.
+    pub index: LogIndex,
+    /// The group that it is.
+    pub sequence: GroupSequence,
+    /// What the log says: the sum of the ledger of whoever decided.
+    pub logged: LedgerSum,
+    /// The sum of this node's ledger.
+    pub own: LedgerSum,
 }
 
 /// Something told, and its room in the line.
@@ -77,6 +92,7 @@ pub struct Room(OwnedSemaphorePermit);
 pub struct QuorumVoice {
     inbox: Arc<Inbox<Message>>,
     room: Arc<Semaphore>,
+    diverged: watch::Receiver<Option<Diverged>>,
 }
 
 /// The shard's end.
@@ -84,6 +100,7 @@ pub struct QuorumVoice {
 pub struct QuorumLine {
     inbox: Arc<Inbox<Message>>,
     room: Arc<Semaphore>,
+    diverged: watch::Sender<Option<Diverged>>,
 }
 
 impl Drop for QuorumLine {
@@ -98,8 +115,9 @@ impl Drop for QuorumLine {
 pub fn quorum_line(progress: &CommitProgress) -> (QuorumVoice, QuorumLine) {
     let inbox = Inbox::new(Arc::clone(progress.wake()));
     let room = Arc::new(Semaphore::new(GROUPS_WAITING_MAX));
-    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::clone(&room) };
-    (voice, QuorumLine { inbox, room })
+    let (diverged, told) = watch::channel(None);
+    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::clone(&room), diverged: told };
+    (voice, QuorumLine { inbox, room, diverged })
 }
 
 impl QuorumVoice {
@@ -111,9 +129,22 @@ impl QuorumVoice {
         }
     }
 
-    /// Tells the shard of a committed group, for which there is `room`. Does not wait.
-    pub fn tell_committed(&self, room: Room, group: Arc<Group>, is_own: bool) {
-        self.inbox.put(Message { told: Told::Committed { group, is_own }, _room: Some(room.0) });
+    /// Tells the shard of a committed group at `index` of the log, for which there is `room`. Does not wait.
+    pub fn tell_committed(&self, room: Room, group: Arc<Group>, index: LogIndex, is_own: bool) {
+        self.inbox.put(Message { told: Told::Committed { group, index, is_own }, _room: Some(room.0) });
+    }
+
+    /// Waits until the shard has stopped because its ledger differs; for ever where it never does.
+    pub async fn diverged(&self) -> Diverged {
+        let mut told = self.diverged.clone();
+        let found = match told.wait_for(Option::is_some).await {
+            Ok(found) => *found,
+            Err(_) => None,
+        };
+        match found {
+            Some(diverged) => diverged,
+            None => pending().await,
+        }
     }
 
     /// Waits until the shard hands nothing more to the history, which it does not until a ledger is installed: what comes with that ledger
@@ -133,6 +164,11 @@ impl QuorumVoice {
 impl QuorumLine {
     pub(crate) fn has_items(&self) -> bool {
         self.inbox.has_items()
+    }
+
+    /// The shard stops here.
+    pub(crate) fn diverge(&self, diverged: Diverged) {
+        self.diverged.send_replace(Some(diverged));
     }
 
     pub(crate) fn take(&self) -> Vec<Message> {

@@ -6,8 +6,8 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
 use tidegate_persistence::{
-    DataDirectory, LogPosition, PayloadError, RecoveredGroup, RecoveredStream, RecoveryError, SnapshotError, SnapshotReader,
-    StreamId,
+    Damage, DamageKind, DataDirectory, LogIndex, LogPosition, PayloadError, RecoveredGroup, RecoveredStream, RecoveryError,
+    SnapshotError, SnapshotReader, StreamId,
 };
 use tidegate_stock::ahead::LOOKS_TOGETHER;
 use tidegate_stock::{Event, Ledger, SnapshotItem, Timestamp};
@@ -78,9 +78,9 @@ pub fn replay_log(
         let applying = scope.spawn(move || {
             let mut ledger = ledger;
             for stretch in stretches {
-                stretch.apply(&mut ledger);
+                stretch.apply(&mut ledger)?;
             }
-            ledger
+            Ok(ledger)
         });
         let mut stretch = Stretch::default();
         let read = directory.replay_from(stream, start, |group| {
@@ -92,8 +92,10 @@ pub fn replay_log(
         });
         stretch.send(&sender);
         drop(sender);
-        let ledger = applying.join().unwrap_or_else(|panic| resume_unwind(panic));
-        Ok((ledger, read?))
+        match applying.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+            Ok(ledger) => Ok((ledger, read?)),
+            Err((index, error)) => Err(Damage { stream, index, part: 0, what: DamageKind::Payload(error) }.into()),
+        }
     })
 }
 
@@ -101,8 +103,8 @@ pub fn replay_log(
 #[derive(Default)]
 struct Stretch {
     events: Vec<(Event, Timestamp)>,
-    /// Where each group ends among the events, and its time.
-    ends: Vec<(usize, Timestamp)>,
+    /// Where each group ends among the events, its time and its entry.
+    ends: Vec<(usize, Timestamp, LogIndex)>,
 }
 
 impl Stretch {
@@ -111,19 +113,21 @@ impl Stretch {
             let entry = entry?;
             self.events.push((entry.event, entry.at));
         }
-        self.ends.push((self.events.len(), group.time));
+        self.ends.push((self.events.len(), group.time, group.index));
         Ok(())
     }
 
     fn send(self, sender: &SyncSender<Self>) {
-        // Whoever applies them has panicked; that is told when it is joined.
+        // Whoever applies them has panicked or found a fault; that is told when it is joined.
         let _ = sender.send(self);
     }
 
-    fn apply(self, ledger: &mut Ledger) {
+    /// # Errors
+    /// The first entry that says of the ledger what is not so.
+    fn apply(self, ledger: &mut Ledger) -> Result<(), (LogIndex, PayloadError)> {
         let mut begin = 0;
         let mut looked_at = 0;
-        for (end, time) in self.ends {
+        for (end, time, index) in self.ends {
             for place in begin..end {
                 if place == looked_at {
                     let next = self.events[place..].iter().take(LOOKS_TOGETHER);
@@ -133,10 +137,12 @@ impl Stretch {
                 let (event, at) = &self.events[place];
                 // What is in the log happened: nothing of it is ever undone.
                 drop(ledger.apply(event, *at));
+                ledger.compare(event).map_err(|(logged, own)| (index, PayloadError::Sum { logged, own }))?;
             }
             // A group adds at most one key an event, so keys whose time is over never gather.
             ledger.tidy(time, 2 * (end - begin));
             begin = end;
         }
+        Ok(())
     }
 }

@@ -121,6 +121,9 @@ pub(crate) struct ShardActor {
     /// The latest time that any batch was stamped with.
     newest: Timestamp,
     stopping: Option<oneshot::Sender<()>>,
+    /// Groups proposed since the ledger's sum was last written to the log, and when that was.
+    groups_since_sum: u32,
+    summed_at: Timestamp,
 }
 
 struct OpenGroup {
@@ -221,6 +224,8 @@ impl ShardActor {
             image: Vec::new(),
             newest,
             stopping: None,
+            groups_since_sum: 0,
+            summed_at: newest,
         }
     }
 
@@ -536,6 +541,7 @@ impl ShardActor {
         if !self.has_room_in_flight() {
             return;
         }
+        self.write_sum_if_due();
         let Some(mut open) = self.open.take() else { return };
         let Role::Leads(term) = self.role else { unreachable!("a shard that follows opens no group") };
         let views = open.views(&self.parts.ledger);
@@ -549,6 +555,24 @@ impl ShardActor {
         let inverses = open.inverses;
         self.in_flight.push_back(InFlight { sequence, time, proposed_at: Instant::now(), views, next_lapse, inverses });
         self.parts.log.propose(term, group);
+    }
+
+    /// Ends the open group with what the ledger comes to, if it is time: nodes that apply it compare theirs. A node that stands alone has nobody
+    /// to compare.
+    fn write_sum_if_due(&mut self) {
+        if self.parts.quorum.is_none() || self.open.as_ref().is_none_or(|open| open.builder.events() == 0) {
+            return;
+        }
+        self.groups_since_sum += 1;
+        let options = &self.parts.options;
+        let at = self.parts.ledger.last_applied();
+        let waited_ms = at.unix_ms().saturating_sub(self.summed_at.unix_ms());
+        if self.groups_since_sum < options.sum_groups && waited_ms < u64::from(options.sum_seconds) * 1_000 {
+            return;
+        }
+        (self.groups_since_sum, self.summed_at) = (0, at);
+        let sum = self.parts.ledger.sum();
+        self.apply(&Event::Summed { sum }, &Acted::Clock, at);
     }
 
     /// A time that every committed event has reached and no uncommitted one precedes.

@@ -20,6 +20,8 @@ mod reference;
 mod rows;
 #[path = "../../stock/tests/support/seeds.rs"]
 mod seeds;
+#[path = "../../stock/tests/support/sum.rs"]
+mod sum;
 #[allow(dead_code, reason = "some of it is for the model of the core alone")]
 #[path = "../../stock/tests/model/translate.rs"]
 mod translate;

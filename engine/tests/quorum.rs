@@ -15,14 +15,15 @@ use support::{
 };
 use tempfile::TempDir;
 use tidegate_engine::{
-    Answer, CommitProgress, Content, Cursor, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Fault, Feed, HistoryStart,
-    Installed, LocalCommits, ManualClock, Pending, QuorumVoice, Refusal, ShardReport, ShardStart, Submission, Told, quorum_line,
+    Answer, CommitProgress, Content, Cursor, Diverged, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Fault, Feed,
+    HistoryStart, Installed, LocalCommits, ManualClock, OnDivergence, Pending, QuorumVoice, Refusal, ShardReport, ShardStart,
+    Submission, Told, quorum_line,
 };
 use tidegate_persistence::{
-    Group, GroupSequence, History, HistoryKey, HistoryOptions, MemoryStore, NodeId, RecoveredStream, StreamId, Term, Wal,
-    WalOptions,
+    Group, GroupBuilder, GroupSequence, History, HistoryKey, HistoryOptions, LogIndex, MemoryStore, NodeId, RecoveredStream,
+    StreamId, Term, Wal, WalOptions,
 };
-use tidegate_stock::{Ledger, Rejection, ReservationId, ReservationState, ReservationView, StockView};
+use tidegate_stock::{Event, Ledger, LedgerSum, Rejection, ReservationId, ReservationState, ReservationView, StockView};
 
 const STREAM: StreamId = StreamId::log(0);
 
@@ -39,12 +40,13 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
-        Self::start_with(EngineOptions::default(), None)
+        // Sums are for the tests that ask for them.
+        Self::start_with(EngineOptions { sum_seconds: 86_400, ..EngineOptions::default() }, None)
     }
 
     /// A node that lets go of what is over at once.
     fn start_tiered(history: &Arc<History>) -> Self {
-        let options = EngineOptions { resolved_in_memory_max: 0, ..EngineOptions::default() };
+        let options = EngineOptions { resolved_in_memory_max: 0, sum_seconds: 86_400, ..EngineOptions::default() };
         let on_failure = Box::new(|error: &_| panic!("the history failed: {error}"));
         Self::start_with(options, Some(HistoryStart { store: Arc::clone(history), on_failure }))
     }
@@ -105,7 +107,7 @@ impl Node {
     async fn commit_next(&mut self, others: &[&Self]) -> Group {
         let group = self.next();
         let shared = Arc::new(group.clone());
-        self.quorum.tell_committed(self.quorum.room().await, Arc::clone(&shared), true);
+        self.quorum.tell_committed(self.quorum.room().await, Arc::clone(&shared), LogIndex(group.sequence.0), true);
         for other in others {
             other.hear(&group).await;
         }
@@ -121,7 +123,7 @@ impl Node {
 
     /// Tells it of a group of another node, and waits until it has applied it.
     async fn hear(&self, group: &Group) {
-        self.quorum.tell_committed(self.quorum.room().await, Arc::new(group.clone()), false);
+        self.quorum.tell_committed(self.quorum.room().await, Arc::new(group.clone()), LogIndex(group.sequence.0), false);
         self.until(|node| node.progress.committed() >= group.sequence).await;
         self.report().await;
     }
@@ -274,7 +276,7 @@ async fn what_was_answered_before_stays_and_what_was_not_is_undone_group_by_grou
         }
     }
     // The first is committed, nothing is known of the others.
-    node.quorum.tell_committed(node.quorum.room().await, Arc::new(groups[0].clone()), true);
+    node.quorum.tell_committed(node.quorum.room().await, Arc::new(groups[0].clone()), LogIndex(1), true);
     node.follow().await;
     let mut outcomes = Vec::new();
     for pending in pending {
@@ -537,4 +539,93 @@ async fn the_feed_of_a_node_ends_where_its_log_does_and_goes_on_when_it_has_more
     wal.writer().sync().unwrap();
     assert_eq!(changes(Some(&behind_first)).0, 2);
     wal.stop().unwrap();
+}
+
+/// Options with which every second group ends with the ledger's sum.
+fn with_sums(on_divergence: OnDivergence) -> EngineOptions {
+    EngineOptions { sum_groups: 2, on_divergence, ..EngineOptions::default() }
+}
+
+/// The sum that a group ends with, if it does.
+fn sum_in(group: &Group) -> Option<LedgerSum> {
+    let events: Vec<Event> = group.entries().unwrap().map(|entry| entry.unwrap().event).collect();
+    match events.last() {
+        Some(Event::Summed { sum }) => Some(*sum),
+        _ => None,
+    }
+}
+
+/// `group`, whose sum is `sum`.
+fn with_sum(group: &Group, sum: LedgerSum) -> Group {
+    let mut made = GroupBuilder::new(group.sequence, group.time);
+    for entry in group.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if let Event::Summed { sum: said } = &mut entry.event {
+            *said = sum;
+        }
+        made.push(&entry.event, &entry.actor, entry.at, entry.image);
+    }
+    made.finish()
+}
+
+#[tokio::test]
+async fn every_so_often_whoever_decides_says_what_its_ledger_comes_to_and_the_others_find_it_so() {
+    let (mut first, second) =
+        (Node::start_with(with_sums(OnDivergence::Stop), None), Node::start_with(with_sums(OnDivergence::Stop), None));
+    first.lead(1).await;
+    let mut sums = Vec::new();
+    for submission in [create("lamp", 9, 600), reserve("lamp", "ann"), reserve("lamp", "bob"), reserve("lamp", "carl")] {
+        let pending = first.submit(submission);
+        let group = first.commit_next(&[&second]).await;
+        answer(pending).await.unwrap();
+        sums.push(sum_in(&group));
+    }
+    let open_holds: Vec<_> = sums.iter().map(|sum| sum.map(|sum| (sum.stocks, sum.open_holds))).collect();
+    assert_eq!(open_holds, [None, Some((1, 1)), None, Some((1, 3))]);
+    assert_eq!(second.holds().await, first.holds().await);
+    // By time as well, however few groups there were.
+    first.clock.set(START.plus_seconds(10));
+    let pending = first.submit(reserve("lamp", "dora"));
+    assert!(sum_in(&first.commit_next(&[&second]).await).is_some());
+    answer(pending).await.unwrap();
+    first.engine.stop().await;
+    second.engine.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_comes_to_another_sum_shows_nothing_more_and_says_so() {
+    let (mut first, second) =
+        (Node::start_with(with_sums(OnDivergence::Stop), None), Node::start_with(with_sums(OnDivergence::Stop), None));
+    first.lead(1).await;
+    first.call(create("lamp", 9, 600), &[&second]).await.unwrap();
+    let pending = first.submit(reserve("lamp", "ann"));
+    let group = first.commit_next(&[]).await;
+    answer(pending).await.unwrap();
+    let own = sum_in(&group).unwrap();
+    let logged = LedgerSum { hash: own.hash ^ 1, ..own };
+    let room = second.quorum.room().await;
+    second.quorum.tell_committed(room, Arc::new(with_sum(&group, logged)), LogIndex(7), false);
+    let diverged = tokio::time::timeout(PATIENCE, second.quorum.diverged()).await.expect("it says so");
+    assert_eq!(diverged, Diverged { index: LogIndex(7), sequence: group.sequence, logged, own });
+    second.until(|node| node.progress.has_failed()).await;
+    assert_eq!((second.progress.committed(), second.view().available), (GroupSequence(1), 9), "nothing of it is shown");
+    first.engine.stop().await;
+    second.engine.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_is_told_that_its_ledger_is_the_right_one_goes_on() {
+    let (mut first, second) =
+        (Node::start_with(with_sums(OnDivergence::Stop), None), Node::start_with(with_sums(OnDivergence::Warn), None));
+    first.lead(1).await;
+    first.call(create("lamp", 9, 600), &[&second]).await.unwrap();
+    let pending = first.submit(reserve("lamp", "ann"));
+    let group = first.commit_next(&[]).await;
+    answer(pending).await.unwrap();
+    let sum = sum_in(&group).unwrap();
+    second.hear(&with_sum(&group, LedgerSum { open_holds: 2, ..sum })).await;
+    first.call(reserve("lamp", "bob"), &[&second]).await.unwrap();
+    assert_eq!(second.holds().await, first.holds().await);
+    first.engine.stop().await;
+    second.engine.stop().await;
 }

@@ -5,6 +5,7 @@
 //! <directory>/identity.json  whose it is
 //! <directory>/log/           the log, a row of segments
 //! <directory>/durable        up to where the log is durable
+//! <directory>/diverged.json  that a ledger made of the log was another than that of the node that decided
 //! ```
 //!
 //! Everything is refused that does not match; nothing is repaired.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use postcard::ser_flavors::Flavor;
 use tidegate_stock::values::check_identifier;
-use tidegate_stock::{Event, IdentifierError, Timestamp};
+use tidegate_stock::{Event, IdentifierError, LedgerSum, Timestamp};
 
 use crate::record::GroupSequence;
 
@@ -184,6 +184,14 @@ pub enum PayloadError {
     /// Bytes are left behind the last entry.
     #[error("{0} bytes are left behind the last entry")]
     Trailing(usize),
+    /// It says what the ledger of whoever decided came to, and that of whoever reads comes to something else.
+    #[error("the ledger of the node that decided came to {logged}, and what was read before comes to {own}")]
+    Sum {
+        /// What it says.
+        logged: LedgerSum,
+        /// What was made of the log.
+        own: LedgerSum,
+    },
 }
 
 /// The number of entries that `payload` announces.

@@ -12,6 +12,7 @@ pub mod archive;
 mod contents;
 pub mod directory;
 pub mod disk;
+mod divergence;
 mod front_to_end;
 pub mod group;
 pub mod history;
@@ -37,6 +38,7 @@ pub use archive::{
     ARCHIVE_PIECE_BYTES_MAX, ArchiveError, ArchiveReader, ArchiveTotals, ArchiveWriter, HistoryCopyError, Piece, copy_history,
 };
 pub use directory::{DataDirectory, DirectoryOptions, OpenError};
+pub use divergence::{DIVERGENCE_FILE, Divergence, note_divergence, noted_divergence};
 pub use group::{Actor, ActorName, Entry, Group, GroupBuilder, PayloadError, decode_entries};
 pub use history::{History, HistoryError, HistoryKey, HistoryOptions, HistoryRange, HistoryRecord, asking_history};
 pub use identity::{IDENTITY_FILE, Identity, IdentityExpectation, PARTITION_HASH, PARTITIONS, Secret};

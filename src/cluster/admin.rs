@@ -136,6 +136,7 @@ impl Shared {
 
     fn view(&self) -> ClusterView {
         let (statuses, deciding) = (self.statuses(), self.deciding());
+        let (clocks, voters, differ) = (self.clocks(), self.voters(), self.settings_differ());
         let heard = self.heard.lock();
         let lately = |node: NodeId| heard.get(&node).filter(|heard| heard.is_recent());
         let mut nodes: BTreeMap<NodeId, NodeView> = BTreeMap::new();
@@ -151,7 +152,10 @@ impl Shared {
                     of.is_some_and(|of| of.standing.is_draining)
                 },
                 heard_ms: if is_here { Some(0) } else { of.map(|of| millis(of.at.elapsed())) },
-                clock_ahead_ms: if is_here { Some(0) } else { of.map(|of| of.clock_ahead_ms) },
+                clock_ahead_ms: if is_here { Some(0) } else { of.map(|of| of.clock.ahead_ms) },
+                clock_error_ms: if is_here { Some(0) } else { of.map(|of| of.clock.error_ms) },
+                is_clock_off: clocks.is_off(member.node, &voters),
+                settings_differ: differ.get(&member.node).cloned().unwrap_or_default(),
             });
             known.is_voter &= member.is_voter;
         }
@@ -190,7 +194,7 @@ impl Shared {
         };
         // A voter that comes back with nothing has forgotten how it voted.
         let is_voter = |status: &GroupStatus| status.members.iter().any(|member| member.node == node && member.is_voter);
-        if node == self.node() || self.statuses().iter().any(is_voter) {
+        if (node == self.node() || self.statuses().iter().any(is_voter)) && !mutant!(NumberUsedAgain) {
             let what = format!(
                 "node {node} is counted in this cluster already, and has its data directory; where that is lost, the node leaves for good, \
                  and another joins under another number"

@@ -307,6 +307,10 @@ struct SeenNode {
     draining: bool,
     heard_ms: Option<u64>,
     clock_ahead_ms: Option<i64>,
+    #[serde(default)]
+    clock_off: bool,
+    #[serde(default)]
+    settings_differ: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -363,6 +367,17 @@ fn table(seen: &Seen) -> String {
             or_none(of.heard_ms.map(|heard| heard.to_string())),
             or_none(of.clock_ahead_ms.map(|ahead| format!("{ahead:+}"))),
         );
+    }
+    for of in seen.nodes.iter().filter(|of| of.clock_off) {
+        let _ = writeln!(
+            text,
+            "\nThe clock of node {} is off from those of most others: it leads nothing that another can lead.",
+            of.node
+        );
+    }
+    for of in seen.nodes.iter().filter(|of| !of.settings_differ.is_empty()) {
+        let names = of.settings_differ.join(", ");
+        let _ = writeln!(text, "\nNode {} has other values than node {} of: {names}.", of.node, seen.node);
     }
     let _ = writeln!(text, "\n{:>5}  {:>6} {:>6} {:>12}  groups that each node lacks", "shard", "leader", "term", "committed");
     for of in &seen.shards {

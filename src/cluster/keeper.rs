@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tidegate_cluster::{ChangeError, GroupMember, MemberChange};
+use tidegate_cluster::{ChangeError, ClockMeasure, GroupMember, MemberChange};
 use tidegate_persistence::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -30,7 +30,7 @@ const SPREAD: Duration = Duration::from_secs(3);
 const SPREAD_DRAINING: Duration = Duration::from_millis(500);
 
 /// Entries that a node that has joined may lack when it is counted from then on.
-const PROMOTE_BEHIND_MAX: u64 = 1_000;
+pub(super) const PROMOTE_BEHIND_MAX: u64 = 1_000;
 
 /// How long a change of the members is waited for.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
@@ -64,10 +64,9 @@ pub(super) async fn hear(shared: &Shared, node: NodeId, address: &str) {
     let answer = shared.links.ask(node, address, Question::Standing.encode(), ANSWER_MAX).await;
     match answer.map_err(|error| error.to_string()).and_then(|answer| decode_standing(&answer)) {
         Ok(standing) => {
-            // What it said, it said at about the middle of the time that it took.
-            let middle = asked_at.saturating_add(u64::try_from(asked.elapsed().as_millis() / 2).unwrap_or(0));
-            let clock_ahead_ms = i64::try_from(i128::from(standing.unix_ms) - i128::from(middle)).unwrap_or(i64::MAX);
-            shared.heard.lock().insert(node, Heard { at: asked, standing, clock_ahead_ms });
+            let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let clock = ClockMeasure::of(asked_at, took_ms, standing.unix_ms);
+            shared.heard.lock().insert(node, Heard { at: asked, standing, clock });
         }
         // The links say in the log what is wrong with a connection.
         Err(why) => tracing::debug!(node = node.0, why, "a node does not say how it stands"),

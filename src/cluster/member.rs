@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -19,21 +20,24 @@ use parking_lot::Mutex;
 use tidegate_api::{Answering, Door};
 use tidegate_cluster::network::{Links, Server, Shards};
 use tidegate_cluster::{
-    GroupMember, GroupParts, GroupStatus, MemberError as ReplicaError, Memberships, RecoveredMember, ReplicatedLog, ShardGroup,
-    ShardLeader, ShardMachine, SnapshotFiles, SnapshotParts, Standing as LogStanding, StateMachine, recover_member, shard_parts,
+    ClockMeasure, Clocks, GroupMember, GroupParts, GroupStatus, LeaderError, MemberError as ReplicaError, Memberships,
+    RecoveredMember, ReplicatedLog, ShardGroup, ShardLeader, ShardMachine, SnapshotFiles, SnapshotParts, Standing as LogStanding,
+    StateMachine, recover_member, shard_parts,
 };
 use tidegate_config::{Durability, Settings};
 use tidegate_engine::{
-    Clock, CommitProgress, Engine, EngineMetrics, EngineParts, HistoryStart, LocalCommits, OptionError, Sealing, ShardStart,
-    SteadyClock, quorum_line,
+    Clock, CommitProgress, Diverged, Engine, EngineMetrics, EngineParts, HistoryStart, LocalCommits, OptionError, Sealing,
+    ShardStart, SteadyClock, quorum_line,
 };
 use tidegate_persistence::{
-    DataDirectory, History, Identity, NodeId, OpenError, RecoveredReplica, SnapshotError, StreamId, Wal, WalError, snapshots,
+    DIVERGENCE_FILE, DataDirectory, Divergence, History, Identity, NodeId, OpenError, RecoveredReplica, SnapshotError, StreamId,
+    Wal, WalError, note_divergence, snapshots,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::agreement;
 use super::desk::MemberDesk;
 use super::endpoint::{EndpointFault, Membership, endpoint};
 use super::keeper;
@@ -137,6 +141,10 @@ pub(crate) struct Shared {
     pub(super) caught_up: watch::Sender<bool>,
     pub(super) handle: Handle,
     pub(super) metrics: Arc<ClusterMetrics>,
+    /// How far clocks may be apart, in milliseconds.
+    pub(super) clock_skew_ms_max: u64,
+    /// The settings that should be those of all members, by name.
+    pub(super) settings: BTreeMap<String, u64>,
 }
 
 /// What a shard's snapshots are made with.
@@ -151,8 +159,8 @@ pub(super) struct SnapshotsOfShard {
 pub(super) struct Heard {
     pub(super) at: Instant,
     pub(super) standing: Standing,
-    /// How far its clock is ahead of this node's, in milliseconds, give or take half the time that the question took.
-    pub(super) clock_ahead_ms: i64,
+    /// How its clock stands to this node's.
+    pub(super) clock: ClockMeasure,
 }
 
 impl Heard {
@@ -190,6 +198,8 @@ pub(crate) enum MemberFailure {
     History(String),
     /// A shard's consensus, with its error.
     Consensus(String),
+    /// A ledger is not that of the node that decided, and the directory says so.
+    Diverged(String),
 }
 
 /// Whether `directory` belongs to a member of a cluster that has voted or been asked to.
@@ -218,6 +228,16 @@ pub(super) fn recover(settings: &Settings, directory: &DataDirectory) -> Result<
     let shards: Vec<u16> = (0..identity.shards).collect();
     let recovered = parallel::map(&shards, |shard| recover_member(directory, *shard, rules, seed));
     Ok(recovered.into_iter().collect::<Result<_, ReplicaError>>()?)
+}
+
+/// Notes in the data directory at `path` that the ledger of `shard` is another than that of the node that decided, before anybody hears of it.
+fn note_diverged(path: &Path, shard: u16, diverged: Diverged) -> MemberFailure {
+    let Diverged { index, sequence, logged, own } = diverged;
+    let divergence = Divergence { shard, index: index.0, group: sequence.0, logged, own };
+    if let Err(error) = note_divergence(path, &divergence) {
+        tracing::error!(%error, file = DIVERGENCE_FILE, "the data directory could not be marked, and must not be started again");
+    }
+    MemberFailure::Diverged(divergence.to_string())
 }
 
 impl Member {
@@ -282,7 +302,7 @@ impl Member {
         let clock: Arc<dyn Clock> = Arc::new(clock);
         let failed = on_failure.clone();
         let engine = Engine::start(EngineParts {
-            options: engine_options(&settings.engine),
+            options: engine_options(settings),
             sealing,
             clock: Arc::clone(&clock),
             metrics,
@@ -314,14 +334,18 @@ impl Member {
             membership,
             history_range_seconds: history_options(settings).range_seconds,
             metrics: cluster_metrics,
+            clock_skew_ms_max: settings.cluster.clock_skew_ms_max,
+            settings: settings.same_across_cluster(),
         });
         shared.metrics.watch(&shared);
         let (leaders, keepers, server) = runtime.block_on(async {
-            let leaders = leaders.into_iter().zip(shared.groups.clone()).map(|(leader, group)| {
-                let on_failure = on_failure.clone();
+            let leaders = (0_u16..).zip(leaders).zip(shared.groups.clone()).map(|((shard, leader), group)| {
+                let (on_failure, path) = (on_failure.clone(), path.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = group.lead(leader).await {
-                        on_failure(MemberFailure::Consensus(error.to_string()));
+                    match group.lead(leader).await {
+                        Ok(()) => {}
+                        Err(LeaderError::Consensus(error)) => on_failure(MemberFailure::Consensus(error.to_string())),
+                        Err(LeaderError::Diverged(diverged)) => on_failure(note_diverged(&path, shard, diverged)),
                     }
                 })
             });
@@ -329,6 +353,7 @@ impl Member {
                 tokio::spawn(keeper::listen(Arc::clone(&shared))),
                 tokio::spawn(keeper::tend(Arc::clone(&shared))),
                 tokio::spawn(keeper::spread(Arc::clone(&shared))),
+                tokio::spawn(agreement::watch(Arc::clone(&shared))),
             ];
             let desk = Arc::new(MemberDesk(Arc::clone(&shared)));
             let server = Server::start(listener, endpoint, shards, desk).map_err(MemberError::Consensus)?;
@@ -495,7 +520,15 @@ impl Shared {
             unix_ms: self.clock.now().unix_ms(),
             shards: shards.collect(),
             is_draining: self.is_draining.load(Ordering::Acquire),
+            settings: self.settings.clone(),
         }
+    }
+
+    /// The clocks, as far as they are known.
+    pub(super) fn clocks(&self) -> Clocks {
+        let heard = self.heard.lock();
+        let recent = heard.iter().filter(|(_, heard)| heard.is_recent()).map(|(node, heard)| (*node, heard.clock));
+        Clocks::new(self.node(), self.clock_skew_ms_max, recent)
     }
 
     /// What this node waits for before it may serve; `None` once there is nothing.
@@ -550,14 +583,18 @@ impl Shared {
         }
     }
 
-    /// The members other than this node that could lead a shard: they are counted, there, and not being drained themselves.
+    /// The members other than this node that could lead a shard: they are counted, there, and not being drained themselves. Those whose clocks
+    /// are off are left out, if any other is left.
     pub(super) fn able_to_lead(&self, status: &GroupStatus) -> Vec<GroupMember> {
-        let heard = self.heard.lock();
+        let heard = self.heard.lock().clone();
         let is_able = |member: &&GroupMember| {
             let of = heard.get(&member.node).filter(|heard| heard.is_recent());
             member.is_voter && member.node != self.node() && of.is_some_and(|of| !of.standing.is_draining)
         };
-        status.members.iter().filter(is_able).cloned().collect()
+        let able: Vec<GroupMember> = status.members.iter().filter(is_able).cloned().collect();
+        let (clocks, voters) = (self.clocks(), status.voters());
+        let agreeing: Vec<GroupMember> = able.iter().filter(|member| !clocks.is_off(member.node, &voters)).cloned().collect();
+        if agreeing.is_empty() { able } else { agreeing }
     }
 
     /// The shards that this node leads in the eyes of consensus, whether it decides for them or not.

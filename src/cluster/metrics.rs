@@ -15,7 +15,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tidegate_api::ForwardFailure;
-use tidegate_cluster::GroupStatus;
+use tidegate_cluster::{ClockMeasure, GroupStatus};
 use tidegate_persistence::{NodeId, Term};
 
 use super::member::Shared;
@@ -128,7 +128,9 @@ type ReadGauge = fn(&ShardRow) -> Option<u64>;
 struct NodeRow {
     label: NodeLabel,
     heard: Duration,
-    clock_ahead_ms: Option<i64>,
+    clock: Option<ClockMeasure>,
+    is_clock_off: bool,
+    settings_differ: Option<u64>,
 }
 
 impl Shown {
@@ -156,6 +158,7 @@ impl Shown {
 
     fn nodes(shared: &Shared, since: Instant) -> Vec<NodeRow> {
         let others = shared.others();
+        let (clocks, voters, differ) = (shared.clocks(), shared.voters(), shared.settings_differ());
         let heard = shared.heard.lock();
         let row = |node: &NodeId| {
             let heard = heard.get(node);
@@ -163,7 +166,9 @@ impl Shown {
                 label: NodeLabel { node: node.0 },
                 // Whoever was never heard has been silent since this node is a member that runs.
                 heard: heard.map_or_else(|| since.elapsed(), |heard| heard.at.elapsed()),
-                clock_ahead_ms: heard.filter(|heard| heard.is_recent()).map(|heard| heard.clock_ahead_ms),
+                clock: heard.filter(|heard| heard.is_recent()).map(|heard| heard.clock),
+                is_clock_off: clocks.is_off(*node, &voters),
+                settings_differ: differ.get(node).map(|names| names.len() as u64),
             }
         };
         others.keys().map(row).collect()
@@ -215,8 +220,28 @@ impl Collector for Shown {
         let help = "How far the clock of another node is ahead of this node's.";
         let mut family = encoder.encode_descriptor("cluster_clock_skew", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         for row in &nodes {
-            if let Some(ahead) = row.clock_ahead_ms {
-                ConstGauge::new(seconds(ahead)).encode(family.encode_family(&row.label)?)?;
+            if let Some(clock) = row.clock {
+                ConstGauge::new(seconds(clock.ahead_ms)).encode(family.encode_family(&row.label)?)?;
+            }
+        }
+        let help = "By how much that may be wrong at most.";
+        let mut family = encoder.encode_descriptor("cluster_clock_error", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        for row in &nodes {
+            if let Some(clock) = row.clock {
+                ConstGauge::new(seconds(i64::try_from(clock.error_ms).unwrap_or(i64::MAX)))
+                    .encode(family.encode_family(&row.label)?)?;
+            }
+        }
+        let help = "1 while the clock of another node is further from those of most others than cluster.clock_skew_ms_max.";
+        let mut family = encoder.encode_descriptor("cluster_clock_off", help, None, MetricType::Gauge)?;
+        for row in &nodes {
+            ConstGauge::new(i64::from(row.is_clock_off)).encode(family.encode_family(&row.label)?)?;
+        }
+        let help = "Settings that all nodes should have alike and that another node has otherwise than this one.";
+        let mut family = encoder.encode_descriptor("cluster_settings_differ", help, None, MetricType::Gauge)?;
+        for row in &nodes {
+            if let Some(differ) = row.settings_differ {
+                ConstGauge::new(signed(differ)).encode(family.encode_family(&row.label)?)?;
             }
         }
 

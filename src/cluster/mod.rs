@@ -1,6 +1,7 @@
 //! The node as a member of a cluster: what the cluster's own crate has below is put together here, and shown to callers.
 
 mod admin;
+mod agreement;
 mod command;
 mod desk;
 mod endpoint;

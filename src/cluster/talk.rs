@@ -17,6 +17,8 @@
 //! Nodes of two versions may meet here while a cluster is renewed: what a node does not know in an answer it passes over, and a question that
 //! it does not know it refuses.
 
+use std::collections::BTreeMap;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tidegate_cluster::{ChangeError, Member, MemberChange};
@@ -97,6 +99,9 @@ pub(super) struct Standing {
     /// Whether it is to lead nothing.
     #[serde(default)]
     pub(super) is_draining: bool,
+    /// Its settings that should be those of all members, by name. One of another version may have others.
+    #[serde(default)]
+    pub(super) settings: BTreeMap<String, u64>,
 }
 
 /// How a shard stands on one node.
@@ -290,10 +295,12 @@ mod tests {
     #[test]
     fn answers_come_as_they_were_given() {
         assert_eq!(decode_drained(&encode_drained(&[0, 7])), Ok(vec![0, 7]));
-        let standing = Standing { unix_ms: 7, shards: vec![ShardStanding { leads: true, committed: 9 }], is_draining: false };
+        let shards = vec![ShardStanding { leads: true, committed: 9 }];
+        let settings = BTreeMap::from([("rules.idempotency_seconds".to_owned(), 60)]);
+        let standing = Standing { unix_ms: 7, shards: shards.clone(), is_draining: false, settings };
         assert_eq!(decode_standing(&encode_standing(&standing)), Ok(standing.clone()));
         let newer = b"\x01{\"unix_ms\":7,\"shards\":[{\"leads\":true,\"committed\":9,\"more\":1}],\"more\":{}}";
-        assert_eq!(decode_standing(newer), Ok(standing));
+        assert_eq!(decode_standing(newer), Ok(Standing { unix_ms: 7, shards, is_draining: false, settings: BTreeMap::new() }));
         assert!(decode_standing(&encode_refusal("not now")).unwrap_err().contains("not now"));
         for outcome in [
             Ok(()),

@@ -129,6 +129,10 @@ pub(super) const PAGES: &[Page] = &[
         examples: &[
             ("Check the directory of a stopped node", "tidegate verify ./data"),
             ("For programs", "tidegate verify --json ./data"),
+            (
+                "The stopped members of a cluster, each by itself and against each other",
+                "tidegate verify ./node-1 ./node-2 ./node-3",
+            ),
         ],
         exit_codes: &[
             ("0", "Everything holds."),

@@ -54,7 +54,8 @@ impl Ledger {
             | Event::StockPaused { .. }
             | Event::StockReopened { .. }
             | Event::StockClosed { .. }
-            | Event::StockArchived { .. } => {}
+            | Event::StockArchived { .. }
+            | Event::Summed { .. } => {}
         }
     }
 

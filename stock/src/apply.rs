@@ -8,6 +8,7 @@ use crate::ledger::{Ledger, Stock, User};
 use crate::names::NameId;
 use crate::record::{LastExit, ReservationRecord};
 use crate::reservation::{NIL, Reservation};
+use crate::sum::of_reservation;
 use crate::values::{
     Allotment, ChangeSequence, Delta, GrantSequence, Idempotency, Quantity, Reference, ReservationId, Revision, Sku, StockId,
     StockNumber, Timestamp, UserId,
@@ -32,7 +33,8 @@ enum InverseChange {
     StockTermed { stock: u32, terms: StockTerms },
     StockAdjusted { stock: u32, delta: Delta, key: Option<KeyInverse> },
     StockStepped { stock: u32, life: Life },
-    Recalled { reservation: Option<u32>, is_new_user: bool },
+    Recalled { reservation: u32, is_new_user: bool },
+    Nothing,
 }
 
 /// What a reservation was before units left it.
@@ -118,6 +120,8 @@ impl Ledger {
                 change
             }
             Event::Recalled { record } => self.recall(record, at),
+            // It says how the ledger stands, and whoever applies it compares.
+            Event::Summed { .. } => InverseChange::Nothing,
         };
         Inverse { change, last_applied }
     }
@@ -164,8 +168,8 @@ impl Ledger {
                 self.stocks[stock].life = life;
                 self.undo_revision(stock);
             }
-            InverseChange::Recalled { reservation: None, .. } => {}
-            InverseChange::Recalled { reservation: Some(slot), is_new_user } => {
+            InverseChange::Nothing => {}
+            InverseChange::Recalled { reservation: slot, is_new_user } => {
                 self.resolved.pop_back();
                 self.forget_reservation(slot);
                 let user = self.reservations[slot].user;
@@ -196,7 +200,7 @@ impl Ledger {
             | Event::StockReopened { stock }
             | Event::StockClosed { stock }
             | Event::StockArchived { stock } => Image::Stock(Box::new(self.stocks[self.expect_stock(*stock)].record())),
-            Event::Recalled { .. } => Image::Nothing,
+            Event::Recalled { .. } | Event::Summed { .. } => Image::Nothing,
         }
     }
 
@@ -236,6 +240,7 @@ impl Ledger {
         self.stocks_by_sku.insert(self.stocks_by_sku.hash(&sku), slot);
         self.stocks_by_id.insert(self.stocks_by_id.hash(&id), slot);
         self.stock_numbers.insert(id.partition, id.number);
+        self.outdate_sum(slot);
         slot
     }
 
@@ -258,6 +263,7 @@ impl Ledger {
             changes: ChangeSequence(1),
             is_archived_for_good: false,
             in_memory: crate::grants::Grants::default(),
+            sum: crate::sum::StockSum::default(),
         });
         self.leave_stock_out(stock);
         InverseChange::StockCreated { stock }
@@ -265,6 +271,7 @@ impl Ledger {
 
     fn undo_create_stock(&mut self, slot: u32) {
         let (sku, id) = (self.stocks[slot].sku.clone(), self.stocks[slot].id);
+        self.leave_sum(slot);
         self.stocks.remove(slot);
         self.stocks_by_sku.remove(self.stocks_by_sku.hash(&sku), slot);
         self.stocks_by_id.remove(self.stocks_by_id.hash(&id), slot);
@@ -277,10 +284,13 @@ impl Ledger {
     /// Before a stock changes: a copy that is being made gets it as it stands, and the change gets its place.
     fn begin_stock_change(&mut self, slot: u32) {
         self.keep_image_of_stock(slot);
-        self.stocks[slot].changes.0 += 1;
+        let stock = &mut self.stocks[slot];
+        stock.changes.0 += 1;
+        stock.sum.outdate(slot, &mut self.sums);
     }
 
     fn undo_stock_change(&mut self, slot: u32) {
+        self.outdate_sum(slot);
         self.stocks[slot].changes.0 -= 1;
         self.stocks[slot].assert_conserved();
     }
@@ -326,8 +336,12 @@ impl Ledger {
     fn extend(&mut self, slot: u32, expires_at: Timestamp) -> Timestamp {
         assert!(self.reservations[slot].reserved > 0, "reservation {:?} was extended and holds nothing", self.id_of(slot));
         self.wheel.remove(&mut self.reservations, slot);
+        let sum = self.sum_of_reservation(slot);
         let before = self.reservations[slot].expires_at();
         self.reservations[slot].set_expires_at(expires_at);
+        if !mutant!(SumMissesExtension) {
+            self.move_sum(sum, self.sum_of_reservation(slot));
+        }
         self.wheel.insert(&mut self.reservations, slot);
         before
     }
@@ -341,10 +355,11 @@ impl Ledger {
         idempotency: Option<Idempotency>,
     ) -> InverseChange {
         self.begin_stock_change(stock);
+        let name = user.as_str();
         let (user, _) = self.user_or_new(stock, user);
         self.keep_image_of_user(user);
         let units = u64::from(grant.units);
-        self.users[user].add_units(units);
+        self.set_units_of(user, name.as_bytes(), self.users[user].units() + units);
 
         let of = &mut self.stocks[stock];
         assert_eq!(of.grants + 1, grant.sequence.0, "a grant is out of order for {}", of.sku);
@@ -366,6 +381,7 @@ impl Ledger {
         let reservation = self.reservations[slot];
         let stock = self.users[reservation.user].stock;
         self.wheel.remove(&mut self.reservations, slot);
+        self.move_sum(self.sum_of_reservation(slot), 0);
         self.open_holds -= 1;
         self.forget_reservation(slot);
 
@@ -377,7 +393,7 @@ impl Ledger {
         self.undo_stock_change(stock);
 
         let user = reservation.user;
-        self.users[user].take_units(units);
+        self.take_user_units(user, units);
         // Also where the user was there before: what else there was of them may have left memory meanwhile.
         self.forget_user_if_idle(user);
     }
@@ -392,6 +408,8 @@ impl Ledger {
         self.link_to_user(slot);
         if is_held {
             self.wheel.insert(&mut self.reservations, slot);
+            let sum = of_reservation(self.stocks[stock].id, &self.reservations[slot]);
+            self.move_sum(0, sum);
             self.open_holds += 1;
         }
         slot
@@ -513,6 +531,7 @@ impl Ledger {
         let slot = self.expect_reservation(id);
         self.begin_change(slot);
         let reservation = &mut self.reservations[slot];
+        let sum = of_reservation(id.stock, reservation);
         let from = if exit == Exit::Returned { &mut reservation.confirmed } else { &mut reservation.reserved };
         let units = quantity.map_or(*from, Quantity::units);
         assert!(units > 0 && units <= *from, "{units} units leave reservation {id:?} ({exit:?}), which has {from}");
@@ -534,7 +553,10 @@ impl Ledger {
                 reservation.set_touched(true);
             }
         }
-        if reservation.reserved == 0 && exit != Exit::Returned {
+        let moved = of_reservation(id.stock, reservation);
+        let is_resolved = reservation.reserved == 0 && exit != Exit::Returned;
+        self.move_sum(sum, moved);
+        if is_resolved {
             self.wheel.remove(&mut self.reservations, slot);
             self.reservations[slot].set_resolved_at(at);
             self.resolved.push_back((slot, at));
@@ -542,30 +564,32 @@ impl Ledger {
         }
         let user = self.reservations[slot].user;
         let units = u64::from(units);
-        let stock = &mut self.stocks[self.users[user].stock];
+        let stock = self.users[user].stock;
+        let of = &mut self.stocks[stock];
         if exit == Exit::Returned {
-            stock.sold -= units;
+            of.sold -= units;
         } else {
-            stock.reserved -= units;
+            of.reserved -= units;
         }
         if exit == Exit::Sold {
-            stock.sold += units;
+            of.sold += units;
         } else {
-            stock.available += units;
+            of.available += units;
             if exit == Exit::Expired && mutant!(ExpiryAppliedTwice) {
-                (stock.available, stock.allotted) = (stock.available + units, stock.allotted + units);
+                (of.available, of.allotted) = (of.available + units, of.allotted + units);
             }
             // An archived stock's users are not counted any more.
             let stay_counted = exit == Exit::Expired && mutant!(LapsedUnitsCountForUser);
-            if !stock.life.is_archived && !stay_counted {
-                self.users[user].take_units(units);
+            if !of.life.is_archived && !stay_counted {
+                self.take_user_units(user, units);
             }
         }
-        stock.assert_conserved();
+        self.stocks[stock].assert_conserved();
         before
     }
 
     fn undo_leave(&mut self, before: &ReservationBefore, exit: Exit) {
+        let sum = self.sum_of_reservation(before.slot);
         let reservation = &mut self.reservations[before.slot];
         let was_resolved = reservation.reserved == 0 && exit != Exit::Returned;
         match exit {
@@ -577,6 +601,7 @@ impl Ledger {
         *to += before.units;
         reservation.set_last_exit(before.last_exit);
         let user = reservation.user;
+        self.move_sum(sum, self.sum_of_reservation(before.slot));
         if was_resolved {
             self.resolved.pop_back();
             self.wheel.insert(&mut self.reservations, before.slot);
@@ -584,14 +609,14 @@ impl Ledger {
         }
         let units = u64::from(before.units);
         let slot = self.users[user].stock;
+        if exit != Exit::Sold && !self.stocks[slot].life.is_archived {
+            self.add_user_units(user, units);
+        }
         let stock = &mut self.stocks[slot];
         if exit == Exit::Sold {
             stock.sold -= units;
         } else {
             stock.available -= units;
-            if !stock.life.is_archived {
-                self.users[user].add_units(units);
-            }
         }
         if exit == Exit::Returned {
             stock.sold += units;
@@ -606,7 +631,7 @@ impl Ledger {
         let stock = self.expect_stock(record.id.stock);
         if let Some(slot) = self.reservation_slot(record.id) {
             assert_eq!(self.record_at(slot), *record, "a reservation was recalled that differs from the one in memory");
-            return InverseChange::Recalled { reservation: None, is_new_user: false };
+            return InverseChange::Nothing;
         }
         let Some(resolved_at) = record.resolved_at else { panic!("a reservation was recalled that holds units: {record:?}") };
         let (user, is_new_user) = self.user_or_new(stock, &record.user);
@@ -617,7 +642,7 @@ impl Ledger {
         reservation.set_resolved_at(resolved_at);
         let slot = self.insert_reservation(reservation);
         self.resolved.push_back((slot, at));
-        InverseChange::Recalled { reservation: Some(slot), is_new_user }
+        InverseChange::Recalled { reservation: slot, is_new_user }
     }
 
     /// A reservation as `record` says; what its links mean is set by whoever takes it in.

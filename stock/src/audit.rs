@@ -18,6 +18,7 @@ use crate::command::StockTerms;
 use crate::event::Event;
 use crate::record::StockRecord;
 use crate::snapshot::SnapshotItem;
+use crate::sum::LedgerSum;
 use crate::values::{Allotment, Idempotency, Partition, Sku, StockId, StockNumber, Timestamp};
 
 /// One stock at the end of a log.
@@ -187,6 +188,8 @@ impl Auditor {
             }
             Event::StockArchived { stock } => self.revise(*stock)?.archive(at),
             Event::Recalled { record } => self.book_mut(record.id.stock)?.recall(record),
+            // Its hash is for a ledger to make; what can be counted is counted here too.
+            Event::Summed { sum } => self.check_sum(sum),
         }
     }
 
@@ -211,6 +214,11 @@ impl Auditor {
             }
         });
         AuditSummary { stocks: stocks.collect(), ..self.summary }
+    }
+
+    fn check_sum(&self, sum: &LedgerSum) -> Result<(), Finding> {
+        let (told, found) = (sum.stocks, self.stocks.len() as u64);
+        if told == found { Ok(()) } else { Err(Finding::StocksSummed { told, found }) }
     }
 
     fn observe_created(&mut self, stock: StockId, sku: &Sku, quantity: Allotment, terms: &StockTerms) -> Result<(), Finding> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::StockTerms;
 use crate::record::ReservationRecord;
+use crate::sum::LedgerSum;
 use crate::values::{
     Allotment, Delta, GrantSequence, Idempotency, Quantity, Reason, Reference, ReservationId, Sku, StockId, Timestamp, UserId,
 };
@@ -125,10 +126,15 @@ pub enum Event {
         /// As it stood when it left.
         record: Box<ReservationRecord>,
     },
+    /// What the ledger came to right before this, on the node that decided. It changes nothing; whoever applies it must come to the same.
+    Summed {
+        /// That.
+        sum: LedgerSum,
+    },
 }
 
 impl Event {
-    /// The stock that it is about; `None` for a lapse, which may be of several.
+    /// The stock that it is about; `None` for a lapse, which may be of several, and for a sum, which is of all.
     pub const fn stock(&self) -> Option<StockId> {
         match self {
             Self::StockCreated { stock, .. }
@@ -144,7 +150,7 @@ impl Event {
             | Self::Returned { reservation, .. }
             | Self::Extended { reservation, .. } => Some(reservation.stock),
             Self::Recalled { record } => Some(record.id.stock),
-            Self::Expired { .. } => None,
+            Self::Expired { .. } | Self::Summed { .. } => None,
         }
     }
 }

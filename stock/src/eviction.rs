@@ -57,6 +57,7 @@ impl Ledger {
     /// `limit` of each. Changes no decision. Returns whether there are more users to look at.
     pub fn tidy(&mut self, committed: Timestamp, limit: usize) -> bool {
         self.keys.forget(committed, limit);
+        self.tidy_sums();
         while let Some((stock, _)) = self.archived.front().filter(|(_, at)| *at < committed) {
             self.stocks[*stock].is_archived_for_good = true;
             self.archived.pop_front();

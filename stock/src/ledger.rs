@@ -9,6 +9,7 @@ use crate::record::{ReservationRecord, StockRecord};
 use crate::reservation::{NIL, Reservation};
 use crate::slab::{Queue, Slab};
 use crate::snapshot::Copying;
+use crate::sum::{StockSum, Sums};
 use crate::table::SlotTable;
 use crate::values::{
     Allotment, ChangeSequence, GrantSequence, Partition, Reference, ReservationId, Revision, Sku, StockId, StockNumber, Timestamp,
@@ -74,6 +75,7 @@ pub struct Ledger {
     /// The next user to look at for one whom an archived stock no longer needs, while that is under way.
     pub(crate) sweep: Option<u32>,
     pub(crate) copying: Option<Box<Copying>>,
+    pub(crate) sums: Sums,
 }
 
 /// One product.
@@ -96,6 +98,7 @@ pub(crate) struct Stock {
     /// Whether it was archived, and that is committed: users' counts are of no use any more.
     pub(crate) is_archived_for_good: bool,
     pub(crate) in_memory: Grants,
+    pub(crate) sum: StockSum,
 }
 
 impl Stock {
@@ -176,14 +179,6 @@ impl User {
     pub(crate) const fn set_units(&mut self, units: u64) {
         self.units = [(units >> 32) as u32, units as u32];
     }
-
-    pub(crate) fn add_units(&mut self, units: u64) {
-        self.set_units(self.units() + units);
-    }
-
-    pub(crate) fn take_units(&mut self, units: u64) {
-        self.set_units(self.units() - units);
-    }
 }
 
 impl Ledger {
@@ -208,6 +203,7 @@ impl Ledger {
             archived: Queue::new(),
             sweep: None,
             copying: None,
+            sums: Sums::default(),
         }
     }
 

@@ -27,6 +27,7 @@ pub mod rejection;
 mod reservation;
 mod slab;
 pub mod snapshot;
+pub mod sum;
 mod table;
 pub mod values;
 pub mod view;
@@ -43,6 +44,7 @@ pub use listing::Listed;
 pub use record::{KeyRecord, LastExit, ReservationRecord, StockRecord, UserRecord};
 pub use rejection::Rejection;
 pub use snapshot::{CopyProgress, LoadError, Loader, SnapshotItem};
+pub use sum::LedgerSum;
 pub use values::{
     Allotment, ChangeSequence, Delta, DeltaError, Fingerprint, GrantSequence, HoldSeconds, Idempotency, IdempotencyKey,
     IdentifierError, OutOfBounds, Partition, Quantity, Reason, ReasonError, Reference, ReservationId, Revision, Sku, StockId,

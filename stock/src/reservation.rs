@@ -94,6 +94,11 @@ impl Reservation {
         GrantSequence(self.packed() & SEQUENCE_MASK)
     }
 
+    /// The sequence, and above it what happened last: one number that stands for both.
+    pub(crate) const fn sequence_and_exit(&self) -> u64 {
+        self.packed() & (SEQUENCE_MASK | EXIT_MASK)
+    }
+
     pub(crate) const fn reserved_at(&self) -> Timestamp {
         self.reserved_at.get()
     }

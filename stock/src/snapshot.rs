@@ -390,7 +390,7 @@ impl Loader {
                 if !is_new {
                     return Err(LoadError::Twice(Box::new(SnapshotItem::User(record))));
                 }
-                self.ledger.users[slot].set_units(record.units);
+                self.ledger.set_units_of(slot, record.user.as_str().as_bytes(), record.units);
             }
             SnapshotItem::Reservation(record) => self.add_reservation(record)?,
             SnapshotItem::Key(record) => self.add_key(record)?,
@@ -432,6 +432,7 @@ impl Loader {
         for slot in 0..ledger.users.slots() {
             ledger.forget_user_if_idle(slot);
         }
+        ledger.make_up_sums();
         Ok(self.ledger)
     }
 
@@ -464,6 +465,7 @@ impl Loader {
             changes: record.changes,
             is_archived_for_good: record.is_archived,
             in_memory: crate::grants::Grants::default(),
+            sum: crate::sum::StockSum::default(),
         });
         if let Some(newest) = newest.filter(|newest| *newest > record.id.number && !mutant!(StockNumberFallsBack)) {
             self.ledger.stock_numbers.insert(record.id.partition, newest);
@@ -497,6 +499,7 @@ impl Loader {
         ledger.stocks[stock].in_memory.insert(record.id.sequence, slot);
         if record.reserved > 0 {
             ledger.wheel.insert(&mut ledger.reservations, slot);
+            ledger.move_sum(0, ledger.sum_of_reservation(slot));
             ledger.open_holds += 1;
         }
         Ok(())

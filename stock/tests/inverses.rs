@@ -13,8 +13,9 @@ use rand::{Rng, SeedableRng};
 use seeds::{Place, seeds_from};
 use tidegate_stock::{
     Allotment, Command, CopyProgress, Decision, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, Inverse,
-    Ledger, LifeStep, NeedsRecord, Partition, Quantity, Reason, Recall, Rejection, Request, ReservationId, ReservationView, Rules,
-    Sku, SnapshotItem, StockId, StockNumber, StockTerms, StockView, TermsPatch, Timestamp, UserId, decide_lapse,
+    Ledger, LedgerSum, LifeStep, NeedsRecord, Partition, Quantity, Reason, Recall, Rejection, Request, ReservationId,
+    ReservationView, Rules, Sku, SnapshotItem, StockId, StockNumber, StockTerms, StockView, TermsPatch, Timestamp, UserId,
+    decide_lapse,
 };
 
 const RULES: Rules = Rules {
@@ -54,6 +55,7 @@ struct Uncommitted {
     at: Timestamp,
     inverse: Inverse,
     before: Shown,
+    sum: LedgerSum,
     /// The moment for which `before` was written down.
     shown_at: Timestamp,
 }
@@ -152,9 +154,9 @@ impl Run {
 
     fn apply(&mut self, event: Event) {
         let at = Timestamp::from_unix_ms(self.now);
-        let before = show(&self.ledger, at);
+        let (before, sum) = (show(&self.ledger, at), self.ledger.sum());
         let inverse = self.ledger.apply(&event, at);
-        self.uncommitted.push_back(Uncommitted { event, at, inverse, before, shown_at: at });
+        self.uncommitted.push_back(Uncommitted { event, at, inverse, before, sum, shown_at: at });
     }
 
     fn commit_oldest(&mut self) {
@@ -165,10 +167,11 @@ impl Run {
 
     fn undo(&mut self, count: usize) {
         for _ in 0..count {
-            let Uncommitted { event, at: _, inverse, before, shown_at } =
+            let Uncommitted { event, at: _, inverse, before, sum, shown_at } =
                 self.uncommitted.pop_back().expect("that many are uncommitted");
             self.ledger.undo(inverse);
             assert_eq!(show(&self.ledger, shown_at), before, "after {event:?} was taken back");
+            assert_eq!(self.ledger.sum(), sum, "the sum after {event:?} was taken back");
             self.undone += 1;
             self.kinds_undone[match event {
                 Event::StockCreated { .. } => 0,
@@ -185,6 +188,7 @@ impl Run {
                 Event::StockClosed { .. } => 11,
                 Event::StockArchived { .. } => 12,
                 Event::Recalled { .. } => panic!("nothing has left memory"),
+                Event::Summed { .. } => panic!("nobody decides on a sum"),
             }] += 1;
         }
         // The next batch may be stamped with any time that is not before what stands.
@@ -202,6 +206,7 @@ impl Run {
         }
         let last = self.ledger.last_applied();
         assert_eq!(show(&self.ledger, last), show(&other, last));
+        assert_eq!(self.ledger.sum(), other.sum());
         self.ledger.tidy(last, usize::MAX);
         other.tidy(last, usize::MAX);
         assert_eq!(self.ledger.key_count(), other.key_count(), "keys in memory");

@@ -21,6 +21,8 @@ mod reference;
 mod rows;
 #[path = "support/seeds.rs"]
 mod seeds;
+#[path = "support/sum.rs"]
+mod sum;
 #[path = "model/translate.rs"]
 mod translate;
 #[path = "model/whole.rs"]

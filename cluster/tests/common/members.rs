@@ -10,8 +10,8 @@ use openraft::RaftMetrics;
 use openraft::async_runtime::WatchReceiver;
 use tidegate_cluster::network::{Links, NoDesk, Server, Shards};
 use tidegate_cluster::{
-    Member, Memberships, Raft, RecoveredMember, ReplicatedLog, ShardMachine, SnapshotFiles, SnapshotParts, StateMachine,
-    TypeConfig, recover_member, shard_parts,
+    LeaderError, Member, Memberships, Raft, RecoveredMember, ReplicatedLog, ShardMachine, SnapshotFiles, SnapshotParts,
+    StateMachine, TypeConfig, recover_member, shard_parts,
 };
 use tidegate_engine::{
     Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, HistoryStart, Refusal, Sealing,
@@ -78,7 +78,7 @@ pub struct Running {
     path: std::path::PathBuf,
     identity: Identity,
     address: String,
-    leader: JoinHandle<std::io::Result<()>>,
+    leader: JoinHandle<Result<(), LeaderError>>,
     server: Server,
     links: Links,
     wal: Wal,

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidegate_persistence::{Group, Term};
+use tidegate_persistence::{Group, LogIndex, Term};
 use tidegate_stock::{Event, Inverse, Timestamp};
 
 use super::{CopyState, InFlight, OpenGroup, Reply, Role, ShardActor};
 use crate::answer::{Failure, Fault};
 use crate::known::KnownKeeper;
-use crate::quorum::{Installed, Told};
+use crate::options::OnDivergence;
+use crate::quorum::{Diverged, Installed, Told};
 use crate::work::Outcome;
 
 impl ShardActor {
@@ -26,16 +27,23 @@ impl ShardActor {
             match message.told {
                 Told::Lead(term) => self.lead(term),
                 Told::Follow => self.follow(),
-                Told::Committed { group, is_own: true } => {
+                Told::Committed { group, is_own: true, .. } => {
                     let own = self.in_flight.front().map(|own| own.sequence);
                     assert_eq!(own, Some(group.sequence), "a group is said to be this shard's own, and is not its oldest proposal");
                     self.parts.progress.commit(group.sequence);
                     self.settle();
                     events += 1;
                 }
-                Told::Committed { group, is_own: false } => {
+                Told::Committed { group, index, is_own: false } => {
                     events += group.events as usize + 1;
-                    self.follow_group(&group);
+                    if let Err(diverged) = self.follow_group(&group, index) {
+                        // Nothing of the group is shown, and nothing behind it is taken in.
+                        if let Some(line) = &self.parts.quorum {
+                            line.diverge(diverged);
+                        }
+                        self.parts.progress.fail();
+                        break;
+                    }
                 }
                 Told::Prepare(prepared) => {
                     self.is_preparing = true;
@@ -53,6 +61,7 @@ impl ShardActor {
         // What another node stamped counts: time does not run backwards with a change of leaders.
         self.newest = self.newest.max(self.parts.ledger.last_applied());
         self.parts.progress.set_leads(true);
+        (self.groups_since_sum, self.summed_at) = (0, self.parts.clock.now().max(self.newest));
     }
 
     fn follow(&mut self) {
@@ -89,8 +98,11 @@ impl ShardActor {
         self.waiting_commands = 0;
     }
 
-    /// Applies a group that another node decided.
-    fn follow_group(&mut self, group: &Arc<Group>) {
+    /// Applies a group that another node decided, at `index` of the log.
+    ///
+    /// # Errors
+    /// When the group says what its decider's ledger came to, and this one comes to something else.
+    fn follow_group(&mut self, group: &Arc<Group>, index: LogIndex) -> Result<(), Diverged> {
         self.take_back();
         assert_eq!(group.sequence, self.proposed.next(), "a committed group does not follow the one before it");
         let mut touched = OpenGroup::new(group.sequence, group.time);
@@ -102,6 +114,10 @@ impl ShardActor {
             self.known.note(&entry.event);
             // What is committed is never taken back.
             drop(self.parts.ledger.apply(&entry.event, entry.at));
+            if let Event::Summed { sum } = entry.event {
+                let own = self.parts.ledger.sum();
+                self.compare(Diverged { index, sequence: group.sequence, logged: sum, own })?;
+            }
             touched.touch_all(&entry.event);
             self.newest = self.newest.max(entry.at);
             if let Event::Expired { reservations } = &entry.event {
@@ -122,6 +138,25 @@ impl ShardActor {
         self.in_flight.push_back(in_flight);
         self.parts.progress.commit(group.sequence);
         self.settle();
+        Ok(())
+    }
+
+    fn compare(&self, compared: Diverged) -> Result<(), Diverged> {
+        let Diverged { index, logged, own, .. } = compared;
+        let is_same = logged == own || mutant!(SumNotCompared);
+        self.parts.metrics.count_sum(is_same);
+        if is_same {
+            return Ok(());
+        }
+        if self.parts.options.on_divergence == OnDivergence::Stop {
+            return Err(compared);
+        }
+        let shard = self.parts.number.0;
+        tracing::error!(
+            shard, %index, %logged, %own,
+            "the ledger is not that of the node that decided; it goes on because cluster.on_divergence is warn"
+        );
+        Ok(())
     }
 
     /// A node that stood alone logged no record of what was still in its memory and has left this one's. Such groups are the beginning of some

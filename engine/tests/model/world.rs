@@ -108,6 +108,7 @@ fn options(rng: &mut SmallRng) -> EngineOptions {
         resolved_in_memory_max: one_of(&[0, 0, 3, 30, 1_000]),
         recalls_in_flight_max: 1_024,
         known_filter_bytes_max: 4 * 1024,
+        ..EngineOptions::default()
     }
 }
 

@@ -249,6 +249,18 @@ pub enum Finding {
         /// In what it differs.
         what: &'static str,
     },
+    /// The log says of the stocks together what is not so. Whether the hash beside it is right is for a ledger to say.
+    StocksSummed {
+        /// How many it says there are.
+        told: u64,
+        /// How many there are.
+        found: u64,
+    },
+    /// A sum of the ledger came with an image, though it changes nothing.
+    SumWithImage {
+        /// The image.
+        image: Box<Image>,
+    },
     /// What the log says of a change's result is not what the events come to.
     ImageDiffers {
         /// The product.
@@ -392,6 +404,8 @@ impl fmt::Display for Finding {
             Self::RecalledOtherwise { sku, sequence, what } => {
                 write!(formatter, "grant {} of {sku} was recalled with another {what}", sequence.0)
             }
+            Self::StocksSummed { told, found } => write!(formatter, "a sum tells of {told} stocks where there are {found}"),
+            Self::SumWithImage { image } => write!(formatter, "a sum changes nothing and has an image: {image:?}"),
             Self::ImageDiffers { sku, what, image } => {
                 write!(formatter, "the image of a change of {sku} tells another {what} than the events: {image:?}")
             }

@@ -18,6 +18,10 @@ impl Auditor {
                 Image::Nothing => Ok(()),
                 _ => Err(differs(self.book(record.id.stock)?, "kind of image", image)),
             },
+            Event::Summed { .. } => match image {
+                Image::Nothing => Ok(()),
+                _ => Err(Finding::SumWithImage { image: Box::new(image.clone()) }),
+            },
             Event::Reserved { stock, .. } => {
                 let book = self.book(*stock)?;
                 match image {

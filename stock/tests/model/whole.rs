@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use tidegate_stock::{CopyProgress, Ledger, ReservationId, ReservationRecord, SnapshotItem, StockId, Timestamp};
+use tidegate_stock::{CopyProgress, Ledger, LedgerSum, ReservationId, ReservationRecord, SnapshotItem, StockId, Timestamp};
+
+use crate::sum::sum_of;
 
 /// All that is in a ledger.
 pub(crate) struct Whole {
     last_applied: Timestamp,
+    sum: LedgerSum,
     /// Stocks with all their numbers, users who have units, and keys that count.
     lasting: BTreeMap<(u8, u64, u128, String), SnapshotItem>,
     /// Reservations in memory.
@@ -23,6 +26,7 @@ impl Whole {
     #[track_caller]
     pub(crate) fn assert_lasts_as(&self, other: &Self) {
         assert_eq!(self.last_applied, other.last_applied, "time");
+        assert_eq!(self.sum, other.sum, "the sum");
         for (name, item) in &other.lasting {
             assert_eq!(self.lasting.get(name), Some(item), "a stock, a user or a key");
         }
@@ -32,10 +36,13 @@ impl Whole {
 
 /// All that is in `ledger` but keys that were used until `over_ms`. A copy of it that is being made is given up.
 pub(crate) fn whole(ledger: &mut Ledger, over_ms: u64) -> Whole {
-    let mut whole = Whole { last_applied: Timestamp::default(), lasting: BTreeMap::new(), reservations: BTreeMap::new() };
+    let sum = ledger.sum();
+    let mut whole = Whole { last_applied: Timestamp::default(), sum, lasting: BTreeMap::new(), reservations: BTreeMap::new() };
+    let mut items = Vec::new();
     let stock = |id: StockId| u64::from(id.partition.0) << 32 | u64::from(id.number.0);
     ledger.begin_copy();
     let progress = ledger.copy_slice(usize::MAX, |item| {
+        items.push(item.clone());
         let name = match &item {
             SnapshotItem::Begin { last_applied } => {
                 whole.last_applied = *last_applied;
@@ -56,5 +63,6 @@ pub(crate) fn whole(ledger: &mut Ledger, over_ms: u64) -> Whole {
         assert!(twin.is_none(), "twice: {twin:?}");
     });
     assert_eq!(progress, CopyProgress::Done);
+    assert_eq!(sum, sum_of(&items), "the sum that is kept up is not that of what is there");
     whole
 }

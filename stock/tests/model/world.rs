@@ -235,6 +235,7 @@ impl<'a> World<'a> {
                 Event::StockClosed { .. } => "event stock closed",
                 Event::StockArchived { .. } => "event stock archived",
                 Event::Recalled { .. } => "event recalled",
+                Event::Summed { .. } => panic!("nobody decides on a sum"),
             });
             self.apply(event);
         }

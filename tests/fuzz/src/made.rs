@@ -2,9 +2,9 @@
 
 use arbitrary::{Result, Unstructured};
 use tidegate_stock::{
-    Allotment, ChangeSequence, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, KeyRecord, LastExit, Partition,
-    Quantity, Reason, Reference, ReservationId, ReservationRecord, Revision, Sku, SnapshotItem, StockId, StockNumber, StockRecord,
-    StockTerms, Timestamp, UserId, UserRecord,
+    Allotment, ChangeSequence, Delta, Event, Fingerprint, GrantSequence, HoldSeconds, Idempotency, KeyRecord, LastExit, LedgerSum,
+    Partition, Quantity, Reason, Reference, ReservationId, ReservationRecord, Revision, Sku, SnapshotItem, StockId, StockNumber,
+    StockRecord, StockTerms, Timestamp, UserId, UserRecord,
 };
 
 const IS_ONE: &str = "it is made within its bounds";
@@ -12,7 +12,7 @@ const IS_ONE: &str = "it is made within its bounds";
 pub(crate) fn event(input: &mut Unstructured<'_>) -> Result<Event> {
     let stock = stock_id(input)?;
     let reservation = reservation_id(input)?;
-    Ok(match input.int_in_range(0..=13)? {
+    Ok(match input.int_in_range(0..=14)? {
         0 => Event::StockCreated { stock, sku: sku(input)?, quantity: allotment(input)?, terms: terms(input)? },
         1 => Event::Reserved {
             stock,
@@ -41,7 +41,10 @@ pub(crate) fn event(input: &mut Unstructured<'_>) -> Result<Event> {
         10 => Event::StockReopened { stock },
         11 => Event::StockClosed { stock },
         12 => Event::StockArchived { stock },
-        _ => Event::Recalled { record: Box::new(reservation_record(input)?) },
+        13 => Event::Recalled { record: Box::new(reservation_record(input)?) },
+        _ => {
+            Event::Summed { sum: LedgerSum { stocks: number(input, 8)?, open_holds: number(input, 8)?, hash: input.arbitrary()? } }
+        }
     })
 }
 

@@ -19,6 +19,8 @@ pub enum Room {
     Persistence,
     /// `engine/`
     Engine,
+    /// `cluster/`
+    Cluster,
     /// `api/`
     Api,
     /// `src/`
@@ -81,6 +83,7 @@ mutants! {
         StockNumberFallsBack "a ledger from a snapshot gives a stock's number twice"
         UserForgottenWithUnits "a user is forgotten with units, so the limit is too"
         LapseMisnumbered "the changes of one lapse share a place in the feed"
+        SumMissesExtension "the sum of a ledger does not see that a hold was extended"
     }
     Persistence {
         SkipSync "the log tells of a sync that it never asked for"
@@ -133,6 +136,11 @@ mutants! {
         AdmittedLostAtStop "a stop does not wait for what was admitted"
         WakeLost "nothing wakes a shard that sleeps"
         DiskLowIgnored "a disk without room takes commands"
+        SumNotCompared "a ledger that comes to something else than the log says goes on"
+    }
+    Cluster {
+        DecidesUnsettled "a new leader decides before its own first entry is committed"
+        UnchainedTaken "a group is applied that does not continue the one before it"
     }
     Api {
         RoleSkipped "archiving asks for no role"
@@ -145,6 +153,8 @@ mutants! {
     Assembly {
         SnapshotBeforeHistory "a snapshot counts before the history that it leaves out lasts"
         LogGivenBackTooFar "the log is given back though the older snapshot needs it"
+        DivergedStartsAgain "a node whose ledger was another starts again as if nothing had been"
+        NumberUsedAgain "the number of a member that is counted is given to another node"
     }
 }
 

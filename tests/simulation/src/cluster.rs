@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
@@ -267,7 +268,9 @@ impl Cluster {
                     && its.last_applied.map(|id| id.index) == its.last_log_index
                     && node.progress.committed() == leader.progress.committed()
             };
-            if members.len() == voters.len() && leader.progress.leads() && members.iter().all(is_at_rest) {
+            // Nobody leads for good whose clock is off while a majority agrees.
+            let is_to_lead = !leader.yields.load(Ordering::Relaxed);
+            if members.len() == voters.len() && is_to_lead && leader.progress.leads() && members.iter().all(is_at_rest) {
                 return true;
             }
         }

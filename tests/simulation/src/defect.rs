@@ -17,4 +17,6 @@ pub enum Defect {
     SnapshotUncommitted,
     /// A loss of power keeps what was written late and loses what was written before
     LoseBeginning,
+    /// A node that follows gives a buyer one unit more than the log says, once
+    MisapplyUnit,
 }

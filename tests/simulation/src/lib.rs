@@ -6,6 +6,7 @@
 //! promise.
 
 mod clients;
+mod clocks;
 mod cluster;
 mod defect;
 mod disk;

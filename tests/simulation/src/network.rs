@@ -16,7 +16,9 @@ use openraft::raft::{
 use openraft::type_config::alias::SnapshotOf;
 use parking_lot::Mutex;
 use tidegate_cluster::{MachineSnapshot, Member, Raft, TypeConfig, Vote};
+use tidegate_engine::Clock;
 use tidegate_persistence::NodeId;
+use tidegate_stock::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -63,6 +65,7 @@ impl Ailment {
 struct Peer {
     life: Arc<Life>,
     raft: Raft<Witness>,
+    clock: Arc<dyn Clock>,
 }
 
 /// The network. Clones are the same one.
@@ -94,8 +97,8 @@ impl Network {
         Self(Arc::new(Shared { world, wires: Mutex::default() }))
     }
 
-    pub(crate) fn connect(&self, life: Arc<Life>, raft: Raft<Witness>) {
-        self.0.wires.lock().peers.insert(life.node, Peer { life, raft });
+    pub(crate) fn connect(&self, life: Arc<Life>, raft: Raft<Witness>, clock: Arc<dyn Clock>) {
+        self.0.wires.lock().peers.insert(life.node, Peer { life, raft, clock });
     }
 
     pub(crate) fn disconnect(&self, node: NodeId) {
@@ -138,6 +141,17 @@ impl Network {
             }
         }
         Some(delay)
+    }
+
+    /// What the clock of `to` shows, as `from` hears; `None` if question or answer are lost, or nobody is there.
+    pub(crate) async fn ask_time(&self, from: NodeId, to: NodeId) -> Option<Timestamp> {
+        sleep(self.pass(from, to)?).await;
+        let now = {
+            let wires = self.0.wires.lock();
+            wires.peers.get(&to).filter(|peer| peer.life.is_alive())?.clock.now()
+        };
+        sleep(self.pass(to, from)?).await;
+        Some(now)
     }
 
     /// Has `node` do `call`, and waits `limit` for the answer. It goes on by itself, whatever becomes of whoever waits.

@@ -14,15 +14,16 @@ use tidegate_cluster::{
     group_config, shard_parts,
 };
 use tidegate_engine::{
-    CommitProgress, Engine, EngineMetrics, EngineOptions, EngineParts, Feed, Sealing, ShardStart, SteadyClock, quorum_line,
+    Clock, CommitProgress, Engine, EngineMetrics, EngineOptions, EngineParts, Feed, Sealing, ShardStart, SteadyClock, quorum_line,
 };
 use tidegate_persistence::{
-    LogIndex, LogReader, NodeId, Purged, RecoveryProgress, SteppedWal, StreamId, SyncReport, WalError, WalListener, WalOptions,
-    recovery,
+    GroupBuilder, LogIndex, LogReader, NodeId, Purged, RecoveryProgress, SteppedWal, StreamId, SyncReport, WalError, WalListener,
+    WalOptions, recovery,
 };
-use tidegate_stock::{Ledger, Rules, Timestamp};
+use tidegate_stock::{Event, Ledger, Quantity, Rules, Timestamp};
 use tokio::task::JoinHandle;
 
+use crate::clocks;
 use crate::defect::Defect;
 use crate::disk::{Disk, Platter, SimulatedLog};
 use crate::evidence::Applied;
@@ -81,6 +82,34 @@ pub(crate) struct Witness {
     machine: ShardMachine<SimulatedSnapshots>,
     world: Arc<World>,
     life: Arc<Life>,
+    has_misapplied: AtomicBool,
+}
+
+impl Witness {
+    /// `group`, or with the quantity of its first grant off by one where that is a node's first that could be. A shard finds its own proposals
+    /// by their chain hashes and has applied them long since, so this goes wrong on who follows alone.
+    fn misapplied(&self, mut group: CommittedGroup) -> CommittedGroup {
+        if self.life.node != NodeId(2) {
+            return group;
+        }
+        let entries: Result<Vec<_>, _> = group.group.entries().and_then(Iterator::collect);
+        let mut entries = entries.expect("a committed group can be read");
+        let grant = entries.iter_mut().find_map(|entry| match &mut entry.event {
+            Event::Reserved { quantity, .. } => Some(quantity),
+            _ => None,
+        });
+        let Some(quantity) = grant else { return group };
+        if self.has_misapplied.swap(true, Ordering::Relaxed) {
+            return group;
+        }
+        *quantity = Quantity::new(u64::from(quantity.units()) + 1).expect("a quantity");
+        let mut made = GroupBuilder::new(group.group.sequence, group.group.time);
+        for entry in &entries {
+            made.push(&entry.event, &entry.actor, entry.at, entry.image);
+        }
+        group.group = Arc::new(made.finish());
+        group
+    }
 }
 
 impl Machine for Witness {
@@ -99,6 +128,7 @@ impl Machine for Witness {
                 &group.group,
             );
         }
+        let group = if self.world.has(Defect::MisapplyUnit) { self.misapplied(group) } else { group };
         self.machine.apply(group).await
     }
 
@@ -137,6 +167,8 @@ pub(crate) struct Node {
     pub(crate) progress: Arc<CommitProgress>,
     pub(crate) upkeep: Upkeep,
     pub(crate) log: LogReader,
+    /// Whether its clock is off, so that it is to lead nothing.
+    pub(crate) yields: Arc<AtomicBool>,
     disk: Arc<Disk>,
     leader: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -177,25 +209,28 @@ impl Node {
         let (voice, told) = quorum_line(&progress);
         let (shard_log, machine, leader) = shard_parts(id, voice, standing.position.chain, snapshots.clone());
         let (wall, origin) = (Arc::clone(&site.clock), world.trace.began());
-        let clock = SteadyClock::following(move || wall.time(origin.elapsed()), move || origin.elapsed());
+        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::following(move || wall.time(origin.elapsed()), move || origin.elapsed()));
         let options = EngineOptions {
             ring_slots: 64,
             batch_commands_max: world.draw(|random| random.random_range(1..=16)),
             groups_in_flight_max: world.draw(|random| random.random_range(1..=8)),
             known_filter_bytes_max: 4_096,
+            sum_groups: 8,
+            sum_seconds: 1,
             ..EngineOptions::default()
         };
         let engine = Engine::start_local(EngineParts {
             options,
             sealing: Sealing::new(&[7; 32]),
-            clock: Arc::new(clock),
+            clock: Arc::clone(&clock),
             metrics: Arc::new(EngineMetrics::default()),
             disk_low: Arc::new(AtomicBool::new(false)),
             history: None,
             shards: vec![ShardStart { ledger, log: Box::new(shard_log), progress: Arc::clone(&progress), quorum: Some(told) }],
         });
         let engine = engine.map_err(|error| format!("its engine does not start: {error}"))?;
-        let witness = Witness { machine, world: Arc::clone(world), life: Arc::clone(&life) };
+        let witness =
+            Witness { machine, world: Arc::clone(world), life: Arc::clone(&life), has_misapplied: AtomicBool::new(false) };
         let machine = StateMachine::new(witness, standing);
         let memberships = machine.memberships();
         let entries = ReplicatedLog::open_in_memory(writer, log.clone(), &replica, machine.position_at());
@@ -207,7 +242,16 @@ impl Node {
         // The least that consensus may keep, so that whoever was away for a moment needs a snapshot.
         let raft = Raft::new(id, Arc::new(config), network.dialer(Arc::clone(&life)), simulated, machine).await;
         let raft = raft.map_err(|error| format!("its consensus does not start: {error}"))?;
-        network.connect(Arc::clone(&life), raft.clone());
+        network.connect(Arc::clone(&life), raft.clone(), Arc::clone(&clock));
+        let yields = Arc::new(AtomicBool::new(false));
+        tokio::spawn(clocks::watch(
+            Arc::clone(world),
+            network.clone(),
+            Arc::clone(&life),
+            raft.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&yields),
+        ));
         let upkeep = Upkeep { snapshots, engine: engine.clone(), log: log.clone(), disk: Arc::clone(&disk), memberships };
         let leading = tokio::spawn({
             let (world, life, raft) = (Arc::clone(world), Arc::clone(&life), raft.clone());
@@ -219,7 +263,7 @@ impl Node {
             }
         });
         note!(world, "node {id} starts its life {}", life.number);
-        Ok(Self { life, engine, raft, progress, upkeep, log, disk, leader: Arc::new(Mutex::new(Some(leading))) })
+        Ok(Self { life, engine, raft, progress, upkeep, log, yields, disk, leader: Arc::new(Mutex::new(Some(leading))) })
     }
 
     /// Ends it at once. What was not synced is lost.

@@ -39,3 +39,11 @@ fn a_snapshot_that_counts_too_early_is_found() {
 fn a_disk_that_loses_the_beginning_is_found() {
     is_found(Defect::LoseBeginning);
 }
+
+#[test]
+fn a_ledger_that_goes_wrong_by_one_unit_is_found_by_its_sum() {
+    // Some runs sell out, and a grant of more than there is ends the node at once.
+    let tally = run_many(1, 8, Some(Defect::MisapplyUnit), 2, usize::MAX);
+    let by_sum = tally.findings().values().filter(|findings| findings.iter().any(|finding| finding.what.contains("Diverged")));
+    assert!(by_sum.count() >= 4, "it is not found by the sum:\n{tally}");
+}

@@ -19,6 +19,7 @@ fn every_promise_holds_over_some_dozen_seeds() {
         "crashes",
         "crashes of leaders",
         "leaders cut off",
+        "leaderships given up for a clock",
         "lossy networks",
         "nodes joined",
         "nodes left",

@@ -50,6 +50,10 @@ const fn engine(target: &'static str, test: &'static str) -> Known {
     Known { level: Level::Engine, target, test: Some(test) }
 }
 
+const fn quorum(target: &'static str, test: &'static str) -> Known {
+    Known { level: Level::Quorum, target, test: Some(test) }
+}
+
 const fn door(target: &'static str, test: &'static str) -> Known {
     Known { level: Level::Door, target, test: Some(test) }
 }
@@ -105,7 +109,7 @@ impl Known {
             Mutant::LeavesUncommitted => engine("tiers", "nothing_goes_to_the_history_before_what_was_done_to_it_is_committed"),
             Mutant::HeldWorkOvertakes => engine("tiers", "a_batch_keeps_its_order_where_a_command_waits_for_the_history"),
             Mutant::SnapshotBeforeHistory => system("syscalls", "a_snapshot_has_its_name_only_after_all_that_it_stands_on_lasts"),
-            Mutant::LapseMisnumbered => rules("model", MODEL),
+            Mutant::LapseMisnumbered | Mutant::SumMissesExtension => rules("model", MODEL),
             Mutant::SkipSync | Mutant::SidecarBeforeSync | Mutant::SyncWithoutFdatasync => system("syscalls", BEFORE_THE_SYNC),
             Mutant::WriteThroughOff => {
                 log("write_through", "the_log_writes_through_from_its_first_byte_unless_a_loss_of_power_may_undo_it")
@@ -148,6 +152,13 @@ impl Known {
             Mutant::CopyBeforeCommit => engine("copies", "a_copy_counts_only_once_its_last_group_is_committed"),
             Mutant::AdmittedLostAtStop => engine("commit", "a_stop_waits_for_the_commit_of_what_was_admitted"),
             Mutant::WakeLost => engine("loop", "a_parked_shard_wakes_for_every_command"),
+            Mutant::SumNotCompared => engine("quorum", "whoever_comes_to_another_sum_shows_nothing_more_and_says_so"),
+            Mutant::DecidesUnsettled => quorum("engines", "a_sale_goes_on_while_leaders_are_cut_off"),
+            Mutant::UnchainedTaken => quorum("nodes", "a_group_that_continues_nothing_is_set_aside_on_every_node"),
+            Mutant::DivergedStartsAgain => {
+                system("cluster", "a_member_whose_ledger_is_another_stops_and_says_so_again_and_the_others_go_on")
+            }
+            Mutant::NumberUsedAgain => system("cluster", "what_is_no_members_directory_is_not_started_as_one"),
             Mutant::DiskLowIgnored => engine("commit", "a_low_disk_refuses_commands_and_still_answers_reads"),
             Mutant::RoleSkipped => door("keys", "every_other_call_takes_exactly_the_roles_that_it_needs"),
             Mutant::ExpiredKeyOpens => door("keys", "a_key_opens_until_the_moment_of_its_end"),

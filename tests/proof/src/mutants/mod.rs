@@ -208,6 +208,7 @@ fn reaches(room: Room, level: Level) -> bool {
         Room::Stock => true,
         Room::Persistence => level != Level::Rules,
         Room::Engine => !matches!(level, Level::Rules | Level::Log | Level::Disk),
+        Room::Cluster => matches!(level, Level::Quorum | Level::System),
         Room::Api => matches!(level, Level::Door | Level::History | Level::System),
         Room::Assembly => matches!(level, Level::History | Level::System),
     }
@@ -222,7 +223,7 @@ mod tests {
         assert!(reaches(Room::Stock, Level::Rules) && !reaches(Room::Persistence, Level::Rules));
         assert!(reaches(Room::Persistence, Level::Disk) && !reaches(Room::Engine, Level::Disk));
         assert!(reaches(Room::Api, Level::Door) && !reaches(Room::Assembly, Level::Door));
-        let rooms = [Room::Stock, Room::Persistence, Room::Engine, Room::Api, Room::Assembly];
+        let rooms = [Room::Stock, Room::Persistence, Room::Engine, Room::Cluster, Room::Api, Room::Assembly];
         assert!(rooms.into_iter().all(|room| reaches(room, Level::System)));
     }
 

@@ -16,7 +16,7 @@ const FEATURES: &str = "tidegate/mutants,tidegate-proof/mutants";
 const PROOF_TEST: &str = "normal_build";
 
 /// The packages with deliberate defects, by their folders; the last is the program's.
-const ROOMS: [&str; 5] = ["stock", "persistence", "engine", "api", ""];
+const ROOMS: [&str; 6] = ["stock", "persistence", "engine", "cluster", "api", ""];
 
 /// A level of tests, cheapest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +29,8 @@ pub(super) enum Level {
     Disk,
     /// Tests of the machine.
     Engine,
+    /// Tests of consensus.
+    Quorum,
     /// Tests of the door.
     Door,
     /// Histories of concurrent clients.
@@ -44,6 +46,7 @@ impl Level {
             Self::Log => "log",
             Self::Disk => "disk proof",
             Self::Engine => "engine",
+            Self::Quorum => "quorum",
             Self::Door => "door",
             Self::History => "history proof",
             Self::System => "whole system",
@@ -57,6 +60,7 @@ impl Level {
             "stock" => Some(Self::Rules),
             "persistence" => Some(Self::Log),
             "engine" => Some(Self::Engine),
+            "cluster" => Some(Self::Quorum),
             "api" => Some(Self::Door),
             _ => None,
         }
