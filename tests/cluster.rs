@@ -71,6 +71,14 @@ impl Place {
         self
     }
 
+    /// The same with more free space of the disk asked for than there is.
+    fn without_space(mut self) -> Self {
+        self.arguments.retain(|argument| !argument.starts_with("log.disk_free_bytes_min="));
+        self.arguments.extend(["--set".to_owned(), "log.disk_free_bytes_min=1099511627776".to_owned()]);
+        self.arguments.dedup_by(|next, last| last == "--set" && next == "--set");
+        self
+    }
+
     /// Whether the log's first segment is gone.
     fn has_given_space_back(&self) -> bool {
         !self.folder.join("log/0000000001").exists()
@@ -322,6 +330,33 @@ fn a_follower_that_was_killed_comes_back_with_everything_and_counts() {
     // What was not known when it was asked may be there: asked again, it is.
     let late = trio.reserve("late", 0).unwrap();
     granted.insert(late["sequence"].as_u64().unwrap(), late["id"].as_str().unwrap().to_owned());
+    trio.end(&granted, 0);
+}
+
+#[test]
+fn a_node_whose_disk_is_low_has_others_lead() {
+    let mut trio = Trio::start(0);
+    let low = trio.leader();
+    let [next, last] = [(low + 1) % 3, (low + 2) % 3];
+    (0..3).for_each(|place| trio.kill(place));
+    let place = Place { folder: trio.places[low].folder.clone(), arguments: trio.places[low].arguments.clone() };
+    trio.places[low] = place.without_space();
+    // With one other there are two that can be elected, so half of the time it must hand over what it got.
+    let nodes = [low, next].map(|place| (place, trio.places[place].start()));
+    for (place, node) in nodes {
+        trio.nodes[place] = Some(node);
+    }
+    trio.running().for_each(|(_, node)| node.wait_ready());
+    let number = json!(low + 1);
+    trio.wait_until("it leads nothing, and the others know", |seen| {
+        let nodes = seen["nodes"].as_array().unwrap();
+        let is_known = nodes.iter().any(|node| node["node"] == number && node["draining"] == json!(true));
+        is_known && seen["shards"].as_array().unwrap().iter().all(|shard| !shard["leader"].is_null() && shard["leader"] != number)
+    });
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    assert_eq!(granted.len(), 10);
+    trio.restart(last);
     trio.end(&granted, 0);
 }
 

@@ -8,6 +8,7 @@ mod bystander;
 mod callers;
 pub mod chart;
 pub mod child;
+pub mod cluster;
 pub mod committed;
 pub mod compaction;
 mod copies;

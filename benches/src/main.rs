@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tidegate_benches::child;
+use tidegate_benches::cluster::{self, ClusterParameters};
 use tidegate_benches::committed::{self, Committed, judge};
 use tidegate_benches::compaction::{self, CompactionParameters};
 use tidegate_benches::engine::{self, EngineParameters, Log};
@@ -57,6 +58,12 @@ enum Bench {
         /// Numbers of connections. Default: 64,256.
         #[arg(long, value_delimiter = ',')]
         connections: Vec<usize>,
+    },
+    /// Reservations over HTTP: one node that stands alone, a cluster of one voter, and one of three nodes on this machine, in turns.
+    Cluster {
+        /// Keep-alive connections. Default: 256.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        connections: Option<u16>,
     },
     /// Reservations in process: one shard over the real log, and over one that commits at once.
     Engine {
@@ -341,6 +348,18 @@ fn figures(bench: &Bench, options: &Options) -> Result<Vec<Figure>, BenchError> 
             parameters.runs = runs(parameters.runs);
             or_own(connections, &mut parameters.connections);
             http::run(&parameters)?.into_iter().map(|(figure, _)| figure).collect()
+        }
+        Bench::Cluster { connections } => {
+            // Nodes of a run that is given up end with it.
+            signals::watch()?;
+            let tidegate = node_program(options)?;
+            let own = if options.tiny {
+                ClusterParameters::tiny(tidegate, directory)
+            } else {
+                ClusterParameters::full(tidegate, directory)
+            };
+            let connections = connections.map_or(own.connections, usize::from);
+            cluster::run(&ClusterParameters { connections, runs: runs(own.runs), ..own })?
         }
         Bench::Memory { reservations, ledger_only, durability } => {
             let program = this_program()?;

@@ -76,23 +76,24 @@ impl Server {
     /// The same with settings other than the defaults, each as `section.field=value`.
     pub fn node_with(tidegate: &Path, parent: Option<&PathBuf>, settings: &[String]) -> Result<Self, BenchError> {
         let directory = temporary_directory(parent)?;
-        let errors_path = directory.path().join("errors");
+        let mut server = Self::node_on(tidegate, &directory.path().join("data"), settings)?;
+        server.data = Some(directory);
+        Ok(server)
+    }
+
+    /// The same on a data directory that stays, or that is made and stays; what the node says goes to a file beside it.
+    pub fn node_on(tidegate: &Path, data: &Path, settings: &[String]) -> Result<Self, BenchError> {
+        let errors_path = data.with_extension("errors");
         let errors = File::create(&errors_path).map_err(BenchError::io("the node's errors"))?;
         let mut command = Command::new(tidegate);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.path().join("data")).stderr(errors);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data).stderr(errors);
         for setting in settings {
             command.args(["--set", setting]);
         }
-        match Self::start(command).and_then(|mut server| server.wait_ready().map(|()| server)) {
-            Ok(mut server) => {
-                server.data = Some(directory);
-                Ok(server)
-            }
-            Err(error) => {
-                let said = std::fs::read_to_string(&errors_path).unwrap_or_default();
-                Err(BenchError::Wrong(format!("{error}; it said:\n{said}")))
-            }
-        }
+        Self::start(command).and_then(|mut server| server.wait_ready().map(|()| server)).map_err(|error| {
+            let said = std::fs::read_to_string(&errors_path).unwrap_or_default();
+            BenchError::Wrong(format!("{error}; it said:\n{said}"))
+        })
     }
 
     /// Starts a program that says where it listens in the first line that it prints.

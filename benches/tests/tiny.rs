@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tidegate_benches::cluster::{self, ClusterParameters};
 use tidegate_benches::compaction::{self, CompactionParameters};
 use tidegate_benches::engine::{self, EngineParameters, Log};
 use tidegate_benches::eviction::{self, EvictionParameters};
@@ -45,6 +46,20 @@ fn http_sells_exactly_the_stock() {
     // Node and floor with units on sale, then node and floor sold out; the floor repeats the status it was given.
     assert_eq!(told, [(300, 200), (500, 0), (0, 500), (0, 500)]);
     assert_measured(&figures.into_iter().map(|(figure, _)| figure).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_node_alone_one_voter_and_three_nodes_grant_what_they_are_asked_for() {
+    let figures = cluster::run(&ClusterParameters::tiny(build_node(&bench_program()).unwrap(), None)).unwrap();
+    assert_eq!(figures.len(), 3);
+    assert_measured(&figures);
+    let ratios: Vec<_> = figures.iter().map(|figure| figure.against.as_ref().map(|against| against.ratio)).collect();
+    // Of one run the ratio is that of its rates, and the node alone is what the others are held against.
+    let due = |place: usize| figures[place].rate / figures[0].rate;
+    assert_eq!(ratios[0], None);
+    for (place, ratio) in ratios.iter().enumerate().skip(1) {
+        assert!(ratio.is_some_and(|ratio| (ratio - due(place)).abs() < 1e-9), "{ratios:?}");
+    }
 }
 
 #[test]

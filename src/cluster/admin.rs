@@ -146,11 +146,7 @@ impl Shared {
                 node: member.node.0,
                 address: member.address.clone(),
                 is_voter: true,
-                is_draining: if is_here {
-                    self.is_draining.load(Ordering::Acquire)
-                } else {
-                    of.is_some_and(|of| of.standing.is_draining)
-                },
+                is_draining: if is_here { self.is_to_lead_nothing() } else { of.is_some_and(|of| of.standing.is_draining) },
                 heard_ms: if is_here { Some(0) } else { of.map(|of| millis(of.at.elapsed())) },
                 clock_ahead_ms: if is_here { Some(0) } else { of.map(|of| of.clock.ahead_ms) },
                 clock_error_ms: if is_here { Some(0) } else { of.map(|of| of.clock.error_ms) },

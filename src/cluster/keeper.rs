@@ -2,7 +2,6 @@
 //! a change that was left half done is finished. And what keeps leaders spread over the nodes, and off one that is to be stopped.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidegate_cluster::{ChangeError, ClockMeasure, GroupMember, MemberChange};
@@ -26,7 +25,7 @@ const TEND: Duration = Duration::from_millis(500);
 /// How often it is looked whether this node leads more than its share. Seldom, so that all nodes have heard what the last change came to.
 const SPREAD: Duration = Duration::from_secs(3);
 
-/// How often a node that is drained looks whether it has been elected again.
+/// How often it is looked whether this node is to lead nothing, and then whether it has been elected again.
 const SPREAD_DRAINING: Duration = Duration::from_millis(500);
 
 /// Entries that a node that has joined may lack when it is counted from then on.
@@ -117,16 +116,20 @@ fn is_ready(shared: &Shared, member: &GroupMember, last: u64) -> bool {
     !member.is_voter && is_there && has_log
 }
 
-/// Looks again and again whether another node should lead a shard that this one leads: any, while this one is drained; else one that has two
-/// less than this one.
+/// Looks again and again whether another node should lead a shard that this one leads: any, while this one is drained or its disk has too
+/// little free space; else one that has two less than this one.
 pub(super) async fn spread(shared: Arc<Shared>) {
+    let mut spread_at = Instant::now();
     loop {
-        if shared.is_draining.load(Ordering::Acquire) {
+        sleep(SPREAD_DRAINING).await;
+        if shared.is_to_lead_nothing() {
             shared.hand_over().await;
-            sleep(SPREAD_DRAINING).await;
             continue;
         }
-        sleep(SPREAD).await;
+        if spread_at.elapsed() < SPREAD {
+            continue;
+        }
+        spread_at = Instant::now();
         let deciding = shared.deciding();
         let led = |node: NodeId| deciding.iter().filter(|decider| **decider == Some(node)).count();
         let here = led(shared.node());

@@ -137,6 +137,8 @@ pub(crate) struct Shared {
     pub(super) engine: Engine,
     /// Whether this node is to lead nothing. A start ends it.
     pub(super) is_draining: AtomicBool,
+    /// Whether its disk has too little free space, so that it takes no changes.
+    pub(super) disk_low: Arc<AtomicBool>,
     /// Whether everything is there that was committed before this node started. Once it is, it stays.
     pub(super) caught_up: watch::Sender<bool>,
     pub(super) handle: Handle,
@@ -328,6 +330,7 @@ impl Member {
             clock,
             heard: Mutex::default(),
             is_draining: AtomicBool::new(false),
+            disk_low: commits.disk_low_flag(),
             caught_up: watch::channel(false).0,
             handle: runtime.handle().clone(),
             identity,
@@ -519,9 +522,14 @@ impl Shared {
         Standing {
             unix_ms: self.clock.now().unix_ms(),
             shards: shards.collect(),
-            is_draining: self.is_draining.load(Ordering::Acquire),
+            is_draining: self.is_to_lead_nothing(),
             settings: self.settings.clone(),
         }
+    }
+
+    /// Whether others should lead: this node is drained, or it would refuse every change for want of space.
+    pub(super) fn is_to_lead_nothing(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire) || self.disk_low.load(Ordering::Acquire)
     }
 
     /// The clocks, as far as they are known.

@@ -1,6 +1,7 @@
 //! Shows a sceptic that the promises hold, one level at a time; each run prints what it tried and what it found, and exits with 0 only if
 //! nothing was. What is tried and what is not stands in `tests/README.md`.
 
+mod cluster;
 mod disk;
 mod figures;
 mod files;
@@ -33,6 +34,8 @@ enum Level {
     Files(files::Options),
     /// Concurrent clients of a real node: is there an order of their calls that explains every answer?
     History(history::Options),
+    /// A cluster of real nodes under load, killed, frozen, cut off, filled up, renewed: is every answer there once, and on every node?
+    Cluster(cluster::Options),
     /// Deliberate defects, each by itself: does any test fail?
     Mutants(mutants::Options),
     /// Hostile connections beside a healthy client of a real node: does the client notice, and does the node get over it?
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Level::Disk(options) => disk::run(&options),
         Level::Files(options) => files::run(&options),
         Level::History(options) => history::run(&options),
+        Level::Cluster(options) => cluster::run(&options),
         Level::Mutants(options) => mutants::run(&options),
         Level::Hostile(options) => hostile::run(&options),
         Level::Overload(options) => overload::run(&options),

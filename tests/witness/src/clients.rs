@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::node::{Node, Place};
+use crate::node::{Place, Target};
 use crate::record::{Answer, Call, Op, Patch, Reservation, Stock};
 use crate::wire::{Lost, Request, Response, Wire};
 
@@ -86,7 +86,7 @@ pub struct Recorded {
 /// One client.
 pub struct Client<'a> {
     number: usize,
-    node: &'a Node,
+    node: &'a dyn Target,
     plan: &'a Plan,
     shared: &'a [Mutex<Shared>],
     /// Hears of every answer.
@@ -97,6 +97,8 @@ pub struct Client<'a> {
     names: u64,
     refused: u64,
     batches: u64,
+    /// Whom it has asked in vain about what it wants now.
+    turn: usize,
     /// The stock that it has paused, closed, or given a window.
     shut: Option<usize>,
     /// Wants that are done.
@@ -117,7 +119,7 @@ impl<'a> Client<'a> {
     pub fn new(
         number: usize,
         seed: u64,
-        node: &'a Node,
+        node: &'a dyn Target,
         plan: &'a Plan,
         shared: &'a [Mutex<Shared>],
         answered: Sender<()>,
@@ -135,6 +137,7 @@ impl<'a> Client<'a> {
             names: 0,
             refused: 0,
             batches: 0,
+            turn: 0,
             shut: None,
             done: 0,
             pending: None,
@@ -187,10 +190,25 @@ impl<'a> Client<'a> {
 
     /// A look that is not part of the history.
     fn look<T: serde::de::DeserializeOwned>(&mut self, path: &str) -> Option<T> {
-        let place = self.node.place()?;
+        let place = self.place()?;
         let secret = self.node.secret(self.number);
         let response = self.wire(place).ask(Request { path, secret, ..Request::default() }).ok()?;
         serde_json::from_slice(&response.body).ok()
+    }
+
+    fn place(&self) -> Option<Place> {
+        self.node.place(self.number, self.turn)
+    }
+
+    /// Nobody has heard, or somebody has refused: the next one is to be asked.
+    fn ask_another(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    fn refused(&mut self, commands: u64) {
+        self.refused += commands;
+        self.ask_another();
+        self.node.refused();
     }
 
     fn wire(&mut self, place: Place) -> &mut Wire {
@@ -211,13 +229,14 @@ impl<'a> Client<'a> {
     /// One want, until it is answered or given up. Returns whether there is still a node.
     fn want(&mut self) -> bool {
         let is_asked_again = self.pending.is_some();
+        self.turn = 0;
         let (sku, op, key) = if let Some(pending) = self.pending.take() {
             pending
         } else {
             let sku = self.choose_stock();
             match self.rng.random_range(0..100) {
                 0..8 if self.plan.batches => return self.want_batch(sku),
-                8..10 => return self.call_stocks().is_some(),
+                8..10 if self.node.lists_all() => return self.call_stocks().is_some(),
                 _ => self.next(sku),
             }
         };
@@ -411,7 +430,7 @@ impl<'a> Client<'a> {
         };
         for _ in 0..ATTEMPTS_MAX {
             let began = self.node.now();
-            let place = self.node.place()?;
+            let place = self.place()?;
             let hangs_up = self.rng.random_range(0..200) == 0;
             let secret = self.node.secret(self.number);
             let request =
@@ -424,12 +443,15 @@ impl<'a> Client<'a> {
                 Ok(response) => meaning(&response).map(|answer| vec![Some(answer); members.len()]),
             };
             let Some(answers) = answers else {
-                self.refused += members.len() as u64;
+                self.refused(members.len() as u64);
                 continue;
             };
             let ended = self.node.now();
             self.batches += 1;
             let is_known = answers.iter().all(|answer| *answer != Some(Answer::Unknown));
+            if !is_known {
+                self.ask_another();
+            }
             for ((sku, op, key), answer) in members.iter().zip(answers) {
                 let _ = self.answered.send(());
                 // A command that was refused changed nothing.
@@ -459,7 +481,7 @@ impl<'a> Client<'a> {
             stocks: Vec<Named>,
         }
         let began = self.node.now();
-        let place = self.node.place()?;
+        let place = self.place()?;
         let Some(page) = self.look::<Page>("/v1/stocks?limit=1000") else { return Some(()) };
         let ended = self.node.now();
         for (sku, name) in self.plan.skus.iter().enumerate() {
@@ -503,16 +525,19 @@ impl<'a> Client<'a> {
     fn call(&mut self, sku: usize, op: &Op, key: Option<&String>) -> Option<bool> {
         for _ in 0..ATTEMPTS_MAX {
             let began = self.node.now();
-            let place = self.node.place()?;
+            let place = self.place()?;
             let hangs_up = op.kind().is_some() && self.rng.random_range(0..200) == 0;
             let Some(answer) = self.exchange(place, sku, op, key, hangs_up) else {
-                self.refused += 1;
+                self.refused(1);
                 continue;
             };
             let ended = self.node.now();
             // Nobody listens once all kills are done.
             let _ = self.answered.send(());
             let is_known = answer != Answer::Unknown;
+            if !is_known {
+                self.ask_another();
+            }
             let call = Call { client: self.number, op: op.clone(), key: key.cloned(), began, ended, answer, batch: None };
             self.record(sku, place.start, call);
             return Some(is_known);
@@ -545,7 +570,8 @@ fn later(time: &str, ms: u32) -> Option<String> {
     (all < 3_600_000).then(|| format!("{hour}{:02}:{:02}.{:03}Z", all / 60_000, all / 1_000 % 60, all % 1_000))
 }
 
-fn request_of(sku: &str, op: &Op) -> (&'static str, String, String) {
+/// Method, path and body of what is asked about a stock.
+pub fn request_of(sku: &str, op: &Op) -> (&'static str, String, String) {
     let part = |quantity: &Option<u32>| quantity.map(|quantity| json!({ "quantity": quantity }).to_string()).unwrap_or_default();
     match op {
         Op::Reserve { user, quantity, hold_seconds, reference } => {
@@ -654,7 +680,7 @@ pub fn meaning(response: &Response) -> Option<Answer> {
         reservations: Vec<Reservation>,
         next_cursor: Option<String>,
     }
-    let Response { status, is_replayed: replayed, etag, body } = response;
+    let Response { status, is_replayed: replayed, etag, body, .. } = response;
     let (status, replayed) = (*status, *replayed);
     let unreadable = || Some(Answer::Rejected { code: format!("{status} {}", String::from_utf8_lossy(body)) });
     if status != 200 && status != 201 {

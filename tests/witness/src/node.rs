@@ -68,6 +68,40 @@ pub struct FeedPage {
     pub next_cursor: String,
 }
 
+/// What clients ask: one node, or several that answer for each other.
+pub trait Target: Sync {
+    /// Nanoseconds since the run began.
+    fn now(&self) -> Moment;
+
+    /// Where `client` is to ask, who has asked `turn` others in vain about the same. `None` when it is to end.
+    fn place(&self, client: usize, turn: usize) -> Option<Place>;
+
+    /// The secret of the key of `client`; empty where there are none.
+    fn secret(&self, client: usize) -> &str;
+
+    /// Whether its list of all stocks shows whatever was answered before. A member of a cluster lists what it has itself.
+    fn lists_all(&self) -> bool {
+        true
+    }
+
+    /// A call was refused, or could not be sent: waits for as long as a client should before it asks again.
+    fn refused(&self) {}
+}
+
+impl Target for Node {
+    fn now(&self) -> Moment {
+        Self::now(self)
+    }
+
+    fn place(&self, _: usize, _: usize) -> Option<Place> {
+        Self::place(self)
+    }
+
+    fn secret(&self, client: usize) -> &str {
+        Self::secret(self, client)
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     place: Option<Place>,
@@ -128,20 +162,7 @@ impl Node {
     }
 
     fn make(options: NodeOptions, temporary: Option<TempDir>) -> Result<Self, NodeError> {
-        let mut keys = String::new();
-        let mut secrets = Vec::new();
-        for client in 0..options.clients {
-            let output = command(&options.program).args(["key", "new", "--role", "admin", "--name", &actor(client)]).output();
-            let output = output.map_err(machine("the program cannot be run"))?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let Some((secret, entry)) = text.split_once('\n') else {
-                let log = String::from_utf8_lossy(&output.stderr).into_owned();
-                return Err(NodeError::Node { what: "it makes no key".to_owned(), log });
-            };
-            secrets.push(secret.to_owned());
-            keys.push_str(entry);
-        }
-        std::fs::write(options.folder.join("keys.toml"), keys).map_err(machine("the keys cannot be written"))?;
+        let secrets = make_keys(&options.program, options.clients, &options.folder.join("keys.toml"))?;
         let (process, state, changed) = (Mutex::new(None), Mutex::default(), Condvar::new());
         Ok(Self { options, _temporary: temporary, secrets, began: Instant::now(), process, state, changed })
     }
@@ -391,8 +412,27 @@ pub fn program(named: Option<&Path>) -> Result<PathBuf, NodeError> {
     }
 }
 
+/// Makes a key for each of so many clients, and the file by which a node knows them. Gives their secrets.
+pub fn make_keys(program: &Path, clients: usize, file: &Path) -> Result<Vec<String>, NodeError> {
+    let mut keys = String::new();
+    let mut secrets = Vec::new();
+    for client in 0..clients {
+        let output = command(program).args(["key", "new", "--role", "admin", "--name", &actor(client)]).output();
+        let output = output.map_err(machine("the program cannot be run"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let Some((secret, entry)) = text.split_once('\n') else {
+            let log = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(NodeError::Node { what: "it makes no key".to_owned(), log });
+        };
+        secrets.push(secret.to_owned());
+        keys.push_str(entry);
+    }
+    std::fs::write(file, keys).map_err(machine("the keys cannot be written"))?;
+    Ok(secrets)
+}
+
 /// The program without the settings of whoever runs this.
-fn command(program: &Path) -> Command {
+pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEGATE_")) {

@@ -70,6 +70,8 @@ pub struct Response {
     pub is_replayed: bool,
     /// The entity tag of what it shows.
     pub etag: Option<String>,
+    /// Whether it says after how many seconds to ask again.
+    pub may_retry: bool,
     /// The whole body.
     pub body: Vec<u8>,
 }
@@ -111,8 +113,8 @@ impl Wire {
         if request.hangs_up {
             return Err(Lost::Unknown);
         }
-        let response = read(&mut stream).map_err(|_| Lost::Unknown)?;
-        self.stream = Some(stream);
+        let (response, closes) = read(&mut stream).map_err(|_| Lost::Unknown)?;
+        self.stream = (!closes).then_some(stream);
         Ok(response)
     }
 }
@@ -125,7 +127,8 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Response> {
+/// An answer, and whether it is the last one on its connection.
+fn read(stream: &mut BufReader<TcpStream>) -> io::Result<(Response, bool)> {
     let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let mut line = String::new();
     let mut next = |line: &mut String| -> io::Result<()> {
@@ -134,7 +137,7 @@ fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Response> {
     };
     next(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(cut)?;
-    let (mut length, mut is_replayed, mut etag) = (None, false, None);
+    let (mut length, mut is_replayed, mut etag, mut may_retry, mut closes) = (None, false, None, false, false);
     loop {
         next(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
@@ -144,10 +147,13 @@ fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Response> {
         if name.eq_ignore_ascii_case("etag") {
             etag = Some(value.trim().to_owned());
         }
+        may_retry |= name.eq_ignore_ascii_case("retry-after") && value.trim().parse::<u32>().is_ok();
+        closes |= name.eq_ignore_ascii_case("connection") && value.trim().eq_ignore_ascii_case("close");
         is_replayed |= name.eq_ignore_ascii_case("idempotency-replayed") && value.trim() == "true";
     }
     let length = length.ok_or_else(cut)?;
     let mut body = Vec::new();
     stream.take(length).read_to_end(&mut body)?;
-    if body.len() as u64 == length { Ok(Response { status, is_replayed, etag, body }) } else { Err(cut()) }
+    let response = Response { status, is_replayed, etag, may_retry, body };
+    if response.body.len() as u64 == length { Ok((response, closes)) } else { Err(cut()) }
 }

@@ -3,7 +3,7 @@
 //! Owns the plan of the runs and the table. The node, its clients and the first judge are `tidegate-witness`, which takes the change feed
 //! for the order of all changes; the second, `model`, needs no feed and searches for an order.
 
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;
 
@@ -167,7 +167,8 @@ fn try_all(options: &Options) -> Result<bool, NodeError> {
     Ok(holds)
 }
 
-fn large_plan(wants: usize, archives: bool) -> Plan {
+/// Clients who get into each other's way on a few stocks that are theirs for long, with holds that lapse.
+pub(crate) fn large_plan(wants: usize, archives: bool) -> Plan {
     Plan {
         clients: CLIENTS_LARGE,
         wants,
@@ -182,7 +183,8 @@ fn large_plan(wants: usize, archives: bool) -> Plan {
     }
 }
 
-fn small_plan() -> Plan {
+/// Clients of one stock whose calls are few enough to be searched for an order.
+pub(crate) fn small_plan() -> Plan {
     Plan {
         clients: CLIENTS_SMALL,
         wants: WANTS_SMALL,

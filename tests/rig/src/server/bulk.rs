@@ -173,7 +173,7 @@ fn answers(response: &Response, count: usize) -> Vec<Option<Answer>> {
         let shown = result.get("reservation").unwrap_or(result);
         let status = result["status"].as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(0);
         let is_replayed = result["replayed"] == true;
-        meaning(&Response { status, is_replayed, etag: None, body: shown.to_string().into_bytes() })
+        meaning(&Response { status, is_replayed, etag: None, may_retry: false, body: shown.to_string().into_bytes() })
     };
     results.iter().map(answer).collect()
 }
