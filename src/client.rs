@@ -148,9 +148,13 @@ pub(crate) struct Stock {
     pub(crate) sold: u64,
 }
 
-/// A cluster as one of its nodes sees it.
+/// `GET /v1/cluster`: a cluster as one of its nodes sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct ClusterSeen {
+    /// Its name; none of a node that stands alone.
+    pub(crate) cluster: Option<String>,
+    /// Who sees it.
+    pub(crate) node: u64,
     /// Its nodes.
     pub(crate) nodes: Vec<NodeSeen>,
     /// Its shards, by number.
@@ -160,15 +164,38 @@ pub(crate) struct ClusterSeen {
 /// A node of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct NodeSeen {
+    /// Its number.
+    pub(crate) node: u64,
+    /// Where other nodes reach it.
+    pub(crate) address: Option<String>,
     /// `voter` once it is counted for the majority.
     pub(crate) role: String,
+    /// Whether it is to lead nothing.
+    #[serde(default)]
+    pub(crate) draining: bool,
+    /// How long ago it was heard, in milliseconds.
+    pub(crate) heard_ms: Option<u64>,
+    /// How far its clock is ahead, in milliseconds.
+    pub(crate) clock_ahead_ms: Option<i64>,
+    /// Whether that is too far.
+    #[serde(default)]
+    pub(crate) clock_off: bool,
+    /// Settings that it has otherwise.
+    #[serde(default)]
+    pub(crate) settings_differ: Vec<String>,
 }
 
 /// A shard of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct ShardSeen {
+    /// Its number.
+    pub(crate) shard: u16,
     /// The number of the node that decides.
     pub(crate) leader: Option<u64>,
+    /// The term in which it does.
+    pub(crate) term: u64,
+    /// The newest group that is committed.
+    pub(crate) committed: u64,
     /// How it stands on each node.
     pub(crate) replicas: Vec<ReplicaSeen>,
 }
@@ -176,7 +203,9 @@ pub(crate) struct ShardSeen {
 /// A shard on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct ReplicaSeen {
-    /// Groups that the node lacks.
+    /// The number of the node.
+    pub(crate) node: u64,
+    /// Groups that it lacks.
     pub(crate) lag: Option<u64>,
 }
 

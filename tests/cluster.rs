@@ -600,12 +600,14 @@ fn any_node_takes_any_request() {
         for (sku, result) in skus.iter().zip(&results) {
             assert_eq!((&result["status"], &result["reservation"]["sku"]), (&json!(201), &json!(sku)), "node {}", place + 1);
         }
-        // Whatever the node has answered, every read on it shows.
-        let listed = node.get("/v1/stocks?limit=100").json();
-        let of_tents = listed["stocks"].as_array().unwrap().iter().filter(|stock| stock["sku"] != "lamp");
-        // Those of the nodes before are sold by now.
-        let counted: Vec<_> = of_tents.map(|stock| (stock["reserved"].as_u64(), stock["sold"].as_u64())).collect();
-        assert_eq!(counted, vec![(Some(1), Some(place as u64)); skus.len()]);
+        // Whatever the node has answered, every read on every node shows.
+        for (_, any) in trio.running() {
+            let listed = any.get("/v1/stocks?limit=100").json();
+            let of_tents = listed["stocks"].as_array().unwrap().iter().filter(|stock| stock["sku"] != "lamp");
+            // Those of the nodes before are sold by now.
+            let counted: Vec<_> = of_tents.map(|stock| (stock["reserved"].as_u64(), stock["sold"].as_u64())).collect();
+            assert_eq!(counted, vec![(Some(1), Some(place as u64)); skus.len()], "at {}", any.address);
+        }
         for (sku, result) in skus.iter().zip(&results) {
             let stock = node.get(&format!("/v1/stocks/{sku}")).json();
             assert_eq!((&stock["reserved"], &stock["sold"]), (&json!(1), &json!(place)));
@@ -640,6 +642,38 @@ fn any_node_takes_any_request() {
         assert_eq!(node.get("/v1/stocks/no-such-tent").json()["code"], json!("unknown_sku"));
         assert_eq!(node.post("/v1/stocks/tent-0/reservations", "{").json()["code"], json!("invalid_request"));
         assert_eq!(node.get("/v1/reservations/forged").json()["code"], json!("unknown_reservation"));
+    }
+}
+
+#[test]
+fn the_change_feed_is_read_on_at_any_node() {
+    let mut trio = Trio::start(0);
+    let (mut seen, mut cursor) = (Vec::<Value>::new(), String::new());
+    for round in 0..60_usize {
+        // At one node it is sold, and read at the others in turns, each from where the one before came to, however far it is itself.
+        let sold =
+            trio.server(round % 3).post("/v1/stocks/lamp/reservations", &json!({ "user": format!("reader-{round}") }).to_string());
+        assert_eq!(sold.status, 201, "{sold:?}");
+        let reader = trio.server((round + 1) % 3);
+        let page = reader.get(&format!("/v1/events?limit=1000{}{cursor}", if cursor.is_empty() { "" } else { "&after=" }));
+        assert_eq!(page.status, 200, "{page:?}");
+        seen.extend(page.json()["events"].as_array().unwrap().iter().cloned());
+        page.json()["next_cursor"].as_str().unwrap().clone_into(&mut cursor);
+    }
+    let until = Instant::now() + WAIT_MAX;
+    let is_reader = |event: &Value| event["reservation"]["user"].as_str().is_some_and(|user| user.starts_with("reader-"));
+    while seen.iter().filter(|event| is_reader(event)).count() < 60 {
+        assert!(Instant::now() < until, "the feed lacks reservations: {seen:?}");
+        let page = trio.server(seen.len() % 3).get(&format!("/v1/events?limit=1000&after={cursor}")).json();
+        seen.extend(page["events"].as_array().unwrap().iter().cloned());
+        page["next_cursor"].as_str().unwrap().clone_into(&mut cursor);
+    }
+    // Each once, in order.
+    let lamps: Vec<u64> =
+        seen.iter().filter(|event| event["sku"] == "lamp").map(|event| event["sku_sequence"].as_u64().unwrap()).collect();
+    assert_eq!(lamps, (1..=lamps.len() as u64).collect::<Vec<_>>());
+    for node in trio.nodes.drain(..).flatten() {
+        node.terminate().expect(0, &[]);
     }
 }
 

@@ -40,8 +40,8 @@ pub trait ClusterSource: Send + Sync {
     /// answered with, within `limit`.
     fn forward(&self, shard: u16, node: u64, request: Vec<u8>, limit: Duration) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>>;
 
-    /// Is done when this node itself has what it had others answer.
-    fn settle(&self) -> ClusterFuture<()>;
+    /// Is done when this node itself shows everything that any node had acknowledged before the call. Fails after `limit`, with what is missing.
+    fn settle(&self, limit: Duration) -> ClusterFuture<Result<(), String>>;
 
     /// Makes another node a member: the one with number `node`, or with the next that is free, which is reached at `address`. Gives what its data
     /// directory is made of. Does the same again when it is asked again.

@@ -44,7 +44,7 @@ const HEAD_BYTES_MAX: usize = 256 * 1024;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a request is kept while nobody decides: two elections at their usual length.
-const NOBODY_MAX: Duration = Duration::from_secs(5);
+pub(crate) const NOBODY_MAX: Duration = Duration::from_secs(5);
 
 /// What a caller's header says that the node which decides must know.
 const HEADERS: [&str; 7] =

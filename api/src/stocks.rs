@@ -13,6 +13,7 @@ use crate::bodies;
 use crate::call::{Call, Unread};
 use crate::cursor;
 use crate::documents::StockDocument;
+use crate::forward::NOBODY_MAX;
 use crate::precondition;
 use crate::problem::Problem;
 use crate::replies;
@@ -67,7 +68,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     let is_stale = is_stale(&call)?;
     let after = call.query().text("cursor").map(cursor::read_stock).transpose()?;
     if let Some(cluster) = call.door().cluster().filter(|_| !is_stale) {
-        call.bounded(cluster.settle()).await?;
+        call.bounded(cluster.settle(NOBODY_MAX)).await?.map_err(|why| Problem::new(Code::NoQuorum, why))?;
     }
     // One more than are shown, to know whether there are more.
     let stocks = engine.stocks(after.as_ref(), limit + 1);

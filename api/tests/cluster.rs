@@ -72,8 +72,9 @@ impl ClusterSource for Front {
         })
     }
 
-    fn settle(&self) -> ClusterFuture<()> {
-        Box::pin(async {})
+    fn settle(&self, _: Duration) -> ClusterFuture<Result<(), String>> {
+        let unknown = self.lacks_quorum();
+        Box::pin(async { unknown.map_or(Ok(()), Err) })
     }
 
     fn add(&self, node: Option<u64>, _: String) -> ClusterFuture<Result<Vec<u8>, ClusterRefusal>> {
@@ -181,6 +182,9 @@ async fn while_nobody_decides_a_request_waits_and_then_changes_nothing() {
     let opening = pair.front.put("/v1/stocks/lamp", r#"{"quantity":2}"#);
     opening.await.expect_problem(503, "no_quorum", "no node is known that decides for shard 0");
     assert_eq!(*pair.asked.lock().unwrap(), 0);
+    // A list of what is here may lack what was acknowledged elsewhere, and says so unless it is asked for all the same.
+    pair.front.get("/v1/stocks").await.expect_problem(503, "no_quorum", "nobody decides");
+    assert_eq!(pair.front.get("/v1/stocks?consistency=stale").await.json()["stocks"], json!([]));
     // Who decides may be found out meanwhile, and be this node.
     let (opened, ()) = tokio::join!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":2}"#), async {
         *pair.decider.lock().unwrap() = Decider::Here;

@@ -463,6 +463,11 @@ impl Engine {
         self.inner.progress.get(usize::from(stream.0)).map(|progress| progress.committed())
     }
 
+    /// The newest group of a stream of which every view is shown; `None` where no shard owns it.
+    pub fn shown(&self, stream: StreamId) -> Option<GroupSequence> {
+        self.inner.published.shown(stream)
+    }
+
     /// Whether a quorum commits what the shards decide. Its other members may have what this node's log has not written yet.
     pub fn is_replicated(&self) -> bool {
         self.inner.is_replicated

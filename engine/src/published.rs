@@ -68,6 +68,11 @@ impl Published {
         self.shown[usize::from(stream.0)].store(group.0, Ordering::Release);
     }
 
+    /// The newest group of `stream` of which every view is shown.
+    pub(crate) fn shown(&self, stream: StreamId) -> Option<GroupSequence> {
+        self.shown.get(usize::from(stream.0)).map(|shown| GroupSequence(shown.load(Ordering::Acquire)))
+    }
+
     /// The views of `stream` are about to count holds of which the earliest falls due at `due`. Only the owning shard's thread calls this.
     pub(crate) fn expect_lapse(&self, stream: StreamId, due: Option<Timestamp>) {
         let due_ms = &self.due_ms[usize::from(stream.0)];

@@ -1,18 +1,18 @@
 //! What callers of a member's HTTP door may see of the cluster and change about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidegate_api::{ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, NodeView, ShardView};
 use tidegate_cluster::network::{CONNECTIONS_MAX_DEFAULT, LinkError};
 use tidegate_cluster::{ChangeError, GroupMember, GroupStatus, Member as Address, MemberChange, ShardGroup};
 use tidegate_config::PeerAddress;
-use tidegate_engine::CommitProgress;
-use tidegate_persistence::{ArchiveWriter, Identity, LogPosition, NodeId, Piece, StreamId};
+use tidegate_persistence::{ArchiveWriter, GroupSequence, Identity, LogPosition, NodeId, Piece, StreamId};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout_at};
 
 use super::keeper::hear;
@@ -34,8 +34,8 @@ const CHANGE_AGAIN: Duration = Duration::from_millis(100);
 /// For how many of the longest elections a shard may have no leader until the node says that it is not ready.
 const ELECTIONS_UNREADY: u32 = 3;
 
-/// How often it is looked whether this node has what it had others answer.
-const SETTLE_LOOK: Duration = Duration::from_millis(2);
+/// How long it is waited before nodes are asked again what they have decided, while nobody says that it decides.
+const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 
 /// A member's cluster, for its door.
 pub(crate) struct MemberSource(pub(crate) Arc<Shared>);
@@ -78,9 +78,11 @@ impl ClusterSource for MemberSource {
         Box::pin(async move { asking.await.unwrap_or_else(|_| stopping()) })
     }
 
-    fn settle(&self) -> ClusterFuture<()> {
+    fn settle(&self, limit: Duration) -> ClusterFuture<Result<(), String>> {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move { shared.settle().await })
+        // Connections belong to the cluster's runtime.
+        let settling = self.0.handle.spawn(async move { shared.settle(limit).await });
+        Box::pin(async move { settling.await.unwrap_or_else(|_| Err("the node is stopping".to_owned())) })
     }
 
     fn remove(&self, node: u64) -> ClusterFuture<Result<(), ClusterRefusal>> {
@@ -116,22 +118,59 @@ impl Shared {
             LinkError::Unreachable(..) | LinkError::TooLong(_) => ForwardFailure::NotSent(error.to_string()),
             LinkError::Lost(..) | LinkError::Slow(_) => ForwardFailure::Unknown(error.to_string()),
         })?;
-        let (committed, answer) = decode_answer(&answer).map_err(|error| match error {
+        decode_answer(&answer).map_err(|error| match error {
             AnswerError::Refused(why) => ForwardFailure::NotSent(why),
             AnswerError::Unreadable(why) => ForwardFailure::Unknown(why),
-        })?;
-        for (seen, committed) in self.seen.iter().zip(committed) {
-            seen.fetch_max(committed, Ordering::AcqRel);
-        }
-        Ok(answer)
+        })
     }
 
-    /// Is done when this node itself has what it had others answer.
-    async fn settle(&self) {
-        let lacks = |(seen, progress): (&AtomicU64, &Arc<CommitProgress>)| progress.committed().0 < seen.load(Ordering::Acquire);
-        while self.seen.iter().zip(&self.progress).any(lacks) {
-            sleep(SETTLE_LOOK).await;
+    /// Is done when this node shows everything that any node had acknowledged before the call. Fails after `limit`, with what is missing.
+    async fn settle(self: &Arc<Self>, limit: Duration) -> Result<(), String> {
+        let (called, until) = (Instant::now(), tokio::time::Instant::now() + limit);
+        // Before the looks at what is shown, so that none is missed that comes behind one.
+        let mut changes = self.engine.changes();
+        let needed = loop {
+            let needed: Vec<Option<GroupSequence>> = (0..self.groups.len()).map(|shard| self.acknowledged(shard, called)).collect();
+            let Some(unknown) = needed.iter().position(Option::is_none) else { break needed };
+            let deciders =
+                self.groups.iter().zip(&needed).filter(|(_, needed)| needed.is_none()).filter_map(|(group, _)| group.leader());
+            let asked: BTreeSet<NodeId> = deciders.filter(|decider| *decider != self.node()).collect();
+            let others = self.others();
+            let mut asking = JoinSet::new();
+            for (node, address) in asked.into_iter().filter_map(|node| Some((node, others.get(&node)?.clone()))) {
+                let shared = Arc::clone(self);
+                asking.spawn(async move { hear(&shared, node, &address).await });
+            }
+            let answered = async {
+                let is_anybody_asked = !asking.is_empty();
+                while asking.join_next().await.is_some() {}
+                if !is_anybody_asked || self.acknowledged(unknown, called).is_none() {
+                    sleep(SETTLE_AGAIN).await;
+                }
+            };
+            if timeout_at(until, answered).await.is_err() {
+                return Err(format!("no node is known that decides for shard {unknown}"));
+            }
+        };
+        let is_shown = |(stream, needed): (StreamId, &Option<GroupSequence>)| self.engine.shown(stream) >= *needed;
+        while !self.engine.streams().into_iter().zip(&needed).all(is_shown) {
+            match timeout_at(until, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err("the node is stopping".to_owned()),
+                Err(_) => return Err("this node is behind those that decide".to_owned()),
+            }
         }
+        Ok(())
+    }
+
+    /// The newest group of `shard` that whoever decides for it had committed at some moment since `called`; `None` while nobody has said so.
+    fn acknowledged(&self, shard: usize, called: Instant) -> Option<GroupSequence> {
+        if self.progress[shard].leads() {
+            return Some(self.progress[shard].committed());
+        }
+        let heard = self.heard.lock();
+        let recent = heard.values().filter(|heard| heard.at >= called).filter_map(|heard| heard.standing.shards.get(shard));
+        recent.filter(|standing| standing.leads).map(|standing| GroupSequence(standing.committed)).max()
     }
 
     fn view(&self) -> ClusterView {

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use super::endpoint::{EndpointFault, Membership, endpoint, membership};
 use super::member::{MemberError, recover};
 use crate::backup::{BackupError, Partial, check_place};
+use crate::client::ClusterSeen;
 use crate::node::{HISTORY_FOLDER, open_directory};
 use crate::options::{directory_options, wal_options};
 use crate::target::{Target, TargetError};
@@ -289,45 +290,6 @@ pub(crate) fn drain(options: &TargetOptions, node: u64, resumes: bool) -> Result
     Ok(out.flush()?)
 }
 
-/// `GET /v1/cluster`, as far as it is shown.
-#[derive(Debug, Deserialize)]
-struct Seen {
-    cluster: Option<String>,
-    node: u64,
-    nodes: Vec<SeenNode>,
-    shards: Vec<SeenShard>,
-}
-
-#[derive(Debug, Deserialize)]
-struct SeenNode {
-    node: u64,
-    address: Option<String>,
-    role: String,
-    #[serde(default)]
-    draining: bool,
-    heard_ms: Option<u64>,
-    clock_ahead_ms: Option<i64>,
-    #[serde(default)]
-    clock_off: bool,
-    #[serde(default)]
-    settings_differ: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct SeenShard {
-    shard: u16,
-    leader: Option<u64>,
-    term: u64,
-    committed: u64,
-    replicas: Vec<SeenReplica>,
-}
-
-#[derive(Debug, Deserialize)]
-struct SeenReplica {
-    node: u64,
-    lag: Option<u64>,
-}
-
 /// Shows how the cluster stands, as the node that `options` name sees it.
 pub(crate) fn status(options: &StatusOptions) -> Result<(), ClusterError> {
     let target = options.target.find()?;
@@ -342,14 +304,14 @@ pub(crate) fn status(options: &StatusOptions) -> Result<(), ClusterError> {
     Ok(out.flush()?)
 }
 
-fn read_seen(target: &Target, body: &[u8]) -> Result<Seen, ClusterError> {
+fn read_seen(target: &Target, body: &[u8]) -> Result<ClusterSeen, ClusterError> {
     serde_json::from_slice(body).map_err(|error| ClusterError::Answer {
         url: target.url.clone(),
         source: io::Error::new(io::ErrorKind::InvalidData, format!("its answer is none of the contract's: {error}")),
     })
 }
 
-fn table(seen: &Seen) -> String {
+fn table(seen: &ClusterSeen) -> String {
     let mut text = match &seen.cluster {
         Some(cluster) => format!("cluster {cluster}, as node {} sees it\n\n", seen.node),
         None => format!("node {} stands alone\n\n", seen.node),

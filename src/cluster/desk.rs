@@ -32,11 +32,7 @@ impl Desk for MemberDesk {
                     // Before it serves, a node has nothing to answer by.
                     let Some(answering) = member.answering.get() else { return encode_refusal("the node does not serve yet") };
                     match Forwarded::decode(&request) {
-                        Ok(request) => {
-                            let answer = answering.answer(request).await;
-                            let committed: Vec<u64> = member.progress.iter().map(|progress| progress.committed().0).collect();
-                            encode_answer(&committed, &answer.encode())
-                        }
+                        Ok(request) => encode_answer(&answering.answer(request).await.encode()),
                         Err(why) => encode_refusal(&why),
                     }
                 }

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -130,8 +130,6 @@ pub(crate) struct Shared {
     pub(super) heard: Mutex<BTreeMap<NodeId, Heard>>,
     /// By shard: when this node last knew who decides for it.
     pub(super) led: Mutex<Vec<Instant>>,
-    /// By shard: the newest group that another node had committed when it answered in place of this one.
-    pub(super) seen: Vec<AtomicU64>,
     /// What answers requests that other nodes send on, once this node serves.
     pub(super) answering: OnceLock<Answering>,
     pub(super) engine: Engine,
@@ -320,7 +318,6 @@ impl Member {
         let now = Instant::now();
         let shared = Arc::new(Shared {
             led: Mutex::new(vec![now; groups.len()]),
-            seen: groups.iter().map(|_| AtomicU64::new(0)).collect(),
             answering: OnceLock::new(),
             engine: engine.clone(),
             groups,

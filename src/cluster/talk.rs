@@ -9,7 +9,7 @@
 //!   5 lead nothing from now on: 1, or again what you get: 0
 //! an answer: 1 byte, then its body
 //!   1 to the first, the second and the fifth, which is answered with the shards that are still led: JSON
-//!   3 to a request: 2 number of shards, big-endian, 8 each the newest group of it that is committed here, then as the door has it
+//!   3 to a request: as the door has it
 //!   4 it is being made: nothing
 //!   255 it cannot be read, or not answered: why, in UTF-8
 //! ```
@@ -62,30 +62,17 @@ pub(super) fn encode_request(request: &[u8]) -> Vec<u8> {
     [&[REQUEST], request].concat()
 }
 
-/// The answer to a caller's request, given when `committed` were the newest groups of the shards.
-pub(super) fn encode_answer(committed: &[u64], answer: &[u8]) -> Vec<u8> {
-    let shards = u16::try_from(committed.len()).expect("shards are numbered by 16 bits");
-    let mut bytes = Vec::with_capacity(3 + 8 * committed.len() + answer.len());
-    bytes.push(REQUEST);
-    bytes.extend_from_slice(&shards.to_be_bytes());
-    for committed in committed {
-        bytes.extend_from_slice(&committed.to_be_bytes());
-    }
-    bytes.extend_from_slice(answer);
-    bytes
+/// The answer to a caller's request.
+pub(super) fn encode_answer(answer: &[u8]) -> Vec<u8> {
+    [&[REQUEST], answer].concat()
 }
 
-/// The newest groups of the shards, and the answer.
-pub(super) fn decode_answer(bytes: &[u8]) -> Result<(Vec<u64>, Vec<u8>), AnswerError> {
-    let read = || {
-        let (shards, rest) = bytes.strip_prefix(&[REQUEST])?.split_first_chunk()?;
-        let (committed, answer) = rest.split_at_checked(8 * usize::from(u16::from_be_bytes(*shards)))?;
-        let committed = committed.as_chunks().0.iter().map(|committed| u64::from_be_bytes(*committed));
-        Some((committed.collect(), answer.to_vec()))
-    };
+/// The same, from the answer of another node.
+pub(super) fn decode_answer(bytes: &[u8]) -> Result<Vec<u8>, AnswerError> {
     match bytes.split_first() {
+        Some((&REQUEST, answer)) => Ok(answer.to_vec()),
         Some((&REFUSED, why)) => Err(AnswerError::Refused(String::from_utf8_lossy(why).into_owned())),
-        _ => read().ok_or_else(|| AnswerError::Unreadable("the answer cannot be read".to_owned())),
+        _ => Err(AnswerError::Unreadable("the answer cannot be read".to_owned())),
     }
 }
 
@@ -312,11 +299,8 @@ mod tests {
         ] {
             assert_eq!(decode_outcome(&encode_outcome(outcome.clone())), outcome);
         }
-        let answer = encode_answer(&[7, u64::MAX], b"and more");
-        assert_eq!(decode_answer(&answer), Ok((vec![7, u64::MAX], b"and more".to_vec())));
-        for end in 0..19 {
-            assert!(matches!(decode_answer(&answer[..end]), Err(AnswerError::Unreadable(_))), "the first {end} bytes");
-        }
+        assert_eq!(decode_answer(&encode_answer(b"an answer")), Ok(b"an answer".to_vec()));
+        assert_eq!(decode_answer(b""), Err(AnswerError::Unreadable("the answer cannot be read".to_owned())));
         assert_eq!(decode_answer(&encode_refusal("no")), Err(AnswerError::Refused("no".to_owned())));
         // Whatever cannot be read may have been done.
         for bytes in [&b""[..], b"\x01", b"\x01{}", b"\xffwhy"] {

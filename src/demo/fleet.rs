@@ -301,22 +301,23 @@ mod tests {
     #[test]
     fn a_cluster_is_whole_when_all_are_counted_and_none_lacks_anything() {
         let seen = |nodes: &str, shard: &str| -> ClusterSeen {
-            serde_json::from_str(&format!(r#"{{"nodes":[{nodes}],"shards":[{shard}]}}"#)).unwrap()
+            let shard = format!(r#"{{"shard":0,"term":1,"committed":9,{shard}}}"#);
+            serde_json::from_str(&format!(r#"{{"node":1,"nodes":[{nodes}],"shards":[{shard}]}}"#)).unwrap()
         };
         let voters = r#"{"node":1,"role":"voter"},{"node":2,"role":"voter"}"#;
-        let whole = r#"{"leader":1,"replicas":[{"lag":0},{"lag":0}]}"#;
+        let whole = r#""leader":1,"replicas":[{"node":1,"lag":0},{"node":2,"lag":0}]"#;
         assert!(is_whole(&seen(voters, whole), 2, 0));
         assert!(!is_whole(&seen(voters, whole), 3, 0));
         assert!(!is_whole(&seen(r#"{"node":1,"role":"voter"},{"node":2,"role":"learner"}"#, whole), 2, 0));
         for shard in [
-            r#"{"leader":null,"replicas":[{"lag":0},{"lag":0}]}"#,
-            r#"{"leader":1,"replicas":[{"lag":0}]}"#,
-            r#"{"leader":1,"replicas":[{"lag":0},{"lag":6}]}"#,
-            r#"{"leader":1,"replicas":[{"lag":0},{"lag":null}]}"#,
+            r#""leader":null,"replicas":[{"node":1,"lag":0},{"node":2,"lag":0}]"#,
+            r#""leader":1,"replicas":[{"node":1,"lag":0}]"#,
+            r#""leader":1,"replicas":[{"node":1,"lag":0},{"node":2,"lag":6}]"#,
+            r#""leader":1,"replicas":[{"node":1,"lag":0},{"node":2,"lag":null}]"#,
         ] {
             assert!(!is_whole(&seen(voters, shard), 2, 5), "{shard}");
         }
-        assert!(is_whole(&seen(voters, r#"{"leader":1,"replicas":[{"lag":0},{"lag":5}]}"#), 2, 5));
+        assert!(is_whole(&seen(voters, r#""leader":1,"replicas":[{"node":1,"lag":0},{"node":2,"lag":5}]"#), 2, 5));
     }
 
     #[tokio::test]
