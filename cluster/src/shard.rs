@@ -277,9 +277,6 @@ impl ShardLeader {
             {
                 let raft = raft.clone();
                 let question = async move {
-                    if mutant!(DecidesUnsettled) {
-                        return Ok(());
-                    }
                     raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(drop).map_err(|error| error.to_string())
                 };
                 asked = Some((term, Box::pin(question)));

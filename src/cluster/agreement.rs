@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tidegate_cluster::Clocks;
 use tidegate_persistence::NodeId;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::keeper::PROMOTE_BEHIND_MAX;
@@ -34,32 +35,32 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         let clocks = shared.clocks();
         told.clocks(&shared, &clocks);
         told.settings(&shared);
+        let mut giving_up = JoinSet::new();
         for (shard, off_for) in off_for.iter_mut().enumerate() {
             let must_yield = clocks.must_yield(&shared.groups[shard].status().voters());
             *off_for = if must_yield { off_for.saturating_add(1) } else { 0 };
             let is_sure = *off_for >= LOOKS_BEFORE;
             shared.groups[shard].stand_for_election(!is_sure);
-            if is_sure {
-                give_up(&shared, shard, &clocks).await;
+            if let Some(next) = to_whom(&shared, shard, &clocks).filter(|_| is_sure) {
+                tracing::warn!(shard, to = next.0, "this node's clock is off: it gives up the shard");
+                giving_up.spawn(shared.hand_over_one(shard, next));
             }
         }
+        while giving_up.join_next().await.is_some() {}
     }
 }
 
-/// Has a node whose clock is not off lead shard `number`, if this one leads it and such a node is there and close behind.
-async fn give_up(shared: &Shared, number: usize, clocks: &Clocks) {
+/// The node that is to lead shard `number` in place of this one, if this one leads it: one whose clock is not off, there and close behind.
+fn to_whom(shared: &Shared, number: usize, clocks: &Clocks) -> Option<NodeId> {
     let status = shared.groups[number].status();
     if status.leader != Some(shared.node()) {
-        return;
+        return None;
     }
     let voters = status.voters();
     let able = shared.able_to_lead(&status).into_iter().filter(|member| !clocks.is_off(member.node, &voters));
     let is_close = |matched: u64| matched + PROMOTE_BEHIND_MAX >= status.last.0;
     let next = able.filter(|member| member.matched.is_some_and(|matched| is_close(matched.0))).max_by_key(|member| member.matched);
-    if let Some(next) = next {
-        tracing::warn!(shard = number, to = next.node.0, "this node's clock is off: it gives up the shard");
-        shared.hand_over_one(number, next.node).await;
-    }
+    next.map(|member| member.node)
 }
 
 /// What has been told, so that it is told once.

@@ -359,7 +359,7 @@ impl Ledger {
         let (user, _) = self.user_or_new(stock, user);
         self.keep_image_of_user(user);
         let units = u64::from(grant.units);
-        self.set_units_of(user, name.as_bytes(), self.users[user].units() + units);
+        let moved = self.give_user_units(user, name, units);
 
         let of = &mut self.stocks[stock];
         assert_eq!(of.grants + 1, grant.sequence.0, "a grant is out of order for {}", of.sku);
@@ -367,11 +367,14 @@ impl Ledger {
         of.available -= units;
         of.reserved += units;
         of.grants = grant.sequence.0;
+        of.sum.move_users(moved);
         of.assert_conserved();
+        let id = of.id;
 
         let reference = reference.map_or(NameId::NONE, |reference| self.names.insert(reference.as_str()));
         let mut reservation = Reservation::new(grant.sequence, grant.at, grant.expires_at, user, reference);
         reservation.reserved = grant.units;
+        self.move_sum(0, of_reservation(id, &reservation));
         let slot = self.insert_reservation(reservation);
         let key = self.remember_reservation(slot, idempotency, true, grant.at);
         InverseChange::Reserved { reservation: slot, key }
@@ -408,8 +411,6 @@ impl Ledger {
         self.link_to_user(slot);
         if is_held {
             self.wheel.insert(&mut self.reservations, slot);
-            let sum = of_reservation(self.stocks[stock].id, &self.reservations[slot]);
-            self.move_sum(0, sum);
             self.open_holds += 1;
         }
         slot

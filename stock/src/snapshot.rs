@@ -390,7 +390,8 @@ impl Loader {
                 if !is_new {
                     return Err(LoadError::Twice(Box::new(SnapshotItem::User(record))));
                 }
-                self.ledger.set_units_of(slot, record.user.as_str().as_bytes(), record.units);
+                let moved = self.ledger.give_user_units(slot, record.user.as_str(), record.units);
+                self.ledger.stocks[stock].sum.move_users(moved);
             }
             SnapshotItem::Reservation(record) => self.add_reservation(record)?,
             SnapshotItem::Key(record) => self.add_key(record)?,

@@ -1,7 +1,7 @@
 //! The sum of a ledger: a hash, kept up by every change, by which two ledgers that came from one log are compared.
 //!
-//! It is the sum, modulo 2^64, of a hash for each stock with its counters, settings and life, one for each reservation that holds anything,
-//! and one for each user's units of a stock that is not archived. A change takes away the hash of what was there, as it is in memory, and adds
+//! It is the sum, modulo 2^64, of a hash for each stock with its counters, settings and life, one for each reservation that holds anything (but
+//! for when it was granted, to whom, and its reference), and one for each user's units of a stock that is not archived. A change takes away the hash of what was there, as it is in memory, and adds
 //! that of what is there from then on; so a record that went wrong in memory makes a difference once it is changed.
 //!
 //! Nothing is in it that nodes let go of in their own time, and so may or may not have in memory: reservations that hold nothing, keys, users of
@@ -59,6 +59,11 @@ pub(crate) struct StockSum {
 }
 
 impl StockSum {
+    /// The hashes of its users' units come to so much more.
+    pub(crate) const fn move_users(&mut self, by: u64) {
+        self.users = self.users.wrapping_add(by);
+    }
+
     /// The stock, at `slot`, has changed or is about to.
     pub(crate) fn outdate(&mut self, slot: u32, sums: &mut Sums) {
         if !self.is_outdated {
@@ -78,14 +83,7 @@ const fn fold(one: u64, other: u64) -> u64 {
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What the words of a reservation are laid over, in their order.
-const RESERVATION: [u64; 6] = [
-    0x243f_6a88_85a3_08d3,
-    0x1319_8a2e_0370_7344,
-    0xa409_3822_299f_31d0,
-    0x082e_fa98_ec4e_6c89,
-    0x4528_21e6_38d0_1377,
-    0xbe54_66cf_34e9_0c6c,
-];
+const RESERVATION: [u64; 4] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
 
 /// Mixes words into 64 bits, one after the other.
 #[derive(Debug, Clone, Copy)]
@@ -135,12 +133,10 @@ pub(crate) fn of_reservation(stock: StockId, reservation: &Reservation) -> u64 {
         return 0;
     }
     let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-    let [place_of, sequence, from, until, kept, gone] = RESERVATION;
+    let [place_of, sequence, until, kept] = RESERVATION;
     let identity = fold(place(stock) ^ place_of, reservation.sequence_and_exit() ^ sequence);
-    let times = fold(reservation.reserved_at().unix_ms() ^ from, reservation.expires_at().unix_ms() ^ until);
-    let counts =
-        fold(pair(reservation.reserved, reservation.confirmed) ^ kept, pair(reservation.released, reservation.returned) ^ gone);
-    fold(identity.wrapping_add(times).wrapping_add(counts), FACTOR)
+    let holds = fold(reservation.expires_at().unix_ms() ^ until, pair(reservation.reserved, reservation.confirmed) ^ kept);
+    fold(identity.wrapping_add(holds) ^ pair(reservation.released, reservation.returned), FACTOR)
 }
 
 fn of_units(user: Mix, units: u64) -> u64 {
@@ -209,14 +205,13 @@ impl Ledger {
         self.sums.total = self.sums.total.wrapping_sub(before).wrapping_add(after);
     }
 
-    /// Gives a user, whose stock has been outdated and whose name is `name`, `units` reserved and sold.
-    pub(crate) fn set_units_of(&mut self, slot: u32, name: &[u8], units: u64) {
+    /// Gives a user `units` more, and returns what [`StockSum::move_users`] of its stock, which has been outdated, is to be told.
+    pub(crate) fn give_user_units(&mut self, slot: u32, name: &str, units: u64) -> u64 {
         let user = &mut self.users[slot];
         let before = user.units();
-        user.set_units(units);
-        let named = Mix::USER.bytes(name);
-        let sum = &mut self.stocks[user.stock].sum;
-        sum.users = sum.users.wrapping_sub(of_units(named, before)).wrapping_add(of_units(named, units));
+        user.set_units(before + units);
+        let named = Mix::USER.bytes(name.as_bytes());
+        of_units(named, before + units).wrapping_sub(of_units(named, before))
     }
 
     /// Gives a user, whose stock has been outdated, `units` more.

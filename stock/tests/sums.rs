@@ -85,7 +85,7 @@ fn a_small_history_comes_to_the_number_that_its_words_make() {
     let history = history();
     assert_eq!(ledger_of(&[], 1).sum(), LedgerSum { stocks: 0, open_holds: 0, hash: 0 });
     assert_eq!(ledger_of(&history[..1], 1).sum(), LedgerSum { stocks: 1, open_holds: 0, hash: 0x8a7a_2018_647f_cbb4 });
-    assert_eq!(ledger_of(&history, 1).sum(), LedgerSum { stocks: 1, open_holds: 2, hash: 0x5874_7d53_f25d_6022 });
+    assert_eq!(ledger_of(&history, 1).sum(), LedgerSum { stocks: 1, open_holds: 2, hash: 0xcd13_0057_daa7_cb45 });
 }
 
 #[test]

@@ -54,12 +54,12 @@ fn of_reservation(record: &ReservationRecord) -> u64 {
     };
     let identity =
         folded(place(record.id.stock) ^ 0x243f_6a88_85a3_08d3, record.id.sequence.0 ^ exit << 56 ^ 0x1319_8a2e_0370_7344);
-    let times = folded(record.reserved_at.unix_ms() ^ 0xa409_3822_299f_31d0, record.expires_at.unix_ms() ^ 0x082e_fa98_ec4e_6c89);
-    let counts = folded(
-        (u64::from(record.reserved) << 32 | u64::from(record.confirmed)) ^ 0x4528_21e6_38d0_1377,
-        (u64::from(record.released) << 32 | u64::from(record.returned)) ^ 0xbe54_66cf_34e9_0c6c,
+    let holds = folded(
+        record.expires_at.unix_ms() ^ 0xa409_3822_299f_31d0,
+        (u64::from(record.reserved) << 32 | u64::from(record.confirmed)) ^ 0x082e_fa98_ec4e_6c89,
     );
-    folded(identity.wrapping_add(times).wrapping_add(counts), FACTOR)
+    let gone = u64::from(record.released) << 32 | u64::from(record.returned);
+    folded(identity.wrapping_add(holds) ^ gone, FACTOR)
 }
 
 fn of_stock(record: &StockRecord, users: u64) -> u64 {

@@ -139,7 +139,6 @@ mutants! {
         SumNotCompared "a ledger that comes to something else than the log says goes on"
     }
     Cluster {
-        DecidesUnsettled "a new leader decides before its own first entry is committed"
         UnchainedTaken "a group is applied that does not continue the one before it"
     }
     Api {

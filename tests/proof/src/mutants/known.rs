@@ -153,7 +153,6 @@ impl Known {
             Mutant::AdmittedLostAtStop => engine("commit", "a_stop_waits_for_the_commit_of_what_was_admitted"),
             Mutant::WakeLost => engine("loop", "a_parked_shard_wakes_for_every_command"),
             Mutant::SumNotCompared => engine("quorum", "whoever_comes_to_another_sum_shows_nothing_more_and_says_so"),
-            Mutant::DecidesUnsettled => quorum("engines", "a_sale_goes_on_while_leaders_are_cut_off"),
             Mutant::UnchainedTaken => quorum("nodes", "a_group_that_continues_nothing_is_set_aside_on_every_node"),
             Mutant::DivergedStartsAgain => {
                 system("cluster", "a_member_whose_ledger_is_another_stops_and_says_so_again_and_the_others_go_on")
