@@ -6,7 +6,8 @@
 //!
 //! - The shard decides once its node leads *and* all that was proposed before is settled: the leader's own blank entry is committed and applied,
 //!   and with it whatever stands before it. So the shard begins with the newest ledger there is.
-//! - It stops as soon as the node leads no longer or has not heard of its quorum for longer than its lease, and when consensus refuses one of its
+//! - It stops as soon as the node leads no longer or has not heard of its quorum for longer than its lease (whoever is about to read or decide
+//!   looks at the clock for that: after a freeze this task may be the last to have its turn), and when consensus refuses one of its
 //!   proposals or sets one aside: what was decided behind that means nothing. It may begin again in the same term, once all is settled.
 //!
 //! What the shard is told and which of its proposals are still its own are under one lock, so that they have one order.
@@ -259,8 +260,15 @@ impl ShardLeader {
                 }
                 // Who alone is counted asks nobody, so nothing tells it again and again that its quorum is there.
                 let is_quorum = metrics.membership_config.voter_ids().all(|voter| voter == self.node);
-                let has_quorum = is_quorum || metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < lease);
-                (metrics.state == ServerState::Leader && has_quorum).then_some(Term(metrics.current_term))
+                // The clock first: whatever holds this up before the other look makes the lease shorter, not longer.
+                let now = Instant::now();
+                let silence = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
+                let left = silence.and_then(|silence| lease.checked_sub(silence)).filter(|left| !left.is_zero());
+                let leads = metrics.state == ServerState::Leader && (is_quorum || left.is_some());
+                if leads {
+                    self.line.voice.set_lease(if is_quorum { None } else { left.map(|left| now + left) });
+                }
+                leads.then_some(Term(metrics.current_term))
             };
             let leads = self.line.leads();
             if leads.is_some() && leads != led {

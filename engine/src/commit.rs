@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tidegate_persistence::{Group, GroupSequence, Term};
 
+use crate::lease::Lease;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::wake::Wake;
 
@@ -21,6 +22,8 @@ pub struct CommitProgress {
     failed: AtomicBool,
     /// Whether the shard decides; for those who ask it, and it looks again itself.
     leads: AtomicBool,
+    /// For how long it does without hearing of its quorum.
+    lease: Arc<Lease>,
     /// How often the shard has taken back what it decided.
     taken_back: AtomicU64,
     wake: Arc<Wake>,
@@ -33,6 +36,7 @@ impl CommitProgress {
             committed: AtomicU64::new(committed.0),
             failed: AtomicBool::new(false),
             leads: AtomicBool::new(true),
+            lease: Arc::new(Lease::for_ever()),
             taken_back: AtomicU64::new(0),
             wake: Arc::default(),
         })
@@ -60,9 +64,10 @@ impl CommitProgress {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Whether the shard decides: always, unless a quorum has another node's shard do so.
+    /// Whether the shard decides: always, unless a quorum has another node's shard do so, or may by now. What is read or decided here afterwards
+    /// is no older than everything that was answered before this was asked: nobody else can have decided by then.
     pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Relaxed)
+        self.leads.load(Ordering::Relaxed) && !self.lease.is_over()
     }
 
     pub(crate) fn set_leads(&self, leads: bool) {
@@ -77,6 +82,10 @@ impl CommitProgress {
     /// Groups behind the watermark are taken back, and others will have their numbers. Only the shard's thread calls this.
     pub(crate) fn note_taken_back(&self) {
         self.taken_back.store(self.taken_back() + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) const fn lease(&self) -> &Arc<Lease> {
+        &self.lease
     }
 
     pub(crate) const fn wake(&self) -> &Arc<Wake> {

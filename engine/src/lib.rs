@@ -20,6 +20,7 @@ mod feed;
 mod historian;
 mod inbox;
 mod known;
+mod lease;
 mod local_log;
 mod metrics;
 #[cfg(all(test, feature = "loom"))]

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use tidegate_persistence::{Group, GroupSequence, LogIndex, Term};
 use tidegate_stock::{Ledger, LedgerSum};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::commit::CommitProgress;
 use crate::inbox::Inbox;
+use crate::lease::Lease;
 use crate::sync::oneshot;
 
 /// Groups that wait for a shard at most before the log waits for the shard.
@@ -92,6 +94,7 @@ pub struct Room(OwnedSemaphorePermit);
 pub struct QuorumVoice {
     inbox: Arc<Inbox<Message>>,
     room: Arc<Semaphore>,
+    lease: Arc<Lease>,
     diverged: watch::Receiver<Option<Diverged>>,
 }
 
@@ -116,7 +119,8 @@ pub fn quorum_line(progress: &CommitProgress) -> (QuorumVoice, QuorumLine) {
     let inbox = Inbox::new(Arc::clone(progress.wake()));
     let room = Arc::new(Semaphore::new(GROUPS_WAITING_MAX));
     let (diverged, told) = watch::channel(None);
-    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::clone(&room), diverged: told };
+    let lease = Arc::clone(progress.lease());
+    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::clone(&room), lease, diverged: told };
     (voice, QuorumLine { inbox, room, diverged })
 }
 
@@ -127,6 +131,12 @@ impl QuorumVoice {
             Ok(permit) => Room(permit),
             Err(_) => pending().await,
         }
+    }
+
+    /// Until when the shard may decide if it hears no more of its quorum, should it lead: until then no other node can have been elected.
+    /// `None` for a node that is its own quorum. To be said before the shard is told to lead, and whenever it is known to be later.
+    pub fn set_lease(&self, end: Option<Instant>) {
+        self.lease.set(end);
     }
 
     /// Tells the shard of a committed group at `index` of the log, for which there is `room`. Does not wait.

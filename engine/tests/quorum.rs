@@ -24,6 +24,7 @@ use tidegate_persistence::{
     StreamId, Term, Wal, WalOptions,
 };
 use tidegate_stock::{Event, Ledger, LedgerSum, Rejection, ReservationId, ReservationState, ReservationView, StockView};
+use tokio::time::Instant;
 
 const STREAM: StreamId = StreamId::log(0);
 
@@ -165,6 +166,24 @@ async fn a_node_decides_nothing_until_it_is_told_to_lead() {
     assert_eq!(outcomes, [Err(Refusal::NotLeader.into()), Err(Refusal::NotLeader.into())]);
     // What is committed is shown all the same.
     assert_eq!(node.view().available, 3);
+    node.engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_lease_is_over_answers_nothing_though_nobody_has_told_it_to_follow() {
+    let mut node = Node::start();
+    node.lead(1).await;
+    node.call(create("lamp", 3, 600), &[]).await.unwrap();
+    let ann = reservation(node.call(reserve("lamp", "ann"), &[]).await);
+    node.quorum.set_lease(Some(Instant::now()));
+    assert!(!node.progress.leads());
+    for submission in [reserve("lamp", "bob"), release(ann.id), read(ann.id)] {
+        assert_eq!(node.engine.try_submit(submission).map(drop), Err(Refusal::NotLeader));
+    }
+    // Its quorum was heard of again, and nobody else was elected meanwhile.
+    node.quorum.set_lease(Some(Instant::now() + PATIENCE));
+    assert_eq!(reservation(answer(node.submit(read(ann.id))).await), ann);
+    node.call(release(ann.id), &[]).await.unwrap();
     node.engine.stop().await;
 }
 

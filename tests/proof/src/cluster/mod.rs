@@ -77,6 +77,9 @@ pub(crate) struct Options {
     /// These harms alone
     #[arg(long, value_name = "HARM", value_delimiter = ',')]
     only: Vec<Harm>,
+    /// A setting of all nodes other than the default, such as `cluster.election_ms_max=750`
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
     /// The program to try; by default the one beside this program
     #[arg(long, value_name = "FILE")]
     tidegate: Option<PathBuf>,
@@ -161,7 +164,8 @@ fn one_cluster(program: &Path, options: &Options, seed: u64, plan: Vec<Planned>,
     let site = if options.within { Site::networks(nodes)? } else { Site::loopback() };
     // Every other cluster keeps little.
     let is_tight = seed.is_multiple_of(2);
-    let settings = TIGHT.iter().filter(|_| is_tight).map(|setting| (*setting).to_owned()).collect();
+    let tight = TIGHT.iter().filter(|_| is_tight).map(|setting| (*setting).to_owned());
+    let settings = tight.chain(options.set.iter().cloned()).collect();
     let mut fleet = Fleet::start(site, FleetOptions { program, nodes, shards: SHARDS, clients: CLIENTS, settings })?;
     let mut feeds = Feeds::new(nodes);
     // Whoever takes a snapshot has nothing of the feed before it; a node that joins may.
@@ -292,7 +296,8 @@ impl Outcome {
 
 /// Prints everything; gives whether every promise held.
 fn report(options: &Options, table: &Table, took: Duration) -> bool {
-    println!("a cluster of {} real nodes under load and harm, seed {}: {} s", options.nodes, options.seed, took.as_secs());
+    let with = if options.set.is_empty() { String::new() } else { format!(" with {}", options.set.join(", ")) };
+    println!("a cluster of {} real nodes{with} under load and harm, seed {}: {} s", options.nodes, options.seed, took.as_secs());
     println!(
         "{:<22}{:>7}{:>7}{:>9}{:>9}{:>9}{:>9}{:>11}{:>11}{:>14}{:>10}",
         "harm", "rounds", "times", "calls", "unknown", "refused", "changes", "histories", "undecided", "grants in ms", "findings"
