@@ -345,7 +345,7 @@ pub struct ClusterSettings {
     pub election_ms_min: u64,
     /// How long a leader decides on that hears of no majority; as long, nobody stands for election against it. 51 to 120,000 ms and more than
     /// `cluster.election_ms_min`. A leader that is lost is replaced within twice that, and a moment. Same across a cluster.
-    /// Default: 1,000.
+    /// Default: 900.
     pub election_ms_max: u64,
     /// Entries of each shard's log, before its newest snapshot, that are kept for a member that comes back late: 0 to 1,000,000,000. Whoever
     /// lacks more gets the snapshot. Free per process. Default: 100,000.
@@ -375,7 +375,7 @@ impl Default for ClusterSettings {
             authorities_file: None,
             heartbeat_ms: 100,
             election_ms_min: 500,
-            election_ms_max: 1_000,
+            election_ms_max: 900,
             late_entries_kept: 100_000,
             sum_groups: 1_000,
             sum_seconds: 10,
