@@ -132,10 +132,11 @@ impl Operation {
                 "listStocks",
                 "Stocks",
                 "List stocks",
-                "All stocks by sku, in pages. Each is shown as of its own position.",
+                "All stocks by sku, in pages. Each is shown as of its own position, and at least as new as any answer that any node of the cluster \
+                had given before.",
             )
             .answers(status::OK, "A page of stocks.", &[], schema_of::<StocksDocument<'_>>, STOCKS)
-            .may_be(&[Code::Timeout]),
+            .may_be(&[Code::NoQuorum, Code::Timeout]),
             (Route::Stock, &Method::PUT) => {
                 let description = "Opens a stock. Put again with the same first quantity and the same settings it answers 200 with the stock \
                     as it stands, and changes nothing.";
@@ -289,7 +290,7 @@ impl Operation {
             }
             (Route::Events, &Method::GET) => {
                 let description = "Every committed change, in order for every sku, at least once; an id never names two changes. It can be \
-                    resumed behind any cursor that is still retained, and as_of of a stock and the id of a change are cursors too. As \
+                    resumed behind any cursor that is still retained, at any node of a cluster, and as_of of a stock and the id of a change are cursors too. As \
                     text/event-stream it goes on for ever: id is the cursor behind the event, event its kind, data the event; \
                     last-event-id resumes, comments show that it is alive, and an event of type error says why it ends early.";
                 let mut operation = Self::new("readEvents", "Change feed", "Read the change feed", description)

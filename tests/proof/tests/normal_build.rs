@@ -48,7 +48,7 @@ fn no_manifest_switches_a_defect_on() {
         assert_eq!(found, Vec::<String>::new(), "{member}");
         with_feature += usize::from(manifest.get("features").is_some_and(|features| features.get(FEATURE).is_some()));
     }
-    assert_eq!(with_feature, 6, "stock, persistence, engine, api, the program and the proof");
+    assert_eq!(with_feature, 7, "stock, persistence, engine, cluster, api, the program and the proof");
 }
 
 #[test]
