@@ -237,10 +237,11 @@ impl ShardLeader {
         let line = Arc::clone(&self.line);
         let end = tokio::select! {
             end = self.lead_and_follow(raft) => end.map_err(LeaderError::Consensus),
-            diverged = line.voice.diverged() => Err(LeaderError::Diverged(diverged)),
+            () = line.voice.stopped_by_divergence() => Ok(()),
         };
         line.give_up();
-        end
+        // A shard that stops for that is gone as well, and either may have been seen first.
+        line.voice.divergence().map_or(end, |diverged| Err(LeaderError::Diverged(diverged)))
     }
 
     async fn lead_and_follow<M: Machine>(mut self, raft: Raft<M>) -> io::Result<()> {

@@ -145,16 +145,15 @@ impl QuorumVoice {
     }
 
     /// Waits until the shard has stopped because its ledger differs; for ever where it never does.
-    pub async fn diverged(&self) -> Diverged {
-        let mut told = self.diverged.clone();
-        let found = match told.wait_for(Option::is_some).await {
-            Ok(found) => *found,
-            Err(_) => None,
-        };
-        match found {
-            Some(diverged) => diverged,
-            None => pending().await,
+    pub async fn stopped_by_divergence(&self) {
+        if self.diverged.clone().wait_for(Option::is_some).await.is_err() {
+            pending().await
         }
+    }
+
+    /// Why the shard has stopped, if its ledger differs: known before anything else tells that the shard is gone.
+    pub fn divergence(&self) -> Option<Diverged> {
+        *self.diverged.borrow()
     }
 
     /// Waits until the shard hands nothing more to the history, which it does not until a ledger is installed: what comes with that ledger

@@ -624,8 +624,9 @@ async fn whoever_comes_to_another_sum_shows_nothing_more_and_says_so() {
     let logged = LedgerSum { hash: own.hash ^ 1, ..own };
     let room = second.quorum.room().await;
     second.quorum.tell_committed(room, Arc::new(with_sum(&group, logged)), LogIndex(7), false);
-    let diverged = tokio::time::timeout(PATIENCE, second.quorum.diverged()).await.expect("it says so");
-    assert_eq!(diverged, Diverged { index: LogIndex(7), sequence: group.sequence, logged, own });
+    assert_eq!(second.quorum.divergence(), None);
+    tokio::time::timeout(PATIENCE, second.quorum.stopped_by_divergence()).await.expect("it says so");
+    assert_eq!(second.quorum.divergence(), Some(Diverged { index: LogIndex(7), sequence: group.sequence, logged, own }));
     second.until(|node| node.progress.has_failed()).await;
     assert_eq!((second.progress.committed(), second.view().available), (GroupSequence(1), 9), "nothing of it is shown");
     first.engine.stop().await;

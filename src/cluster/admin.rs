@@ -229,7 +229,7 @@ impl Shared {
         };
         // A voter that comes back with nothing has forgotten how it voted.
         let is_voter = |status: &GroupStatus| status.members.iter().any(|member| member.node == node && member.is_voter);
-        if (node == self.node() || self.statuses().iter().any(is_voter)) && !mutant!(NumberUsedAgain) {
+        if node == self.node() || self.statuses().iter().any(is_voter) {
             let what = format!(
                 "node {node} is counted in this cluster already, and has its data directory; where that is lost, the node leaves for good, \
                  and another joins under another number"

@@ -153,7 +153,6 @@ mutants! {
         SnapshotBeforeHistory "a snapshot counts before the history that it leaves out lasts"
         LogGivenBackTooFar "the log is given back though the older snapshot needs it"
         DivergedStartsAgain "a node whose ledger was another starts again as if nothing had been"
-        NumberUsedAgain "the number of a member that is counted is given to another node"
     }
 }
 

@@ -157,7 +157,6 @@ impl Known {
             Mutant::DivergedStartsAgain => {
                 system("cluster", "a_member_whose_ledger_is_another_stops_and_says_so_again_and_the_others_go_on")
             }
-            Mutant::NumberUsedAgain => system("cluster", "what_is_no_members_directory_is_not_started_as_one"),
             Mutant::DiskLowIgnored => engine("commit", "a_low_disk_refuses_commands_and_still_answers_reads"),
             Mutant::RoleSkipped => door("keys", "every_other_call_takes_exactly_the_roles_that_it_needs"),
             Mutant::ExpiredKeyOpens => door("keys", "a_key_opens_until_the_moment_of_its_end"),
