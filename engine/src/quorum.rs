@@ -147,7 +147,7 @@ impl QuorumVoice {
     /// Waits until the shard has stopped because its ledger differs; for ever where it never does.
     pub async fn stopped_by_divergence(&self) {
         if self.diverged.clone().wait_for(Option::is_some).await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 
