@@ -622,9 +622,9 @@ async fn whoever_comes_to_another_sum_shows_nothing_more_and_says_so() {
     answer(pending).await.unwrap();
     let own = sum_in(&group).unwrap();
     let logged = LedgerSum { hash: own.hash ^ 1, ..own };
+    assert_eq!(second.quorum.divergence(), None);
     let room = second.quorum.room().await;
     second.quorum.tell_committed(room, Arc::new(with_sum(&group, logged)), LogIndex(7), false);
-    assert_eq!(second.quorum.divergence(), None);
     tokio::time::timeout(PATIENCE, second.quorum.stopped_by_divergence()).await.expect("it says so");
     assert_eq!(second.quorum.divergence(), Some(Diverged { index: LogIndex(7), sequence: group.sequence, logged, own }));
     second.until(|node| node.progress.has_failed()).await;
