@@ -60,7 +60,7 @@ pub(crate) enum StartError {
     NotAlone,
     /// The node stopped because its ledger was not that of the node that decided.
     #[error(
-        "the ledger made of this data directory was damaged when the node last ran: {what}. {WHAT_TO_DO_DIVERGED}          ({file} in the directory says so, and no start passes it over)"
+        "the ledger made of this data directory was damaged when the node last ran: {what}. {WHAT_TO_DO_DIVERGED} ({file} in the directory says so, and no start passes it over)"
     )]
     Diverged {
         /// What was noted.

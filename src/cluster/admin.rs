@@ -142,9 +142,8 @@ impl Shared {
                 asking.spawn(async move { hear(&shared, node, &address).await });
             }
             let answered = async {
-                let is_anybody_asked = !asking.is_empty();
                 while asking.join_next().await.is_some() {}
-                if !is_anybody_asked || self.acknowledged(unknown, called).is_none() {
+                if self.acknowledged(unknown, called).is_none() {
                     sleep(SETTLE_AGAIN).await;
                 }
             };
