@@ -59,7 +59,7 @@ impl Published {
     /// Nothing yet, of `streams` streams.
     pub(crate) fn new(streams: usize) -> Self {
         let of_each = |value| (0..streams).map(|_| AtomicU64::new(value)).collect();
-        let owned = (0..streams).map(|_| Uncontended::default()).collect();
+        let owned = (0..streams).map(|_| Uncontended::new(HashMap::new())).collect();
         Self { stocks: RwLock::default(), owned, names: RwLock::default(), shown: of_each(0), due_ms: of_each(u64::MAX) }
     }
 
