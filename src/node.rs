@@ -117,7 +117,7 @@ pub(crate) struct Node {
     wal: Wal,
     upkeep: Upkeep,
     /// None of a member of a cluster.
-    backups: Option<Backups>,
+    backups: Backups,
     /// Of a node that stands alone, nothing.
     member: Option<Member>,
     recovered: Recovered,
@@ -275,8 +275,9 @@ impl Node {
             upkeep: upkeep.line(),
             log: wal.reader(),
             history,
+            member: None,
         };
-        let backups = Some(Backups::new(backups, handle));
+        let backups = Backups::new(backups, handle);
         let recovered = Recovered { elapsed: started_at.elapsed(), ..recovered };
         Ok(Self { engine, wal, upkeep, backups, member: None, recovered })
     }
@@ -322,13 +323,23 @@ impl Node {
                 engine: engine.clone(),
                 log: wal.reader(),
                 writer: wal.writer(),
-                history,
+                history: Arc::clone(&history),
                 metrics: metrics.upkeep,
                 log_bytes_replayed: read.bytes(),
                 member: Some(member.snapshots()),
             },
-            handle,
+            handle.clone(),
         );
+        let backups = BackupParts {
+            identity: identity.clone(),
+            history_range_seconds: history_options(settings).range_seconds,
+            engine: engine.clone(),
+            upkeep: upkeep.line(),
+            log: wal.reader(),
+            history,
+            member: Some(wal.writer()),
+        };
+        let backups = Backups::new(backups, handle);
         let recovered = Recovered {
             node: identity.node.0,
             shards: usize::from(identity.shards),
@@ -337,7 +348,7 @@ impl Node {
             from_snapshots,
             elapsed: started_at.elapsed(),
         };
-        Ok(Self { engine, wal, upkeep, backups: None, member: Some(member), recovered })
+        Ok(Self { engine, wal, upkeep, backups, member: Some(member), recovered })
     }
 
     /// The changes of the machine.
@@ -345,8 +356,8 @@ impl Node {
         Feed::new(self.engine.clone(), self.wal.reader())
     }
 
-    /// Makes backups of it; a member of a cluster has none made.
-    pub(crate) fn backups(&self) -> Option<Backups> {
+    /// Makes backups of it.
+    pub(crate) fn backups(&self) -> Backups {
         self.backups.clone()
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidegate_api::{Door, DoorError, METRICS_PREFIX, NoBackups};
+use tidegate_api::{Door, DoorError, METRICS_PREFIX};
 use tidegate_config::Settings;
 use tidegate_engine::{Engine, abort_on_panic};
 use tidegate_persistence::{WalError, asking_history, sled_store};
@@ -40,10 +40,6 @@ const RECOVERY_REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the log and the service manager hear of the recovery, while it makes progress, and how much time its next step may take.
 const RECOVERY_NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 const RECOVERY_STEP_MAX: Duration = Duration::from_mins(5);
-
-/// What whoever wants a backup of a member of a cluster is told.
-const NO_BACKUPS_OF_MEMBERS: &str = "no backup is made of a member of a cluster in this version: its log has entries of other nodes, which \
-    cannot be written again; every member has all of it";
 
 /// Why serving ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -156,10 +152,7 @@ async fn serve(
     };
     let recovered = node.recovered();
     door.name_node(recovered.node);
-    door.offer_backups(match node.backups() {
-        Some(backups) => Ok(Box::new(backups)),
-        None => Err(NoBackups { why: NO_BACKUPS_OF_MEMBERS }),
-    });
+    door.offer_backups(Box::new(node.backups()));
     if let Some(member) = node.member() {
         door.offer_cluster(Box::new(MemberSource(member.shared())));
         tokio::select! {

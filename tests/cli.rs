@@ -58,6 +58,14 @@ fn the_version_is_told() {
 }
 
 #[test]
+fn the_allocator_takes_no_memory_before_it_is_needed() {
+    let said = program(&["--version"]).env("MIMALLOC_VERBOSE", "1").output().expect("the program starts").stderr;
+    let said = String::from_utf8_lossy(&said);
+    let is_set = said.contains("option 'arena_eager_commit': 0");
+    assert!(is_set, "built without the CFLAGS of .cargo/config.toml, an open reservation takes a fifth more memory: {said}");
+}
+
+#[test]
 fn wrong_usage_is_code_2() {
     run(&[]).expect(2, &["Usage"]);
     run(&["sell"]).expect(2, &["sell"]);

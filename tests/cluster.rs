@@ -61,6 +61,12 @@ impl Place {
         Self { folder: root.join(name), arguments }
     }
 
+    /// Other nodes reach it at `listen` from its next start on.
+    fn move_to(&mut self, listen: SocketAddr) {
+        let listens = self.arguments.iter_mut().find(|argument| argument.starts_with("cluster.listen=")).unwrap();
+        *listens = format!("cluster.listen={listen}");
+    }
+
     fn folder(&self) -> &str {
         self.folder.to_str().unwrap()
     }
@@ -379,17 +385,53 @@ fn a_node_that_is_lost_leaves_and_another_takes_its_place() {
     run(&["cluster", "leave", "--node", &number, "--target", &target]).expect(0, &[]);
     trio.wait_until("it is gone", |seen| seen["nodes"].as_array().unwrap().len() == 2);
 
-    trio.places[lost].command(&["cluster", "join"], &["--target", &target]).expect(0, &[]);
-    trio.restart(lost);
-    trio.wait_until("its successor is counted", |seen| {
-        let nodes = seen["nodes"].as_array().unwrap();
-        let has_all = lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0));
-        nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && has_all
-    });
+    // Its number is given to nobody else, whether a higher one is left or not.
+    let refused = trio.places[lost].command(&["cluster", "join"], &["--target", &target, "--node", &number]);
+    refused.expect(1, &["member_exists", "numbers are given once: the next is 4"]);
+    for successor in [4, 5] {
+        let joined = trio.places[lost].command(&["cluster", "join"], &["--target", &target]).expect(0, &[]);
+        assert!(joined.stdout.contains(&format!("is node {successor} of")), "{joined:?}");
+        trio.restart(lost);
+        trio.wait_until("its successor is counted", |seen| {
+            let nodes = seen["nodes"].as_array().unwrap();
+            let has_all = lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0));
+            let is_there = nodes.iter().any(|node| node["node"] == json!(successor));
+            nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && has_all && is_there
+        });
+        if successor == 4 {
+            trio.kill(lost);
+            std::fs::remove_dir_all(&trio.places[lost].folder).unwrap();
+            run(&["cluster", "leave", "--node", "4", "--target", &target]).expect(0, &[]);
+            trio.wait_until("it is gone", |seen| seen["nodes"].as_array().unwrap().len() == 2);
+        }
+    }
     // Now the successor is what the majority hangs on.
     trio.kill(other);
     buy(&trio, 20, &mut granted, &mut asked);
     assert_eq!(granted.len(), 31);
+    trio.end(&granted, 0);
+}
+
+#[test]
+fn a_node_that_comes_back_at_another_address_is_found_there() {
+    let mut trio = Trio::start(0);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    let leader = trio.leader();
+    let moved = (leader + 1) % 3;
+    trio.nodes[moved].take().unwrap().terminate().expect(0, &[]);
+    let address = loopback();
+    trio.places[moved].move_to(address);
+    trio.restart(moved);
+    trio.wait_until("all know where it is", |seen| {
+        let nodes = seen["nodes"].as_array().unwrap();
+        let is_known = nodes.iter().any(|node| node["address"] == json!(address.to_string()) && node["heard_ms"].is_u64());
+        is_known && lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0))
+    });
+    // Without it there is no majority.
+    trio.kill(leader);
+    buy(&trio, 10, &mut granted, &mut asked);
+    assert_eq!(granted.len(), 20);
     trio.end(&granted, 0);
 }
 
@@ -545,6 +587,56 @@ fn a_leader_may_leave_while_it_runs() {
     for node in trio.nodes.drain(..).flatten() {
         node.terminate().expect(0, &[]);
     }
+}
+
+#[test]
+fn a_backup_of_any_member_stands_alone_and_begins_a_cluster_anew() {
+    let trio = Trio::start(3);
+    let (mut granted, mut asked) = (BTreeMap::new(), 0);
+    buy(&trio, 10, &mut granted, &mut asked);
+    let sold_once = granted.values().next().unwrap().clone();
+    let confirmed = trio.persist(0, |address| request(address, "POST", &format!("/v1/reservations/{sold_once}/confirm"), ""));
+    assert_eq!(confirmed.status, 200, "{confirmed:?}");
+    trio.wait_until("all have everything", |seen| lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0)));
+    let root = TempDir::new().unwrap();
+    let backups = trio
+        .running()
+        .flat_map(|(place, node)| [("whole", &[][..]), ("small", &["--without-feed"])].map(|kind| (place, node, kind)));
+    let backups: Vec<PathBuf> = backups
+        .map(|(place, node, (kind, more))| {
+            let folder = root.path().join(format!("{kind}-{place}"));
+            let target = format!("http://{}", node.address);
+            run(&[&["backup", folder.to_str().unwrap(), "--target", &target], more].concat()).expect(0, &[]);
+            folder
+        })
+        .collect();
+    // What comes afterwards is in none of them.
+    buy(&trio, 1, &mut granted.clone(), &mut asked);
+    for folder in &backups {
+        let alone = Server::start_with(folder, &["--set", "log.disk_free_bytes_min=1048576"]);
+        alone.wait_ready();
+        let stock = alone.get("/v1/stocks/lamp").json();
+        assert_eq!((&stock["reserved"], &stock["sold"]), (&json!(12), &json!(1)), "{}", folder.display());
+        for (sequence, id) in &granted {
+            let read = alone.get(&format!("/v1/reservations/{id}")).json();
+            let state = if *id == sold_once { "confirmed" } else { "reserved" };
+            assert_eq!((read["sequence"].as_u64(), &read["state"]), (Some(*sequence), &json!(state)), "{read}");
+        }
+        // The opening, thirteen grants and a confirmation.
+        let events = alone.get("/v1/events?limit=100").json()["events"].as_array().unwrap().len();
+        assert!(if folder.ends_with("whole-0") { events == 15 } else { events <= 15 }, "{events} events in {}", folder.display());
+        let next = alone.post("/v1/stocks/lamp/reservations", &json!({ "user": "somebody-new" }).to_string());
+        assert_eq!((next.status, next.json()["sequence"].as_u64()), (201, Some(14)), "{next:?}");
+        alone.terminate().expect(0, &[]);
+        run(&["verify", folder.to_str().unwrap()]).expect(0, &[]);
+    }
+    let again = Place { folder: backups[1].clone(), ..Place::new(root.path(), "again", loopback()) };
+    again.command(&["cluster", "init"], &[]).expect(0, &[]);
+    let member = again.start();
+    member.wait_ready();
+    assert_eq!(member.get("/v1/stocks/lamp").json()["reserved"], json!(13));
+    member.terminate().expect(0, &[]);
+    run(&["verify", again.folder()]).expect(0, &[]);
 }
 
 #[test]
@@ -724,9 +816,6 @@ fn what_is_no_members_directory_is_not_started_as_one() {
     let member = place.start();
     member.wait_ready();
     assert_eq!(member.get("/v1/stocks/lamp").json()["available"], json!(1));
-    let refused = member.get("/v1/backup");
-    assert_eq!(refused.status, 404);
-    assert!(refused.body.contains("no backup is made of a member of a cluster"), "{refused:?}");
     let join = |body: Value| member.post("/v1/cluster/members", &body.to_string());
     for (body, status, code) in [
         (json!({ "address": "node-2" }), 400, "invalid_request"),

@@ -18,7 +18,7 @@ use crate::call::{Call, Form, NDJSON, Unread};
 use crate::cluster::Decider;
 use crate::commands::{self, ReadCommand};
 use crate::documents::ReservationDocument;
-use crate::forward::{self, Forwarded, shard_of};
+use crate::forward::{self, Forwarded, Sent, shard_of};
 use crate::json;
 use crate::labels::Route;
 use crate::problem::{Problem, Told};
@@ -115,6 +115,8 @@ struct Elsewhere {
     places: Vec<usize>,
     /// A batch of them alone.
     request: Forwarded,
+    /// Whether all of them have a key or change nothing.
+    is_repeatable: bool,
 }
 
 /// What another node says of a command.
@@ -143,10 +145,12 @@ fn elsewhere(call: &Call, engine: &Engine, body: &[u8], form: Form, commands: &[
     let (uri, mut headers) = (Uri::from_static(Route::Batch.path()), call.headers().clone());
     headers.insert(CONTENT_TYPE, APPLICATION_JSON);
     let part = |(shard, places): (u16, Vec<usize>)| {
-        let commands: Vec<&[u8]> = places.iter().map(|place| texts[*place]).collect();
-        let body = [&b"{\"commands\":["[..], &commands.join(&b','), b"]}"].concat();
+        let bodies: Vec<&[u8]> = places.iter().map(|place| texts[*place]).collect();
+        let body = [&b"{\"commands\":["[..], &bodies.join(&b','), b"]}"].concat();
         let request = Forwarded::new(&Method::POST, &uri, &headers, &actor, body.into());
-        Elsewhere { shard, places, request }
+        let is_repeatable = |command: &ReadCommand| matches!(command, Ok((Command::ReadReservation { .. }, _) | (_, Some(_))));
+        let is_repeatable = places.iter().all(|place| is_repeatable(&commands[*place]));
+        Elsewhere { shard, places, request, is_repeatable }
     };
     Ok(places.into_iter().map(part).collect())
 }
@@ -181,13 +185,13 @@ async fn ask_all(call: &Call, elsewhere: &[Elsewhere]) -> Vec<(usize, Remote)> {
     asking.into_iter().flat_map(|(_, answers)| answers).collect()
 }
 
-async fn ask(call: &Call, Elsewhere { shard, places, request }: &Elsewhere) -> Vec<(usize, Remote)> {
+async fn ask(call: &Call, Elsewhere { shard, places, request, is_repeatable }: &Elsewhere) -> Vec<(usize, Remote)> {
     let failed = |code: Code, detail: &str| places.iter().map(|place| (*place, Remote::Failed(code, detail.to_owned()))).collect();
-    let answer = match forward::send(call, *shard, request, false).await {
-        Ok(Some(answer)) => answer,
+    let answer = match forward::send(call, *shard, request, *is_repeatable).await {
+        Ok(Sent::Answered(answer)) => answer,
         // It has come to this node meanwhile; nothing was done.
-        Ok(None) => return failed(Code::NotLeader, "who decides has just changed"),
-        Err(problem) => return failed(problem.code(), problem.detail()),
+        Ok(Sent::Here(None)) => return failed(Code::NotLeader, "who decides has just changed"),
+        Ok(Sent::Here(Some(problem))) | Err(problem) => return failed(problem.code(), problem.detail()),
     };
     let body = match answer.into_body() {
         Ok(body) => body,

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::backup::{BackupSource, NoBackups};
+use crate::backup::BackupSource;
 use crate::cluster::ClusterSource;
 use crate::events::Events;
 use crate::keys::{Keys, KeysFile, LOOPBACK_ACTOR};
@@ -43,7 +43,7 @@ pub struct Door {
     node: AtomicU64,
     engine: OnceLock<Engine>,
     events: Events,
-    backups: OnceLock<Result<Box<dyn BackupSource>, NoBackups>>,
+    backups: OnceLock<Box<dyn BackupSource>>,
     cluster: OnceLock<Box<dyn ClusterSource>>,
     recovery: Mutex<String>,
     is_draining: AtomicBool,
@@ -102,11 +102,11 @@ impl Door {
         self.node.store(node, Ordering::Relaxed);
     }
 
-    /// From now on backups are had from `source`, or it says why there are none.
+    /// From now on backups are had from `source`.
     ///
     /// # Panics
     /// When there is a source already.
-    pub fn offer_backups(&self, source: Result<Box<dyn BackupSource>, NoBackups>) {
+    pub fn offer_backups(&self, source: Box<dyn BackupSource>) {
         assert!(self.backups.set(source).is_ok(), "there is one source of backups");
     }
 
@@ -242,9 +242,9 @@ impl Door {
         &self.body_bytes
     }
 
-    /// Where backups are had from, or why there are none, once either is known.
-    pub(crate) fn backups(&self) -> Option<&Result<Box<dyn BackupSource>, NoBackups>> {
-        self.backups.get()
+    /// Where backups are had from, once that is known.
+    pub(crate) fn backups(&self) -> Option<&dyn BackupSource> {
+        self.backups.get().map(|source| &**source)
     }
 
     /// The cluster, if the node is a member of one.

@@ -3,7 +3,10 @@
 //! Who the caller is and what it may do is looked at where it asked; the other node is told who acts, and takes that on the word of a member
 //! of its cluster. It never sends a request on: if it does not decide either, or is stopping, it says so, and the first node looks for the
 //! one that does. That changed nothing, like everything before the request was sent. Once it was sent and the other node is silent, nobody knows
-//! what became of it: a change is `outcome_unknown` then, a read is asked again.
+//! what became of it. A read is asked again then, and so is a change with an idempotency key, of whoever decides by now: what was done is not
+//! done again. A change without one is `outcome_unknown`.
+//!
+//! A node that is silent is waited for until the answer is due, or until another one has come to decide and it has said nothing for a while.
 //!
 //! ```text
 //! a request that goes on: 4 length of its head, big-endian; its head in JSON; its body
@@ -11,6 +14,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,14 +29,15 @@ use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tidegate_engine::{ActorName, Engine, partition_of};
 use tidegate_stock::{Partition, Sku};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::Service;
 
 use crate::call::{Call, Unread};
-use crate::cluster::{Decider, ForwardFailure};
+use crate::cluster::{ClusterFuture, ClusterSource, Decider, ForwardFailure};
 use crate::door::Door;
 use crate::exchange::Exchange;
 use crate::labels::Route;
+use crate::operations::Operation;
 use crate::problem::{Problem, X_REQUEST_ID};
 use crate::routes;
 use crate::status::Code;
@@ -42,6 +47,12 @@ const HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// How often it is looked who decides while nobody does.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a node is waited for that does not decide any more: what it has decided before is answered by then, if it is going to be.
+const REPLACED_MAX: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether it decides.
+const REPLACED_LOOK: Duration = Duration::from_millis(100);
 
 /// How long a request is kept while nobody decides: two elections at their usual length.
 pub(crate) const NOBODY_MAX: Duration = Duration::from_secs(5);
@@ -320,7 +331,9 @@ pub(crate) async fn run(
     let body = call.read_any(Unread::new(body)).await?;
     let forwarded = Forwarded::new(&parts.method, &parts.uri, &headers, &call.actor()?, body.to_bytes());
     let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
-    if let Some(answer) = send(&call, shard, &forwarded, is_read).await? {
+    let takes_key = Operation::of(route, &parts.method).is_some_and(|operation| operation.takes_key);
+    let is_repeatable = is_read || (takes_key && call.key()?.is_some());
+    if let Sent::Answered(answer) = send(&call, shard, &forwarded, is_repeatable).await? {
         return Ok(answer.into_response());
     }
     parts.headers = headers;
@@ -336,39 +349,74 @@ async fn here(router: &Router, exchange: &Arc<Exchange>, mut parts: Parts, body:
     }
 }
 
-/// Sends `forwarded` to whoever decides for `shard`, and finds out who that is for as long as nobody has taken it. `None` if this node does.
-/// What changes nothing is asked again, too, when it may have been taken.
-pub(crate) async fn send(
-    call: &Call,
-    shard: u16,
-    forwarded: &Forwarded,
-    is_read: bool,
-) -> Result<Option<ForwardedAnswer>, Problem> {
+/// What came of a request that was to go to another node.
+pub(crate) enum Sent {
+    /// That node's answer.
+    Answered(ForwardedAnswer),
+    /// This node decides. What another one may have done of it before, if anything, is unknown.
+    Here(Option<Problem>),
+}
+
+/// Sends `forwarded` to whoever decides for `shard`, and finds out who that is for as long as nobody has taken it.
+/// What `is_repeatable`, because it changes nothing or changes it once, is asked again, too, when it may have been taken.
+pub(crate) async fn send(call: &Call, shard: u16, forwarded: &Forwarded, is_repeatable: bool) -> Result<Sent, Problem> {
     let cluster = call.door().cluster().ok_or_else(|| Problem::internal(&"a node that stands alone sends nothing on"))?;
     let limit = Duration::from_secs(call.door().options().answer_seconds_max);
     let mut looks = NOBODY_MAX.as_millis() / LOOK.as_millis();
     let mut why = format!("no node is known that decides for shard {shard}");
+    let mut may_have_happened = None;
     loop {
         match cluster.decider(shard) {
-            Decider::Here => return Ok(None),
+            Decider::Here => return Ok(Sent::Here(may_have_happened)),
             Decider::Nobody => {}
-            Decider::There(node) => match call.bounded(cluster.forward(shard, node, forwarded.encode(), limit)).await? {
-                Ok(answer) => match ForwardedAnswer::decode(&answer) {
-                    Ok(answer) if !answer.is_not_taken() => return Ok(Some(answer)),
-                    Ok(_) => why = format!("node {node} does not decide for shard {shard}, or does not serve now"),
-                    Err(error) if is_read => why = format!("the answer of node {node} cannot be read: {error}"),
-                    Err(error) => return Err(unknown(node, &error)),
-                },
-                Err(ForwardFailure::NotSent(error)) => why = error,
-                Err(ForwardFailure::Unknown(error)) if is_read => why = error,
-                Err(ForwardFailure::Unknown(error)) => return Err(unknown(node, &error)),
-            },
+            Decider::There(node) => {
+                let asking = cluster.forward(shard, node, forwarded.encode(), limit);
+                match call.bounded(while_it_decides(cluster, shard, node, asking)).await? {
+                    Ok(answer) => match ForwardedAnswer::decode(&answer) {
+                        Ok(answer) if !answer.is_not_taken() => return Ok(Sent::Answered(answer)),
+                        Ok(_) => why = format!("node {node} does not decide for shard {shard}, or does not serve now"),
+                        Err(error) => may_have_happened = Some(unknown(node, &error)),
+                    },
+                    Err(ForwardFailure::NotSent(error)) => why = error,
+                    Err(ForwardFailure::Unknown(error)) => may_have_happened = Some(unknown(node, &error)),
+                }
+                if let Some(unknown) = may_have_happened.take_if(|_| !is_repeatable) {
+                    return Err(unknown);
+                }
+            }
         }
         if looks == 0 {
-            return Err(Problem::new(Code::NoQuorum, why));
+            return Err(may_have_happened.unwrap_or_else(|| Problem::new(Code::NoQuorum, why)));
         }
         looks -= 1;
         call.bounded(sleep(LOOK)).await?;
+    }
+}
+
+/// What `asking` comes to, which asks `node`; or that nobody knows, once another one decides and this one has nothing more to say.
+async fn while_it_decides(
+    cluster: &dyn ClusterSource,
+    shard: u16,
+    node: u64,
+    asking: ClusterFuture<Result<Vec<u8>, ForwardFailure>>,
+) -> Result<Vec<u8>, ForwardFailure> {
+    let mut asking = pin!(asking);
+    let mut replaced_since: Option<Instant> = None;
+    loop {
+        match timeout(REPLACED_LOOK, asking.as_mut()).await {
+            Ok(answer) => return answer,
+            Err(_) => match cluster.decider(shard) {
+                Decider::There(decider) if decider == node => replaced_since = None,
+                // Nobody knows yet who does; or another one may have decided already, and have lost it again.
+                Decider::Nobody => {}
+                Decider::Here | Decider::There(_) => {
+                    let since = *replaced_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= REPLACED_MAX {
+                        return Err(ForwardFailure::Unknown("another node has come to decide meanwhile".to_owned()));
+                    }
+                }
+            },
+        }
     }
 }
 

@@ -55,7 +55,7 @@ mod tls;
 mod trace;
 mod workers;
 
-pub use backup::{BackupSource, NoBackups};
+pub use backup::BackupSource;
 pub use cluster::{ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, NodeView, ShardView};
 pub use door::{Door, METRICS_PREFIX};
 pub use forward::{Answering, Forwarded, ForwardedAnswer};

@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +14,10 @@ use support::{Node, node};
 use tidegate_api::{
     Answering, ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, Forwarded, NodeView, ShardView,
 };
+use tokio::time::timeout;
+
+/// Shorter than callers wait for an answer, and longer than anything else here takes.
+const SILENT_MAX: Duration = Duration::from_secs(4);
 
 /// What becomes of a request that goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +26,8 @@ enum Fate {
     NotSent,
     /// It is done, and its answer is lost.
     AnswerLost,
+    /// It is done, another node decides from then on, and no answer ever comes.
+    SilentAndReplaced,
 }
 
 struct Front {
@@ -62,12 +69,16 @@ impl ClusterSource for Front {
     fn forward(&self, _: u16, _: u64, request: Vec<u8>, _: Duration) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>> {
         *self.asked.lock().unwrap() += 1;
         let fate = self.fates.lock().unwrap().pop_front();
-        let behind = Arc::clone(&self.behind);
+        let (behind, decider) = (Arc::clone(&self.behind), Arc::clone(&self.decider));
         Box::pin(async move {
             if fate == Some(Fate::NotSent) {
                 return Err(ForwardFailure::NotSent("no connection".to_owned()));
             }
             let answer = behind.answer(Forwarded::decode(&request).unwrap()).await.encode();
+            if fate == Some(Fate::SilentAndReplaced) {
+                *decider.lock().unwrap() = Decider::There(3);
+                pending::<()>().await;
+            }
             if fate == Some(Fate::AnswerLost) { Err(ForwardFailure::Unknown("it broke".to_owned())) } else { Ok(answer) }
         })
     }
@@ -151,27 +162,69 @@ async fn what_another_node_decides_is_answered_by_it() {
 }
 
 #[tokio::test]
-async fn what_was_not_sent_is_sent_again_and_what_may_have_been_done_is_not() {
+async fn what_was_not_sent_is_sent_again_and_what_may_have_been_done_only_where_it_is_done_once() {
     let pair = Pair::start().await;
     pair.fates(&[Fate::NotSent, Fate::NotSent]);
-    assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":2}"#).await.status, 201);
+    assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":4}"#).await.status, 201);
     assert_eq!(*pair.asked.lock().unwrap(), 3);
 
+    // With a key it is done once however often it is asked, so the node that the caller asked finds out what became of it.
+    pair.fates(&[Fate::AnswerLost, Fate::AnswerLost]);
+    let found = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
+    assert_eq!((found.status, found.header("idempotency-replayed")), (201, Some("true")));
+    // Without one it is for the caller to find out.
     pair.fates(&[Fate::AnswerLost]);
-    let lost = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
+    let lost = pair.front.post("/v1/stocks/lamp/reservations", r#"{"user":"v"}"#).await;
     lost.expect_problem(503, "outcome_unknown", "may have happened");
-    // It happened, as asking again with the same key shows.
-    let again = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
-    assert_eq!((again.status, again.header("idempotency-replayed")), (201, Some("true")));
 
     // What changes nothing may be asked again.
     pair.fates(&[Fate::AnswerLost, Fate::AnswerLost]);
-    assert_eq!(pair.front.get("/v1/stocks/lamp").await.json()["reserved"], 1);
+    assert_eq!(pair.front.get("/v1/stocks/lamp").await.json()["reserved"], 2);
     pair.fates(&[Fate::AnswerLost]);
-    let batch = r#"{"commands":[{"op":"reserve","sku":"lamp","user":"v","idempotency_key":"b"}]}"#;
-    let unknown = pair.front.post("/v1/batch", batch).await.json()["results"][0].clone();
-    assert_eq!((&unknown["status"], &unknown["code"]), (&json!(503), &json!("outcome_unknown")));
-    assert_eq!(pair.front.post("/v1/batch", batch).await.json()["results"][0]["replayed"], true);
+    let keyed = r#"{"op":"reserve","sku":"lamp","user":"w","idempotency_key":"b"}"#;
+    let found = pair.front.post("/v1/batch", &format!(r#"{{"commands":[{keyed}]}}"#)).await.json()["results"][0].clone();
+    assert_eq!((&found["status"], &found["replayed"]), (&json!(201), &json!(true)));
+    // One without a key makes the node that was sent all of them ask for none of them again.
+    pair.fates(&[Fate::AnswerLost]);
+    let batch = format!(r#"{{"commands":[{keyed},{{"op":"reserve","sku":"lamp","user":"x"}}]}}"#);
+    let results = pair.front.post("/v1/batch", &batch).await.json()["results"].clone();
+    for result in results.as_array().unwrap() {
+        assert_eq!((&result["status"], &result["code"]), (&json!(503), &json!("outcome_unknown")));
+    }
+    assert_eq!(pair.behind.get("/v1/stocks/lamp").await.json()["reserved"], 4);
+}
+
+#[tokio::test]
+async fn a_node_that_is_silent_is_not_waited_for_once_another_one_decides() {
+    let pair = Pair::start().await;
+    assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":4}"#).await.status, 201);
+    for _ in 0..2 {
+        pair.fates(&[Fate::SilentAndReplaced]);
+        let read = timeout(SILENT_MAX, pair.front.get("/v1/stocks/lamp")).await.unwrap();
+        assert_eq!(read.json()["available"], 4);
+        *pair.decider.lock().unwrap() = Decider::There(2);
+    }
+    pair.fates(&[Fate::SilentAndReplaced]);
+    let keyed = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#);
+    let keyed = timeout(SILENT_MAX, keyed).await.unwrap();
+    assert_eq!((keyed.status, keyed.header("idempotency-replayed")), (201, Some("true")));
+    *pair.decider.lock().unwrap() = Decider::There(2);
+    pair.fates(&[Fate::SilentAndReplaced]);
+    let unkeyed = pair.front.post("/v1/stocks/lamp/reservations", r#"{"user":"v"}"#);
+    let unkeyed = timeout(SILENT_MAX, unkeyed).await.unwrap();
+    unkeyed.expect_problem(503, "outcome_unknown", "another node has come to decide");
+    assert_eq!(pair.behind.get("/v1/stocks/lamp").await.json()["reserved"], 2);
+}
+
+#[tokio::test]
+async fn what_may_have_happened_is_unknown_when_nobody_tells_in_the_end() {
+    let pair = Pair::start().await;
+    assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":4}"#).await.status, 201);
+    // Longer than it is kept while nobody decides.
+    pair.fates(&[Fate::AnswerLost]);
+    pair.fates(&[Fate::NotSent; 1_000]);
+    let lost = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
+    lost.expect_problem(503, "outcome_unknown", "may have happened");
 }
 
 #[tokio::test]

@@ -343,7 +343,7 @@ impl BackupSource for Begun {
 async fn only_a_get_begins_a_backup() {
     let (node, _machine) = node().await;
     let begun = Arc::new(AtomicUsize::new(0));
-    node.door.offer_backups(Ok(Box::new(Begun(Arc::clone(&begun)))));
+    node.door.offer_backups(Box::new(Begun(Arc::clone(&begun))));
     let head = node.ask("HEAD", "/v1/backup?feed=false", &[], "").await;
     assert_eq!((head.status, head.header("content-type")), (200, Some("application/octet-stream")));
     assert_eq!(node.ask("HEAD", "/v1/backup?feed=maybe", &[], "").await.status, 400);

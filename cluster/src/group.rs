@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -12,10 +13,11 @@ use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{ChangeMembers, Config, RaftMetrics, ServerState, SnapshotPolicy};
 use tidegate_persistence::{LogIndex, NodeId, Term};
 
+use crate::abstention::Abstention;
 use crate::log_store::ReplicatedLog;
 use crate::members::Member;
 use crate::network::{Links, Shards, SnapshotTransfer};
-use crate::shard::{LeaderError, ShardLeader, ShardMachine, Snapshots};
+use crate::shard::{Handover, LeaderError, ShardLeader, ShardMachine, Snapshots};
 use crate::state_machine::StateMachine;
 use crate::types::{Raft, TypeConfig, log_index};
 
@@ -61,6 +63,8 @@ pub struct GroupMember {
     pub node: NodeId,
     /// Where other nodes reach it.
     pub address: String,
+    /// The highest number that a member has had, as far as it is noted with this one.
+    pub numbers_given: u64,
     /// Whether it is counted for a quorum; who is not gets the log all the same.
     pub is_voter: bool,
     /// How far its log is known to be that of the group; this node knows only while it leads.
@@ -96,14 +100,18 @@ impl GroupStatus {
 /// A change of a group's members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberChange {
-    /// Another node gets the log, and is not counted for a quorum yet.
-    Add(NodeId, Member),
+    /// Another node, which other nodes reach at this address, gets the log, and is not counted for a quorum yet.
+    Add(NodeId, String),
     /// It is counted from now on.
     Promote(NodeId),
     /// It is no member any more.
     Remove(NodeId),
     /// A change that a leader before has left half done is finished.
     Finish,
+    /// A member is reached at this address from now on.
+    Move(NodeId, String),
+    /// It is noted with a member that numbers up to this have been given.
+    Note(NodeId, u64),
 }
 
 /// Why members were not changed.
@@ -128,11 +136,22 @@ pub struct ShardGroup<S: Snapshots> {
     node: NodeId,
     raft: Raft<ShardMachine<S>>,
     metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    handover: Handover,
+    abstention: Abstention,
+    /// Whether it stands for election once its abstention is over.
+    stands: Arc<AtomicBool>,
 }
 
 impl<S: Snapshots> Clone for ShardGroup<S> {
     fn clone(&self) -> Self {
-        Self { node: self.node, raft: self.raft.clone(), metrics: self.metrics.clone() }
+        Self {
+            node: self.node,
+            raft: self.raft.clone(),
+            metrics: self.metrics.clone(),
+            handover: self.handover.clone(),
+            abstention: self.abstention,
+            stands: Arc::clone(&self.stands),
+        }
     }
 }
 
@@ -156,6 +175,8 @@ pub struct GroupParts<S: Snapshots, T> {
     pub log: ReplicatedLog,
     /// The shard's machine, at where it stands.
     pub machine: StateMachine<ShardMachine<S>>,
+    /// What hands over the leadership of the shard.
+    pub handover: Handover,
     /// How snapshots go from node to node.
     pub transfer: Arc<T>,
     /// Whether what a node's log had may be gone when it comes back, because the log's durability is below the loss of power. Where it may not
@@ -173,13 +194,23 @@ impl<S: Snapshots> ShardGroup<S> {
     where
         T: SnapshotTransfer<Snapshot = S::Snapshot>,
     {
-        let GroupParts { node, shard, times, late_entries_kept, log, machine, transfer, may_revert } = parts;
-        let config = Arc::new(group_config(shard, times, late_entries_kept, may_revert)?);
+        let GroupParts { node, shard, times, late_entries_kept, log, machine, handover, transfer, may_revert } = parts;
+        let config = group_config(shard, times, late_entries_kept, may_revert)?;
+        let abstention = Abstention::of(node, log.promises().vote, config.election_timeout_max);
         let dialer = links.dialer(shard, Arc::clone(&transfer));
+        let config = Arc::new(Config { enable_elect: abstention.is_over(), ..config });
         let raft = Raft::new(node, config, dialer, log, machine).await.map_err(io::Error::other)?;
-        shards.insert(shard, raft.clone(), transfer);
+        shards.insert(shard, raft.clone(), abstention, transfer);
         let metrics = raft.metrics();
-        Ok(Self { node, raft, metrics })
+        let group = Self { node, raft, metrics, handover, abstention, stands: Arc::new(AtomicBool::new(true)) };
+        tokio::spawn({
+            let group = group.clone();
+            async move {
+                group.abstention.over().await;
+                group.stand_if_it_may();
+            }
+        });
+        Ok(group)
     }
 
     /// Has `leader` propose to this group, until consensus stops.
@@ -203,6 +234,7 @@ impl<S: Snapshots> ShardGroup<S> {
         let members = stored.nodes().map(|(node, member)| GroupMember {
             node: *node,
             address: member.address.clone(),
+            numbers_given: member.numbers_given,
             is_voter: voters.contains(node),
             matched: if *node == self.node { None } else { matched(node) },
         });
@@ -256,20 +288,21 @@ impl<S: Snapshots> ShardGroup<S> {
             return Err(ChangeError::UnderWay);
         }
         let member = |node: NodeId| status.members.iter().find(|member| member.node == node);
+        let stranger = |node: NodeId| ChangeError::Impossible(format!("node {node} is no member"));
         let only = |node| BTreeSet::from([node]);
         let (changes, retain) = match change {
-            MemberChange::Add(node, asked) => match member(node) {
-                Some(known) if known.address == asked.address => return Ok(()),
+            MemberChange::Add(node, address) => match member(node) {
+                Some(known) if known.address == address => return Ok(()),
                 Some(known) => {
                     let what = format!("node {node} is a member already, at {}", known.address);
                     return Err(ChangeError::Impossible(what));
                 }
                 None => {
-                    self.propose(ChangeMembers::AddNodes(BTreeMap::from([(node, asked.clone())])), true).await?;
+                    self.propose(ChangeMembers::AddNodes(BTreeMap::from([(node, Member::new(address.clone()))])), true).await?;
                     // Of two who ask for one number at once only the first has got it.
                     let status = self.status();
                     return match status.members.iter().find(|member| member.node == node) {
-                        Some(known) if known.address != asked.address => {
+                        Some(known) if known.address != address => {
                             Err(ChangeError::Impossible(format!("node {node} is a member already, at {}", known.address)))
                         }
                         _ => Ok(()),
@@ -279,7 +312,7 @@ impl<S: Snapshots> ShardGroup<S> {
             MemberChange::Promote(node) => match member(node) {
                 Some(known) if known.is_voter => return Ok(()),
                 Some(_) => (ChangeMembers::AddVoterIds(only(node)), true),
-                None => return Err(ChangeError::Impossible(format!("node {node} is no member"))),
+                None => return Err(stranger(node)),
             },
             MemberChange::Remove(node) => match member(node) {
                 None => return Ok(()),
@@ -288,6 +321,22 @@ impl<S: Snapshots> ShardGroup<S> {
             },
             // Whoever was to go does not stay as one that is not counted.
             MemberChange::Finish => (ChangeMembers::AddVoterIds(BTreeSet::new()), false),
+            MemberChange::Move(node, address) => {
+                let known = member(node).ok_or_else(|| stranger(node))?;
+                if known.address == address {
+                    return Ok(());
+                }
+                let moved = Member { address, numbers_given: known.numbers_given };
+                (ChangeMembers::SetNodes(BTreeMap::from([(node, moved)])), true)
+            }
+            MemberChange::Note(node, given) => {
+                let known = member(node).ok_or_else(|| stranger(node))?;
+                if known.numbers_given >= given {
+                    return Ok(());
+                }
+                let noted = Member { address: known.address.clone(), numbers_given: given };
+                (ChangeMembers::SetNodes(BTreeMap::from([(node, noted)])), true)
+            }
         };
         self.propose(changes, retain).await
     }
@@ -308,13 +357,13 @@ impl<S: Snapshots> ShardGroup<S> {
         })
     }
 
-    /// Has `node`, a voter, lead in this node's place, if this node leads, and waits until it is not the leader any more, at most `limit`.
-    /// Says whether it is not.
+    /// Has `node`, a voter, lead in this node's place, as [`Handover::to`], if this node leads, and waits until it is not the leader any more, at
+    /// most `limit`. Says whether it is not.
     pub async fn hand_over(&self, node: NodeId, limit: Duration) -> bool {
         if !self.is_leader() {
             return true;
         }
-        if self.raft.trigger().transfer_leader(node).await.is_err() {
+        if self.handover.to(&self.raft, node).await.is_err() {
             return false;
         }
         let handed = async {
@@ -328,9 +377,15 @@ impl<S: Snapshots> ShardGroup<S> {
         tokio::time::timeout(limit, handed).await.is_ok()
     }
 
-    /// Whether this node stands for election from now on when it hears of no leader. It votes for others and takes what is handed over either way.
+    /// Whether this node stands for election from now on when it hears of no leader, its [`Abstention`] being over. It votes for others and takes what
+    /// is handed over either way.
     pub fn stand_for_election(&self, stands: bool) {
-        self.raft.runtime_config().elect(stands);
+        self.stands.store(stands, Ordering::Relaxed);
+        self.stand_if_it_may();
+    }
+
+    fn stand_if_it_may(&self) {
+        self.raft.runtime_config().elect(self.abstention.is_over() && self.stands.load(Ordering::Relaxed));
     }
 
     fn is_leader(&self) -> bool {

@@ -7,6 +7,7 @@
 #[macro_use]
 mod mutant;
 
+mod abstention;
 mod adopt;
 mod clocks;
 mod group;
@@ -23,6 +24,7 @@ pub mod transport;
 mod types;
 mod watch;
 
+pub use abstention::Abstention;
 pub use adopt::adopt;
 pub use clocks::{ClockMeasure, Clocks};
 pub use group::{ChangeError, GroupMember, GroupParts, GroupStatus, GroupTimes, MemberChange, ShardGroup, group_config};
@@ -31,7 +33,7 @@ pub use log_store::{PositionAt, ReplicatedLog};
 pub use members::{Member, MembersError};
 pub use recovery::{MemberError, RecoveredMember, check_member, recover_member};
 pub use runtime::{Runtime, seed_thread};
-pub use shard::{LeaderError, ShardLeader, ShardLog, ShardMachine, Snapshots, shard_parts};
+pub use shard::{Handover, LeaderError, ShardLeader, ShardLog, ShardMachine, Snapshots, shard_parts};
 pub use snapshot_files::{FileIncoming, FileReader, FileSnapshot, SnapshotFileError, SnapshotFiles, SnapshotParts};
 pub use state_machine::{
     CommittedGroup, Machine, MachineSnapshot, Memberships, SnapshotFuture, SnapshotMaker, Standing, StateMachine,

@@ -4,7 +4,7 @@
 //! 0  2  number of sets of voters, big-endian like everything here; two while members are being changed
 //!       each: 2 number of voters, 8 each of them, ascending
 //! n  2  number of members, voters or not
-//!       each, ascending: 8 node, 2 length of its address, its address
+//!       each, ascending: 8 node, 2 length of its address, its address, 8 highest number that it knows to be given
 //! ```
 //!
 //! In a snapshot they stand behind the entry that they are of:
@@ -29,6 +29,16 @@ use crate::types::{LeaderId, LogId, Membership, StoredMembership, log_id, log_in
 pub struct Member {
     /// Where other nodes reach it.
     pub address: String,
+    /// The highest number that a member has had, as far as it is noted with this one: numbers are given once, and those of nodes that have left
+    /// stand nowhere else.
+    pub numbers_given: u64,
+}
+
+impl Member {
+    /// A member at `address`, with which no number is noted.
+    pub fn new(address: impl Into<String>) -> Self {
+        Self { address: address.into(), numbers_given: 0 }
+    }
 }
 
 impl fmt::Display for Member {
@@ -73,6 +83,7 @@ pub(crate) fn encode_membership(membership: &Membership) -> Result<Vec<u8>, Memb
         bytes.extend_from_slice(&node.0.to_be_bytes());
         push_count(&mut bytes, member.address.len())?;
         bytes.extend_from_slice(member.address.as_bytes());
+        bytes.extend_from_slice(&member.numbers_given.to_be_bytes());
     }
     Ok(bytes)
 }
@@ -91,7 +102,8 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, MembersError
         let (address, behind) = rest.split_at_checked(length).ok_or(MembersError::Length)?;
         rest = behind;
         let address = std::str::from_utf8(address).map_err(|_| MembersError::Address(node))?;
-        members.insert(node, Member { address: address.to_owned() });
+        let numbers_given = u64::from_be_bytes(take(&mut rest)?);
+        members.insert(node, Member { address: address.to_owned(), numbers_given });
     }
     if !rest.is_empty() {
         return Err(MembersError::Length);
@@ -150,10 +162,10 @@ mod tests {
     use super::*;
 
     fn members() -> Membership {
-        let address = |node: u64| (NodeId(node), Member { address: format!("node-{node}:4100") });
+        let member = |node: u64| (NodeId(node), Member { address: format!("node-{node}:4100"), numbers_given: 7 * node });
         let voters = vec![BTreeSet::from([NodeId(1), NodeId(2)]), BTreeSet::from([NodeId(2), NodeId(3)])];
         // The fourth has no vote.
-        Membership::new(voters, BTreeMap::from([1, 2, 3, 4].map(address))).unwrap()
+        Membership::new(voters, BTreeMap::from([1, 2, 3, 4].map(member))).unwrap()
     }
 
     #[test]
@@ -165,6 +177,7 @@ mod tests {
             &[0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3],
             &[0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 11],
             b"node-1:4100",
+            &[0, 0, 0, 0, 0, 0, 0, 7],
         ];
         assert!(bytes.starts_with(&expected.concat()), "{bytes:?}");
     }
@@ -177,7 +190,8 @@ mod tests {
         }
         assert_eq!(decode_membership(&[&bytes[..], &[0]].concat()), Err(MembersError::Length));
         let mut no_text = bytes.clone();
-        *no_text.last_mut().unwrap() = 0xff;
+        let last_of_address = no_text.len() - 9;
+        no_text[last_of_address] = 0xff;
         assert_eq!(decode_membership(&no_text), Err(MembersError::Address(NodeId(4))));
         // A voter that is no member.
         let mut stranger = bytes;
@@ -207,17 +221,17 @@ mod tests {
 
     #[test]
     fn more_members_than_a_snapshot_has_room_for_are_refused() {
-        let member = |node: u64| (NodeId(node), Member { address: "x".repeat(60_000) });
+        let member = |node: u64| (NodeId(node), Member::new("x".repeat(60_000)));
         let nodes = BTreeMap::from([1, 2, 3, 4, 5].map(member));
         let members = Membership::new(vec![BTreeSet::from([NodeId(1)])], nodes).unwrap();
         let stored = StoredMembership::new(None, members);
-        // Entry 25, voters 2 + 2 + 8, members 2, and of each 8 + 2 + 60,000.
-        assert_eq!(encode_stored(&stored), Err(MembersError::TooLong(300_089)));
+        // Entry 25, voters 2 + 2 + 8, members 2, and of each 8 + 2 + 60,000 + 8.
+        assert_eq!(encode_stored(&stored), Err(MembersError::TooLong(300_129)));
     }
 
     #[test]
     fn an_address_that_is_too_long_is_refused() {
-        let member = Member { address: "x".repeat(65_536) };
+        let member = Member::new("x".repeat(65_536));
         let members = Membership::new(vec![BTreeSet::from([NodeId(1)])], BTreeMap::from([(NodeId(1), member)])).unwrap();
         assert_eq!(encode_membership(&members), Err(MembersError::TooMany(65_536)));
     }

@@ -9,6 +9,8 @@
 //! - It stops as soon as the node leads no longer or has not heard of its quorum for longer than its lease (whoever is about to read or decide
 //!   looks at the clock for that: after a freeze this task may be the last to have its turn), and when consensus refuses one of its
 //!   proposals or sets one aside: what was decided behind that means nothing. It may begin again in the same term, once all is settled.
+//! - Before leadership is handed over the lease is given up ([`Handover`]), because the election that follows waits for no lease. What is in
+//!   flight is still answered.
 //!
 //! What the shard is told and which of its proposals are still its own are under one lock, so that they have one order.
 
@@ -69,15 +71,44 @@ struct State {
     head: ChainHash,
     /// The chain hashes of what is proposed and not applied, oldest first.
     pending: VecDeque<ChainHash>,
+    /// Until when the shard may lead without hearing of its quorum, as was heard last; `None` for ever.
+    lease_end: Option<Instant>,
+    /// Whether the shard, which leads, takes nothing new because leadership is handed over.
+    is_resigned: bool,
+    /// Hand-overs that are under way.
+    handing_over: usize,
+    /// How often a hand-over has begun or ended. Whoever asked before the last of these whether the node may decide does not know.
+    turns: u64,
 }
 
 impl Line {
-    /// Tells the shard to lead. All that was proposed before must be settled.
-    fn lead(&self, term: Term) {
+    /// Tells the shard to lead. All that was proposed before must be settled, by a question that was asked at `turn`. Says whether it leads: not
+    /// where leadership has been handed over since.
+    fn lead(&self, term: Term, turn: u64) -> bool {
         let mut state = self.state.lock();
+        if state.handing_over > 0 || state.turns != turn {
+            return false;
+        }
         state.pending.clear();
-        (state.leads, state.head) = (Some(term), state.applied);
+        (state.leads, state.head, state.is_resigned) = (Some(term), state.applied, false);
+        self.voice.set_lease(state.lease_end);
         self.voice.tell(Told::Lead(term));
+        true
+    }
+
+    /// The quorum of `term` has been heard of, so that this node may lead until `end`; `None` for ever.
+    fn hear_quorum(&self, term: Term, end: Option<Instant>) {
+        let mut state = self.state.lock();
+        state.lease_end = end;
+        // Who leads in an older term is about to be told to follow, and other nodes may have decided since.
+        if state.leads == Some(term) && !state.is_resigned {
+            self.voice.set_lease(end);
+        }
+    }
+
+    /// When it is asked whether the node may decide.
+    fn turn(&self) -> u64 {
+        self.state.lock().turns
     }
 
     /// Tells the shard to follow, if it leads. What it proposed is its own no more.
@@ -88,8 +119,28 @@ impl Line {
     fn give_up_locked(&self, state: &mut State) {
         if state.leads.take().is_some() {
             state.pending.clear();
+            // The shard hears of it later than whoever asks it for something to read.
+            self.voice.give_up_lease();
             self.voice.tell(Told::Follow);
         }
+    }
+
+    /// Takes nothing new from now on, and does not lead until what comes back is dropped.
+    fn resign(&self) -> Resigning<'_> {
+        let mut state = self.state.lock();
+        state.handing_over += 1;
+        state.turns += 1;
+        state.is_resigned = state.leads.is_some();
+        if state.is_resigned && !mutant!(HandedOverUnresigned) {
+            self.voice.give_up_lease();
+        }
+        Resigning(self)
+    }
+
+    /// Whether the shard has resigned and been answered all that it proposed.
+    fn is_finished(&self) -> bool {
+        let state = self.state.lock();
+        state.is_resigned && state.handing_over == 0 && state.pending.is_empty()
     }
 
     fn leads(&self) -> Option<Term> {
@@ -131,6 +182,43 @@ impl Line {
         self.give_up_locked(&mut state);
         state.applied = chain;
         self.voice.tell(Told::Install(Box::new(installed)));
+    }
+}
+
+/// While leadership is being handed over.
+struct Resigning<'a>(&'a Line);
+
+impl Drop for Resigning<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.handing_over -= 1;
+        state.turns += 1;
+    }
+}
+
+/// Hands the leadership of a shard over. Cheap to clone.
+#[derive(Clone)]
+pub struct Handover(Arc<Line>);
+
+impl fmt::Debug for Handover {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Handover").field(&*self.0.state.lock()).finish()
+    }
+}
+
+impl Handover {
+    /// Has `raft`, this node's consensus, make `node`, a voter, lead in this node's place, if this one leads. From then on the shard takes nothing new
+    /// and is not read; what it proposed before is answered. That the other node leads is not waited for. Where it never comes to lead,
+    /// whoever is elected next does: this node tells nobody any more that it is there.
+    ///
+    /// # Errors
+    /// When consensus has stopped.
+    pub async fn to<M: Machine>(&self, raft: &Raft<M>, node: NodeId) -> io::Result<()> {
+        // Whoever asks consensus afterwards whether this node may decide is told that it may not; whoever asked before does not count.
+        let resigning = self.0.resign();
+        let asked = raft.trigger().transfer_leader(node).await;
+        drop(resigning);
+        asked.map_err(|fatal| io::Error::other(fatal.to_string()))
     }
 }
 
@@ -216,7 +304,16 @@ pub fn shard_parts<S: Snapshots>(
     applied: ChainHash,
     snapshots: S,
 ) -> (ShardLog, ShardMachine<S>, ShardLeader) {
-    let state = State { leads: None, applied, head: applied, pending: VecDeque::new() };
+    let state = State {
+        leads: None,
+        applied,
+        head: applied,
+        pending: VecDeque::new(),
+        lease_end: None,
+        is_resigned: false,
+        handing_over: 0,
+        turns: 0,
+    };
     let line = Arc::new(Line { voice, state: Mutex::new(state) });
     let (sender, proposals) = mpsc::unbounded_channel();
     (ShardLog(sender), ShardMachine { line: Arc::clone(&line), snapshots }, ShardLeader { node, line, proposals })
@@ -229,6 +326,11 @@ type Answer = (Term, Result<ClientWriteResult<TypeConfig>, io::Error>);
 type Settled = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 impl ShardLeader {
+    /// What hands over what this leads.
+    pub fn handover(&self) -> Handover {
+        Handover(Arc::clone(&self.line))
+    }
+
     /// Works until the shard is gone or consensus has stopped; the shard follows then.
     ///
     /// # Errors
@@ -250,8 +352,8 @@ impl ShardLeader {
         let mut look = interval(lease / 8);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answers: FuturesOrdered<Pin<Box<dyn Future<Output = Answer> + Send>>> = FuturesOrdered::new();
-        // While it is asked whether the node may decide: in which term, and the question.
-        let mut asked: Option<(Term, Settled)> = None;
+        // While it is asked whether the node may decide: in which term and since when, and the question.
+        let mut asked: Option<(Term, u64, Settled)> = None;
         let mut ask_at = Instant::now();
         loop {
             let led = {
@@ -266,16 +368,17 @@ impl ShardLeader {
                 let silence = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
                 let left = silence.and_then(|silence| lease.checked_sub(silence)).filter(|left| !left.is_zero());
                 let leads = metrics.state == ServerState::Leader && (is_quorum || left.is_some());
-                if leads {
-                    self.line.voice.set_lease(if is_quorum { None } else { left.map(|left| now + left) });
+                let led = leads.then_some(Term(metrics.current_term));
+                if let Some(term) = led {
+                    self.line.hear_quorum(term, if is_quorum { None } else { left.map(|left| now + left) });
                 }
-                leads.then_some(Term(metrics.current_term))
+                led
             };
             let leads = self.line.leads();
-            if leads.is_some() && leads != led {
+            if leads.is_some() && (leads != led || self.line.is_finished()) {
                 self.line.give_up();
             }
-            if asked.as_ref().is_some_and(|(term, _)| Some(*term) != led) {
+            if asked.as_ref().is_some_and(|(term, ..)| Some(*term) != led) {
                 asked = None;
             }
             if let Some(term) = led.filter(|term| self.line.leads() != Some(*term))
@@ -286,14 +389,17 @@ impl ShardLeader {
             {
                 let raft = raft.clone();
                 let question = async move {
+                    if mutant!(DecidedUnsettled) {
+                        return Ok(());
+                    }
                     raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(drop).map_err(|error| error.to_string())
                 };
-                asked = Some((term, Box::pin(question)));
+                asked = Some((term, self.line.turn(), Box::pin(question)));
             }
             let retries = led.is_some() && asked.is_none() && ask_at > Instant::now();
             let settled = async {
                 match &mut asked {
-                    Some((_, question)) => question.await,
+                    Some((.., question)) => question.await,
                     None => pending().await,
                 }
             };
@@ -304,13 +410,10 @@ impl ShardLeader {
                 }
                 Some((term, answer)) = answers.next(), if !answers.is_empty() => self.hear(term, answer),
                 answer = settled => {
-                    let term = asked.take().map(|(term, _)| term);
-                    match (term, answer) {
-                        (Some(term), Ok(())) => self.line.lead(term),
-                        (_, answer) => {
-                            tracing::debug!(node = %self.node, ?answer, "not settled yet who decides");
-                            ask_at = Instant::now() + RETRY;
-                        }
+                    let asked = asked.take().filter(|_| answer.is_ok());
+                    if !asked.is_some_and(|(term, turn, _)| self.line.lead(term, turn)) {
+                        tracing::debug!(node = %self.node, ?answer, "not settled yet who decides");
+                        ask_at = Instant::now() + RETRY;
                     }
                 }
                 proposal = self.proposals.recv() => {

@@ -15,7 +15,9 @@ use common::members::{RULES, holds};
 use common::{Dialer, Network, PATIENCE, config, start_on};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
-use tidegate_cluster::{LeaderError, Member, Raft, ReplicatedLog, ShardMachine, Snapshots, Standing, StateMachine, shard_parts};
+use tidegate_cluster::{
+    Handover, LeaderError, Member, Raft, ReplicatedLog, ShardMachine, Snapshots, Standing, StateMachine, shard_parts,
+};
 use tidegate_engine::{
     Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Installed, Refusal, Sealing,
     ShardStart, Submission, SystemClock, partition_of, quorum_line,
@@ -49,6 +51,7 @@ struct Node {
     id: NodeId,
     engine: Engine,
     raft: Raft<ShardMachine<NoSnapshots>>,
+    handover: Handover,
     leader: JoinHandle<Result<(), LeaderError>>,
     wal: Wal,
     progress: Arc<CommitProgress>,
@@ -81,8 +84,9 @@ impl Node {
         let dialer = Dialer { from: id, network: network.clone() };
         let raft = Raft::new(id, config(), dialer, replicated, machine).await.unwrap();
         network.connect(id, raft.clone());
+        let handover = leader.handover();
         let leader = tokio::spawn(leader.run(raft.clone()));
-        Self { id, engine: engine.unwrap(), raft, leader, wal, progress }
+        Self { id, engine: engine.unwrap(), raft, handover, leader, wal, progress }
     }
 
     async fn stop(self, network: &ClusterNetwork) {
@@ -174,8 +178,7 @@ async fn start() -> (ClusterNetwork, Vec<Node>) {
     for id in 1..=3 {
         nodes.push(Node::start(id, &network).await);
     }
-    let members: BTreeMap<_, _> =
-        nodes.iter().map(|node| (node.id, Member { address: format!("node-{}:4100", node.id) })).collect();
+    let members: BTreeMap<_, _> = nodes.iter().map(|node| (node.id, Member::new(format!("node-{}:4100", node.id)))).collect();
     nodes[0].raft.initialize(members).await.unwrap();
     (network, nodes)
 }
@@ -265,6 +268,28 @@ async fn a_sale_goes_on_while_leaders_are_cut_off() {
     for node in &nodes[1..] {
         assert_eq!(holds(&node.engine).await, first, "node {}", node.id);
     }
+    for node in nodes {
+        node.stop(&network).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_hands_over_takes_and_shows_nothing_more_from_that_moment_on() {
+    let (network, nodes) = start().await;
+    let engines: Vec<Engine> = nodes.iter().map(|node| node.engine.clone()).collect();
+    let unknown = AtomicU64::new(0);
+    within_patience("the stock is there", ask(&engines, create(), None, &unknown)).await.unwrap();
+    let leading = deciding(&nodes, None).await;
+    let (from, to) = (&nodes[leading], &nodes[(leading + 1) % 3]);
+    // Nobody else is elected before the lease would be over: the one that is to lead hears nothing.
+    network.cut_off(to.id);
+    from.handover.to(&from.raft, to.id).await.unwrap();
+    assert!(!from.progress.leads());
+    let submission = Submission { command: reserve(1), key: None, actor: actor() };
+    assert_eq!(from.engine.try_submit(submission).err(), Some(Refusal::NotLeader));
+    network.heal();
+    within_patience("the sale goes on", ask(&engines, reserve(2), None, &unknown)).await.unwrap();
+    settle(&nodes).await;
     for node in nodes {
         node.stop(&network).await;
     }

@@ -39,7 +39,7 @@ async fn client(listener: &TcpListener) -> Client<MemoryTransfer> {
 }
 
 fn member(listener: &TcpListener) -> Member {
-    Member { address: listener.local_addr().unwrap().to_string() }
+    Member::new(listener.local_addr().unwrap().to_string())
 }
 
 /// The next connection of node 1, and what it is for.

@@ -32,7 +32,7 @@ const fn id(term: u64, index: u64) -> LogId {
 }
 
 fn member() -> Member {
-    Member { address: "node-1:4100".to_owned() }
+    Member::new("node-1:4100")
 }
 
 fn members() -> Membership {

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{LedgerMachine, Network, Node, Proposer, STREAM, commit, group, leader, recover, settle, values};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
-use tidegate_cluster::{LogId, Member, Outcome, Proposal};
-use tidegate_persistence::{ChainHash, LogIndex, LogStore, MemoryStore, RecordKey, StreamId};
+use openraft::raft::VoteRequest;
+use tidegate_cluster::{Abstention, LeaderId, LogId, Member, Outcome, Proposal};
+use tidegate_persistence::{ChainHash, LogIndex, LogStore, MemoryStore, RecordKey, StreamId, Term, Vote};
 
 async fn three_nodes() -> (Network, Vec<Node>) {
     let network = Network::default();
@@ -18,8 +20,7 @@ async fn three_nodes() -> (Network, Vec<Node>) {
     for id in 1..=3 {
         nodes.push(Node::start(id, &network, MemoryStore::new(), LedgerMachine::default()).await);
     }
-    let members: BTreeMap<_, _> =
-        nodes.iter().map(|node| (node.id, Member { address: format!("node-{}:4100", node.id) })).collect();
+    let members: BTreeMap<_, _> = nodes.iter().map(|node| (node.id, Member::new(format!("node-{}:4100", node.id)))).collect();
     nodes[0].raft.initialize(members).await.unwrap();
     (network, nodes)
 }
@@ -163,4 +164,27 @@ async fn a_follower_that_was_away_too_long_goes_on_from_a_snapshot() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_abstains_votes_for_nobody_but_whom_a_leader_has_chosen() {
+    let (_network, nodes) = three_nodes().await;
+    let leading = leader(&nodes, 0, None).await;
+    let committed = commit(&mut Proposer::new(&nodes[leading]).await, 1).await;
+    settle(&nodes, committed).await;
+    let (voter, candidate) = (&nodes[(leading + 1) % 3], &nodes[(leading + 2) % 3]);
+    let followed = Vote { term: Term(committed.leader_id.term), leader: nodes[leading].id, is_granted: true };
+    let abstention = Abstention::of(voter.id, Some(followed), 3_600_000);
+    let before = voter.raft.metrics().borrow_watched().vote;
+    // It has all of the log, and leads a much later term.
+    let vote = tidegate_cluster::Vote { leader_id: LeaderId { term: 99, node_id: candidate.id }, committed: false };
+    let request = VoteRequest { vote, last_log_id: Some(committed), leadership_transfer: false };
+    let told = abstention.pre_vote(&voter.raft, request.clone()).await.unwrap();
+    assert_eq!((told.vote_granted, told.vote), (false, before));
+    let told = abstention.vote(&voter.raft, request.clone()).await.unwrap();
+    assert_eq!((told.vote_granted, told.vote), (false, before));
+    assert_eq!(voter.raft.metrics().borrow_watched().vote, before);
+    let chosen = VoteRequest { leadership_transfer: true, ..request };
+    let told = abstention.vote(&voter.raft, chosen).await.unwrap();
+    assert_eq!((told.vote_granted, told.vote), (true, vote));
 }

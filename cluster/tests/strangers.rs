@@ -77,12 +77,12 @@ async fn who_is_of_another_cluster_or_has_another_secret_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_speaks_another_protocol_or_version_is_refused() {
     let (node, address) = node(NetworkLimits::default(), None).await;
-    let mut newer = b"tgcl\0\x02\0\x36".to_vec();
+    let mut newer = b"tgcl\0\x03\0\x36".to_vec();
     newer.extend_from_slice(&[0; 58]);
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&newer).await.unwrap();
     let told = until_closed(&mut stream).await;
-    assert!(told.starts_with(b"tgcl\0\x01") && told.len() == 42, "{told:?}");
+    assert!(told.starts_with(b"tgcl\0\x02") && told.len() == 42, "{told:?}");
 
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: tidegate\r\n\r\n").await.unwrap();
@@ -93,7 +93,7 @@ async fn who_speaks_another_protocol_or_version_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_stranger_is_cut_off() {
     let (node, address) = node(NetworkLimits { handshake_ms_max: 100, ..NetworkLimits::default() }, None).await;
-    for said in [&b""[..], b"tgcl", b"tgcl\0\x01\0\x36\0\0\0"] {
+    for said in [&b""[..], b"tgcl", b"tgcl\0\x02\0\x36\0\0\0"] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(said).await.unwrap();
         assert_eq!(until_closed(&mut stream).await, [0; 0], "{said:?}");
@@ -278,7 +278,7 @@ async fn ask_for_a_vote(us: Endpoint, address: SocketAddr) -> Result<bool, Strin
     let candidate = us.node();
     let links = Links::new(us);
     let mut dialer = links.dialer(0, std::sync::Arc::new(MemoryTransfer::default()));
-    let mut client = dialer.new_client(NodeId(2), &Member { address: address.to_string() }).await;
+    let mut client = dialer.new_client(NodeId(2), &Member::new(address.to_string())).await;
     let vote = Vote { leader_id: LeaderId { term: 9, node_id: candidate }, committed: false };
     let answer = client.vote(VoteRequest::new(vote, None), RPCOption::new(PATIENCE)).await;
     match answer {

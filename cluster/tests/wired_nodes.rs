@@ -66,7 +66,7 @@ async fn noise_on_the_wire_costs_connections_and_nothing_else() {
         let node = start(id, listener().await.0, None).await;
         let (front, address) = listener().await;
         tokio::spawn(carry(front, node.server.address(), NOISY, Arc::clone(&flipped)));
-        members.insert(node.id, Member { address: address.to_string() });
+        members.insert(node.id, Member::new(address.to_string()));
         nodes.push(node);
     }
     nodes[0].raft.initialize(members).await.unwrap();

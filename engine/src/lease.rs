@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// No end.
 const FOR_EVER: u64 = u64::MAX;
 
-/// A shard's lease. Its end only moves forward.
+/// A shard's lease. Its end only moves forward, unless the lease is given up.
 #[derive(Debug)]
 pub(crate) struct Lease {
     began: Instant,
@@ -35,6 +35,11 @@ impl Lease {
         let newer = |old: u64| Some(if old == FOR_EVER { end } else { old.max(end) });
         // The update gives a value in any case, so it cannot fail.
         let _ = self.end.fetch_update(Ordering::Relaxed, Ordering::Relaxed, newer);
+    }
+
+    /// It is over, until it is set anew.
+    pub(crate) fn give_up(&self) {
+        self.end.store(0, Ordering::Relaxed);
     }
 
     /// Whether it is over now.
@@ -72,5 +77,18 @@ mod tests {
         // One that is alone no longer has no more than it is given.
         lease.set(Some(now));
         assert!(lease.is_over());
+    }
+
+    #[test]
+    fn a_lease_that_is_given_up_is_over_until_it_is_set_anew() {
+        let lease = Lease::for_ever();
+        for end in [None, Some(Instant::now() + Duration::from_hours(1))] {
+            lease.set(end);
+            assert!(!lease.is_over());
+            lease.give_up();
+            assert!(lease.is_over());
+        }
+        lease.set(Some(Instant::now() + Duration::from_hours(1)));
+        assert!(!lease.is_over());
     }
 }

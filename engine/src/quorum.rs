@@ -139,6 +139,12 @@ impl QuorumVoice {
         self.lease.set(end);
     }
 
+    /// Nothing more is read here, and nothing new is taken to be decided, until a lease is set anew. At return it is so. What was taken before is
+    /// decided and answered as far as it can be.
+    pub fn give_up_lease(&self) {
+        self.lease.give_up();
+    }
+
     /// Tells the shard of a committed group at `index` of the log, for which there is `room`. Does not wait.
     pub fn tell_committed(&self, room: Room, group: Arc<Group>, index: LogIndex, is_own: bool) {
         self.inbox.put(Message { told: Told::Committed { group, index, is_own }, _room: Some(room.0) });

@@ -8,6 +8,7 @@
 #[macro_use]
 mod mutant;
 
+mod alone;
 pub mod archive;
 mod contents;
 pub mod directory;
@@ -34,6 +35,7 @@ pub mod store;
 pub mod wal;
 mod wal_thread;
 
+pub use alone::{GroupsAlone, SnapshotAlone};
 pub use archive::{
     ARCHIVE_PIECE_BYTES_MAX, ArchiveError, ArchiveReader, ArchiveTotals, ArchiveWriter, HistoryCopyError, Piece, copy_history,
 };

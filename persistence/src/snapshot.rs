@@ -177,8 +177,52 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    fn io(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// What stands around a snapshot's blocks, asked for in the order in which it is written.
+#[derive(Debug, Default)]
+pub(crate) struct Transcript {
+    digest: blake3::Hasher,
+    blocks: u64,
+}
+
+impl Transcript {
+    /// The first bytes.
+    pub(crate) fn header(&mut self, header: &SnapshotHeader) -> Vec<u8> {
+        let bytes = header.encode();
+        self.digest.update(&bytes);
+        bytes
+    }
+
+    /// What is in front of the next block, of 1 byte to 1 MiB. Panics on another length.
+    pub(crate) fn block_head(&mut self, block: &[u8]) -> [u8; BLOCK_HEAD_BYTES] {
+        let length = block.len();
+        assert!(
+            (1..=SNAPSHOT_BLOCK_BYTES_MAX).contains(&length),
+            "a block of {length} bytes is not of 1 to {SNAPSHOT_BLOCK_BYTES_MAX}"
+        );
+        let length = u32::try_from(length).expect("a block is at most 1 MiB");
+        let mut head = [0; BLOCK_HEAD_BYTES];
+        head[..4].copy_from_slice(&length.to_be_bytes());
+        head[4..].copy_from_slice(&block_checksum(self.blocks, length, block).to_be_bytes());
+        self.digest.update(&head);
+        self.digest.update(block);
+        self.blocks += 1;
+        head
+    }
+
+    /// What follows the last block, of all of which the writer counted `records`.
+    pub(crate) fn footer(&self, records: u64) -> Vec<u8> {
+        let mut footer = Vec::with_capacity(FOOTER_BYTES);
+        footer.extend_from_slice(&0_u32.to_be_bytes());
+        footer.extend_from_slice(&self.blocks.to_be_bytes());
+        footer.extend_from_slice(&records.to_be_bytes());
+        footer.extend_from_slice(self.digest.finalize().as_bytes());
+        footer.extend_from_slice(&crc32c::crc32c(&footer).to_be_bytes());
+        footer
     }
 }
 
@@ -192,8 +236,7 @@ pub struct SnapshotWriter {
     name: String,
     stream: StreamId,
     group_sequence: GroupSequence,
-    digest: blake3::Hasher,
-    blocks: u64,
+    transcript: Transcript,
     records: u64,
     pace: Pace,
 }
@@ -215,12 +258,12 @@ impl SnapshotWriter {
             name,
             stream: header.stream,
             group_sequence: header.position.sequence,
-            digest: blake3::Hasher::new(),
-            blocks: 0,
+            transcript: Transcript::default(),
             records: 0,
             pace: Pace { began: Instant::now(), bytes_per_second: bytes_per_second.max(1) },
         };
-        writer.write(&header.encode())?;
+        let first = writer.transcript.header(header);
+        writer.write(&first)?;
         Ok(writer)
     }
 
@@ -228,19 +271,10 @@ impl SnapshotWriter {
     ///
     /// After an error the writer is of no more use; drop it.
     pub fn block(&mut self, bytes: &[u8], records: u32) -> Result<(), SnapshotError> {
-        let length = bytes.len();
-        assert!(
-            (1..=SNAPSHOT_BLOCK_BYTES_MAX).contains(&length),
-            "a block of {length} bytes is not of 1 to {SNAPSHOT_BLOCK_BYTES_MAX}"
-        );
-        let length = u32::try_from(length).expect("a block is at most 1 MiB");
-        let mut head = [0; BLOCK_HEAD_BYTES];
-        head[..4].copy_from_slice(&length.to_be_bytes());
-        head[4..].copy_from_slice(&block_checksum(self.blocks, length, bytes).to_be_bytes());
+        let head = self.transcript.block_head(bytes);
         let began = Instant::now();
         self.write(&head)?;
         self.write(bytes)?;
-        self.blocks += 1;
         self.records += u64::from(records);
         self.pace.rest(self.bytes_written(), began.elapsed());
         Ok(())
@@ -253,12 +287,7 @@ impl SnapshotWriter {
 
     /// Ends the snapshot and gives it its name, in place of one of the same position. Durable at return.
     pub fn finish(mut self) -> Result<SnapshotInfo, SnapshotError> {
-        let mut footer = Vec::with_capacity(FOOTER_BYTES);
-        footer.extend_from_slice(&0_u32.to_be_bytes());
-        footer.extend_from_slice(&self.blocks.to_be_bytes());
-        footer.extend_from_slice(&self.records.to_be_bytes());
-        footer.extend_from_slice(self.digest.finalize().as_bytes());
-        footer.extend_from_slice(&crc32c::crc32c(&footer).to_be_bytes());
+        let footer = self.transcript.footer(self.records);
         self.write(&footer)?;
         self.file.finish().map_err(|source| self.error(source))?;
         let path = self.folder.join(&self.name);
@@ -270,7 +299,6 @@ impl SnapshotWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        self.digest.update(bytes);
         self.file.write(bytes).map_err(|source| self.error(source))
     }
 
@@ -529,6 +557,11 @@ impl SnapshotHeader {
     pub fn new(identity: &Identity, stream: StreamId, position: LogPosition) -> Self {
         let SnapshotExpectation { cluster, shards, partition_hash, stream } = SnapshotExpectation::new(identity, stream);
         Self { cluster: cluster.to_owned(), shards, partition_hash: partition_hash.to_owned(), stream, position, consensus: None }
+    }
+
+    /// Bytes that it takes in a file.
+    pub(crate) fn length(&self) -> u64 {
+        self.encode().len() as u64
     }
 
     fn encode(&self) -> Vec<u8> {

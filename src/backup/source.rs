@@ -5,9 +5,12 @@
 //! read next; the log is read last, up to what is committed when the history has been read. So a reservation is in the snapshot, in the
 //! history or in the log, and nothing in the history is newer than the log's end.
 //!
+//! What is made of a member of a cluster is to stand alone: its snapshots and its log are told as if its node had decided everything by itself.
+//!
 //! Everything is read on one blocking thread, no faster than the network takes it, so what is in memory is a few pieces. The log's space
 //! is not given back meanwhile; a reader that takes nothing is cut off by the door, which bounds how long that lasts.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
@@ -20,8 +23,9 @@ use bytes::Bytes;
 use tidegate_api::BackupSource;
 use tidegate_engine::Engine;
 use tidegate_persistence::{
-    ARCHIVE_PIECE_BYTES_MAX, ArchiveTotals, ArchiveWriter, GroupSequence, History, HistoryCopyError, HistoryError, Identity,
-    LogIndex, LogPosition, LogReader, Piece, ReadError, SnapshotInfo, StreamId, Term, copy_history,
+    ARCHIVE_PIECE_BYTES_MAX, ArchiveTotals, ArchiveWriter, GroupSequence, GroupsAlone, History, HistoryCopyError, HistoryError,
+    Identity, LogIndex, LogPosition, LogReader, Piece, ReadError, SnapshotAlone, SnapshotError, SnapshotInfo, StreamId, Term,
+    WalError, WalWriter, copy_history,
 };
 use tidegate_stock::{Partition, Timestamp};
 use tokio::runtime::Handle;
@@ -47,6 +51,8 @@ pub(crate) struct BackupParts {
     pub(crate) upkeep: UpkeepLine,
     pub(crate) log: LogReader,
     pub(crate) history: Arc<History>,
+    /// What writes the log of a member of a cluster; `None` of a node that stands alone.
+    pub(crate) member: Option<WalWriter>,
 }
 
 /// Makes backups, one at a time. Clones share that.
@@ -72,9 +78,15 @@ enum CopyError {
     /// The history could not be read.
     #[error("the history could not be read")]
     History(#[from] HistoryError),
+    /// A snapshot is damaged, or could not be read.
+    #[error("a snapshot could not be read")]
+    Damaged(#[from] SnapshotError),
     /// The log could not be read.
     #[error("the log could not be read")]
     Log(#[from] ReadError),
+    /// The log has stopped.
+    #[error("the log has stopped")]
+    Stopped(#[from] WalError),
 }
 
 impl From<HistoryCopyError> for CopyError {
@@ -152,44 +164,166 @@ fn copy(
     handle: &Handle,
     archive: &mut ArchiveWriter<Outlet>,
 ) -> Result<ArchiveTotals, CopyError> {
-    let BackupParts { identity, history_range_seconds, engine, upkeep, log, history } = parts;
+    let BackupParts { identity, history_range_seconds, engine, upkeep, log, history, member } = parts;
     archive.put(&Piece::Begin { identity: identity.clone(), history_range_seconds: *history_range_seconds })?;
     let _hold = upkeep.hold_log();
     let made = make_snapshots(upkeep, handle, archive)?;
-    // Open, they can be read to their end, whatever the upkeep removes meanwhile.
-    let opened: io::Result<Vec<(&SnapshotInfo, File)>> = made.iter().map(|info| Ok((info, File::open(&info.path)?))).collect();
-    let opened = opened.map_err(CopyError::File)?;
+    // Of a member it is known by its snapshots where its logs begin.
+    let (snapshots, starts) = if member.is_some() {
+        open_of_a_member(parts, &made, with_feed)?
+    } else {
+        (made.iter().map(Opened::of_a_node_alone).collect::<Result<Vec<_>, _>>()?, BTreeMap::new())
+    };
     let log_bytes = if with_feed { log.size()?.bytes_on_disk } else { 0 };
-    let bytes = made.iter().map(|info| info.bytes).sum::<u64>() + history.bytes_on_disk()? + log_bytes;
+    let bytes = snapshots.iter().map(|snapshot| snapshot.bytes).sum::<u64>() + history.bytes_on_disk()? + log_bytes;
     archive.put(&Piece::Plan { bytes })?;
-    for (info, file) in opened {
-        archive.put(&Piece::Snapshot { stream: info.stream, group_sequence: info.group_sequence, bytes: info.bytes })?;
-        copy_file(file, archive)?;
+    for Opened { stream, group_sequence, bytes, content } in snapshots {
+        archive.put(&Piece::Snapshot { stream, group_sequence, bytes })?;
+        match content {
+            Content::File(file) => copy_file(file, archive)?,
+            Content::Alone(snapshot, position) => snapshot.tell(position, |bytes| put_parts(bytes, archive))?,
+        }
     }
     copy_history(history, Partition(0)..=Partition(u16::MAX), archive)?;
     // From here on nothing is read that is newer than what is committed now.
     let mut logs = Vec::new();
     for stream in engine.streams() {
-        let snapshot = made.iter().find(|info| info.stream == stream).map(|info| info.group_sequence);
-        logs.push((stream, log_range(engine, log, stream, snapshot.filter(|_| !with_feed))?));
+        let up_to = engine.committed(stream).unwrap_or_default();
+        let start = if let Some(start) = starts.get(&stream) {
+            *start
+        } else {
+            let snapshot = made.iter().find(|info| info.stream == stream).map(|info| info.group_sequence);
+            start_of_a_node_alone(log, stream, snapshot.filter(|_| !with_feed), up_to)?
+        };
+        logs.push((stream, start, up_to));
     }
-    let mut starts = Vec::with_capacity(logs.len());
-    for (stream, (from, up_to)) in &logs {
-        starts.push((*stream, start_of(log, *stream, *from, *up_to)?));
+    if let Some(writer) = member {
+        // What a quorum has committed this node's log need not have written yet.
+        writer.sync()?;
     }
-    archive.put(&Piece::Logs(starts))?;
-    for (stream, (from, up_to)) in logs {
+    archive.put(&Piece::Logs(logs.iter().map(|(stream, start, _)| (*stream, start.position)).collect()))?;
+    for (stream, Start { from, position }, up_to) in logs {
+        let mut alone = member.is_some().then(|| GroupsAlone::behind(identity.node, position));
         let mut left = None;
-        log.read_groups(stream, from, up_to, |group| match archive.put(&Piece::Group(*group)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                left = Some(error);
-                ControlFlow::Break(())
+        log.read_groups(stream, from, up_to, |group| {
+            let group = alone.as_mut().map_or_else(|| *group, |alone| alone.tell(group));
+            match archive.put(&Piece::Group(group)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    left = Some(error);
+                    ControlFlow::Break(())
+                }
             }
         })?;
         left.map_or(Ok(()), Err)?;
     }
     Ok(archive.totals())
+}
+
+/// A snapshot that can be read to its end, whatever the upkeep removes meanwhile.
+struct Opened {
+    stream: StreamId,
+    group_sequence: GroupSequence,
+    bytes: u64,
+    content: Content,
+}
+
+enum Content {
+    /// As it is.
+    File(File),
+    /// As that of a node alone, which stands there.
+    Alone(Box<SnapshotAlone>, LogPosition),
+}
+
+/// From where a shard's log is copied.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    /// Its first group.
+    from: GroupSequence,
+    /// What that continues.
+    position: LogPosition,
+}
+
+impl Opened {
+    fn of_a_node_alone(info: &SnapshotInfo) -> Result<Self, CopyError> {
+        let content = Content::File(File::open(&info.path).map_err(CopyError::File)?);
+        Ok(Self { stream: info.stream, group_sequence: info.group_sequence, bytes: info.bytes, content })
+    }
+}
+
+/// The snapshots of a member's shards that were `made`, and from where each of its logs is copied.
+fn open_of_a_member(
+    BackupParts { identity, engine, log, .. }: &BackupParts,
+    made: &[SnapshotInfo],
+    with_feed: bool,
+) -> Result<(Vec<Opened>, BTreeMap<StreamId, Start>), CopyError> {
+    let (mut snapshots, mut starts) = (Vec::new(), BTreeMap::new());
+    for stream in engine.streams() {
+        let made = made.iter().find(|info| info.stream == stream);
+        let snapshot = made.map(|info| SnapshotAlone::open(&info.path, identity, stream)).transpose()?;
+        let at = snapshot.as_ref().map_or(LogPosition::GENESIS, SnapshotAlone::position);
+        let start = first_group(log, stream, at.sequence, with_feed)?;
+        // The log may begin behind the snapshot that another node has sent.
+        let start = start.unwrap_or(Start { from: at.sequence.next(), position: at });
+        // Of the groups in front of the snapshot each has another chain hash as one of a node alone.
+        let mut alone = GroupsAlone::behind(identity.node, start.position);
+        log.read_groups(stream, start.from, at.sequence, |group| {
+            alone.tell(group);
+            ControlFlow::Continue(())
+        })?;
+        if let Some(snapshot) = snapshot {
+            let (group_sequence, bytes) = (snapshot.group_sequence(), snapshot.bytes());
+            snapshots.push(Opened { stream, group_sequence, bytes, content: Content::Alone(Box::new(snapshot), alone.tail()) });
+        }
+        starts.insert(stream, Start { position: GroupsAlone::behind(identity.node, start.position).tail(), ..start });
+    }
+    Ok((snapshots, starts))
+}
+
+/// The group of a member's log that its copy begins with, if the log has it: the one that its snapshot was made at, or the oldest one.
+fn first_group(log: &LogReader, stream: StreamId, snapshot: GroupSequence, with_feed: bool) -> Result<Option<Start>, CopyError> {
+    let Some((_, oldest)) = log.oldest(stream)? else { return Ok(None) };
+    // The oldest entry may be of no group, and stand behind one that is gone.
+    let looked_for = if with_feed { [oldest, oldest.next()] } else { [snapshot; 2] };
+    for from in looked_for.into_iter().filter(|from| (GroupSequence(1)..=snapshot).contains(from)) {
+        match position_before(log, stream, from) {
+            Ok(position) => return Ok(Some(Start { from, position })),
+            Err(ReadError::Compacted { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// Of a node alone: from the oldest group, or from the one that its snapshot was made at.
+fn start_of_a_node_alone(
+    log: &LogReader,
+    stream: StreamId,
+    from_snapshot: Option<GroupSequence>,
+    up_to: GroupSequence,
+) -> Result<Start, CopyError> {
+    let from = match from_snapshot {
+        Some(snapshot) => snapshot,
+        None => log.oldest(stream)?.map_or(GroupSequence(1), |(_, sequence)| sequence.max(GroupSequence(1))),
+    };
+    let position = if from <= up_to { position_before(log, stream, from)? } else { LogPosition::GENESIS };
+    Ok(Start { from, position })
+}
+
+/// What group `from` continues.
+fn position_before(log: &LogReader, stream: StreamId, from: GroupSequence) -> Result<LogPosition, ReadError> {
+    let mut before = LogPosition::GENESIS;
+    log.read_groups(stream, from, from, |group| {
+        before = LogPosition {
+            index: LogIndex(group.index.0 - 1),
+            sequence: GroupSequence(group.sequence.0 - 1),
+            chain: group.predecessor,
+            term: Term(0),
+            time: Timestamp::from_unix_ms(0),
+        };
+        ControlFlow::Break(())
+    })?;
+    Ok(before)
 }
 
 /// Has a snapshot of every shard made, and lets the reader know meanwhile that somebody is still there.
@@ -218,36 +352,11 @@ fn copy_file(mut file: File, archive: &mut ArchiveWriter<Outlet>) -> Result<(), 
     }
 }
 
-/// The groups of a stream that are copied: from the oldest, or from the one that its snapshot was made at, to the newest committed one.
-fn log_range(
-    engine: &Engine,
-    log: &LogReader,
-    stream: StreamId,
-    from_snapshot: Option<GroupSequence>,
-) -> Result<(GroupSequence, GroupSequence), CopyError> {
-    let from = match from_snapshot {
-        Some(snapshot) => snapshot,
-        None => log.oldest(stream)?.map_or(GroupSequence(1), |(_, sequence)| sequence.max(GroupSequence(1))),
-    };
-    Ok((from, engine.committed(stream).unwrap_or_default()))
-}
-
-/// What the first group that is copied continues.
-fn start_of(log: &LogReader, stream: StreamId, from: GroupSequence, up_to: GroupSequence) -> Result<LogPosition, CopyError> {
-    let mut start = LogPosition::GENESIS;
-    if from <= up_to {
-        log.read_groups(stream, from, from, |group| {
-            start = LogPosition {
-                index: LogIndex(group.index.0 - 1),
-                sequence: GroupSequence(group.sequence.0 - 1),
-                chain: group.predecessor,
-                term: Term(0),
-                time: Timestamp::from_unix_ms(0),
-            };
-            ControlFlow::Break(())
-        })?;
+fn put_parts(bytes: &[u8], archive: &mut ArchiveWriter<Outlet>) -> Result<(), CopyError> {
+    for part in bytes.chunks(ARCHIVE_PIECE_BYTES_MAX) {
+        archive.put(&Piece::SnapshotPart(part))?;
     }
-    Ok(start)
+    Ok(())
 }
 
 /// Where the archive's bytes go: to the network, as fast as it takes them. Belongs to a blocking thread.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_api::{ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, NodeView, ShardView};
 use tidegate_cluster::network::{CONNECTIONS_MAX_DEFAULT, LinkError};
-use tidegate_cluster::{ChangeError, GroupMember, GroupStatus, Member as Address, MemberChange, ShardGroup};
+use tidegate_cluster::{ChangeError, GroupMember, GroupStatus, MemberChange, ShardGroup};
 use tidegate_config::PeerAddress;
 use tidegate_persistence::{ArchiveWriter, GroupSequence, Identity, LogPosition, NodeId, Piece, StreamId};
 use tokio::task::JoinSet;
@@ -219,20 +219,27 @@ impl Shared {
         let mut members: BTreeMap<NodeId, String> = self.others();
         members.insert(self.node(), self.membership.advertise.clone());
         let known = members.iter().find(|(_, known)| **known == address).map(|(node, _)| *node);
+        let statuses = self.statuses();
+        let given = numbers_given(&statuses, |_| true);
         let node = match (node.map(NodeId), known) {
             (Some(node), Some(known)) if node != known => {
                 return Err(ClusterRefusal::Exists(format!("{address} is node {known} of this cluster, and not {node}")));
             }
             (Some(node), _) | (None, Some(node)) => node,
-            (None, None) => NodeId(members.keys().map(|node| node.0).max().unwrap_or(0) + 1),
+            (None, None) => NodeId(given + 1),
         };
         // A voter that comes back with nothing has forgotten how it voted.
         let is_voter = |status: &GroupStatus| status.members.iter().any(|member| member.node == node && member.is_voter);
-        if node == self.node() || self.statuses().iter().any(is_voter) {
+        if (node == self.node() || statuses.iter().any(is_voter)) && !mutant!(NodeNumberReused) {
             let what = format!(
                 "node {node} is counted in this cluster already, and has its data directory; where that is lost, the node leaves for good, \
                  and another joins under another number"
             );
+            return Err(ClusterRefusal::Exists(what));
+        }
+        // Who has left may still be started, by mistake, and be taken for whoever has its number.
+        if !members.contains_key(&node) && node.0 <= given {
+            let what = format!("number {node} has been given, and numbers are given once: the next is {}", given + 1);
             return Err(ClusterRefusal::Exists(what));
         }
         if !members.contains_key(&node) && members.len() >= MEMBERS_MAX {
@@ -243,8 +250,7 @@ impl Shared {
             // It begins anew. Whoever leads would otherwise take a log that is gone again for damage.
             self.change_all(&MemberChange::Remove(node)).await?;
         }
-        let member = Address { address: address.clone() };
-        self.change_all(&MemberChange::Add(node, member)).await?;
+        self.change_all(&MemberChange::Add(node, address.clone())).await?;
         tracing::info!(node = node.0, address, "a node has joined the cluster");
         self.directory_of(node).map_err(|error| ClusterRefusal::Unknown(error.to_string()))
     }
@@ -273,9 +279,28 @@ impl Shared {
                 return Err(ClusterRefusal::NoQuorum(what));
             }
         }
+        let given = numbers_given(&statuses, |_| true);
+        if numbers_given(&statuses, |member| member != node) < given {
+            let stays = members().map(|member| member.node).filter(|member| *member != node).min();
+            let stays = stays.ok_or_else(|| ClusterRefusal::Invalid(format!("`node` is {node}, which is the only member")))?;
+            self.change_all(&MemberChange::Note(stays, given)).await?;
+        }
         self.change_all(&MemberChange::Remove(node)).await?;
         tracing::info!(node = node.0, "a node has left the cluster");
         Ok(())
+    }
+
+    /// Tells the other nodes where this one is, if it has been started at another address than before.
+    pub(super) async fn move_here(&self) {
+        let address = &self.membership.advertise;
+        let statuses = self.statuses();
+        let known = statuses.iter().flat_map(|status| &status.members).filter(|member| member.node == self.node());
+        let Some(before) = known.map(|member| &member.address).find(|known| *known != address) else { return };
+        match self.change_all(&MemberChange::Move(self.node(), address.clone())).await {
+            Ok(()) => tracing::info!(before, address, "the cluster knows this node at its new address"),
+            // It is tried again.
+            Err(refusal) => tracing::warn!(before, address, ?refusal, "the cluster does not know this node's new address yet"),
+        }
     }
 
     /// Has this node lead nothing from now on, if it `drains`, or again what it gets. Gives what it leads still.
@@ -366,6 +391,12 @@ impl Shared {
         archive.put(&Piece::Logs(starts))?;
         archive.finish()
     }
+}
+
+/// The highest number that has been given to a member, as far as those members know that `counts` lets in.
+fn numbers_given(statuses: &[GroupStatus], counts: impl Fn(NodeId) -> bool) -> u64 {
+    let members = statuses.iter().flat_map(|status| &status.members).filter(|member| counts(member.node));
+    members.map(|member| member.node.0.max(member.numbers_given)).max().unwrap_or(0)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -169,7 +169,7 @@ fn adopt_all(settings: &Settings, membership: &Membership, directory: DataDirect
             let begin = standing.position;
             let position_at: PositionAt = Arc::new(move |index| Some(begin).filter(|begin| begin.index == index));
             let mut log = ReplicatedLog::open(wal.writer(), wal.reader(), replica, position_at)?;
-            let member = Address { address: membership.advertise.clone() };
+            let member = Address::new(membership.advertise.clone());
             count += usize::from(adopt(&mut log, node, member).await.map_err(ClusterError::Adopt)?);
         }
         Ok::<_, ClusterError>(count)

@@ -81,12 +81,14 @@ fn note_leaders(shared: &Shared) {
     }
 }
 
-/// Looks again and again whether the members of the shards that this node decides for are as they should be.
+/// Looks again and again whether the cluster knows where this node is, and whether the members of the shards that it decides for are as they
+/// should be.
 pub(super) async fn tend(shared: Arc<Shared>) {
     let mut look = interval(TEND);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
+        shared.move_here().await;
         for (shard, group) in shared.groups.iter().enumerate() {
             if !shared.progress[shard].leads() {
                 continue;

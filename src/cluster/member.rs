@@ -469,6 +469,7 @@ async fn start_groups(
             late_entries_kept: settings.cluster.late_entries_kept,
             log,
             machine,
+            handover: leader.handover(),
             transfer: Arc::new(files.clone()),
             may_revert: settings.log.durability != Durability::PowerLoss,
         };

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tidegate_cluster::{ChangeError, Member, MemberChange};
+use tidegate_cluster::{ChangeError, MemberChange};
 use tidegate_persistence::NodeId;
 
 const STANDING: u8 = 1;
@@ -114,6 +114,8 @@ enum ChangeKind {
     Promote { node: u64 },
     Remove { node: u64 },
     Finish,
+    Move { node: u64, address: String },
+    Note { node: u64, given: u64 },
 }
 
 /// What came of a change, as it travels.
@@ -134,10 +136,12 @@ impl Question {
             Self::Standing => vec![STANDING],
             Self::Change(shard, change) => {
                 let change = match change.clone() {
-                    MemberChange::Add(node, Member { address }) => ChangeKind::Add { node: node.0, address },
+                    MemberChange::Add(node, address) => ChangeKind::Add { node: node.0, address },
                     MemberChange::Promote(node) => ChangeKind::Promote { node: node.0 },
                     MemberChange::Remove(node) => ChangeKind::Remove { node: node.0 },
                     MemberChange::Finish => ChangeKind::Finish,
+                    MemberChange::Move(node, address) => ChangeKind::Move { node: node.0, address },
+                    MemberChange::Note(node, given) => ChangeKind::Note { node: node.0, given },
                 };
                 encode(CHANGE, &ChangeBody { shard: *shard, change })
             }
@@ -154,7 +158,9 @@ impl Question {
             Some((&CHANGE, body)) => {
                 let ChangeBody { shard, change } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
                 let change = match change {
-                    ChangeKind::Add { node, address } => MemberChange::Add(NodeId(node), Member { address }),
+                    ChangeKind::Add { node, address } => MemberChange::Add(NodeId(node), address),
+                    ChangeKind::Move { node, address } => MemberChange::Move(NodeId(node), address),
+                    ChangeKind::Note { node, given } => MemberChange::Note(NodeId(node), given),
                     ChangeKind::Promote { node } => MemberChange::Promote(NodeId(node)),
                     ChangeKind::Remove { node } => MemberChange::Remove(NodeId(node)),
                     ChangeKind::Finish => MemberChange::Finish,
@@ -246,12 +252,20 @@ mod tests {
 
     #[test]
     fn questions_come_as_they_were_asked() {
-        let member = Member { address: "node-2:8701".to_owned() };
+        let address = || "node-2:8701".to_owned();
         for (question, bytes) in [
             (Question::Standing, &b"\x01"[..]),
             (
-                Question::Change(3, MemberChange::Add(NodeId(2), member)),
+                Question::Change(3, MemberChange::Add(NodeId(2), address())),
                 b"\x02{\"shard\":3,\"change\":{\"add\":{\"node\":2,\"address\":\"node-2:8701\"}}}",
+            ),
+            (
+                Question::Change(3, MemberChange::Move(NodeId(2), address())),
+                b"\x02{\"shard\":3,\"change\":{\"move\":{\"node\":2,\"address\":\"node-2:8701\"}}}",
+            ),
+            (
+                Question::Change(3, MemberChange::Note(NodeId(2), 5)),
+                b"\x02{\"shard\":3,\"change\":{\"note\":{\"node\":2,\"given\":5}}}",
             ),
             (Question::Drain(true), &b"\x05\x01"[..]),
             (Question::Drain(false), &b"\x05\x00"[..]),

@@ -68,12 +68,16 @@ type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 #[derive(Clone)]
 pub struct Links(Arc<Shared>);
 
-/// The links to nodes, and where each of them leads.
-type Known = BTreeMap<(NodeId, Lane), (Arc<str>, Link)>;
+/// Where nodes are, and the links to them.
+#[derive(Default)]
+struct Known {
+    addresses: BTreeMap<NodeId, watch::Sender<Arc<str>>>,
+    links: BTreeMap<(NodeId, Lane), Link>,
+}
 
 struct Shared {
     endpoint: Endpoint,
-    links: Mutex<Known>,
+    known: Mutex<Known>,
     transfers: AtomicU64,
     stop: watch::Sender<bool>,
 }
@@ -88,7 +92,7 @@ impl Links {
     /// No connections yet, of `endpoint`.
     pub fn new(endpoint: Endpoint) -> Self {
         let (stop, _) = watch::channel(false);
-        Self(Arc::new(Shared { endpoint, links: Mutex::default(), transfers: AtomicU64::new(1), stop }))
+        Self(Arc::new(Shared { endpoint, known: Mutex::default(), transfers: AtomicU64::new(1), stop }))
     }
 
     /// The network of shard `shard`, whose snapshots go over as `transfer` has it.
@@ -105,21 +109,22 @@ impl Links {
     /// Closes all connections for good. What is asked afterwards fails.
     pub fn close(&self) {
         self.0.stop.send_replace(true);
-        self.0.links.lock().clear();
+        *self.0.known.lock() = Known::default();
     }
 
-    /// The `lane` to `node`, which is at `address` now.
+    /// The `lane` to `node`, which is at `address` now: whoever has a link to it already finds it there when it connects next.
     fn link(&self, node: NodeId, address: &str, lane: Lane) -> Link {
-        let mut links = self.0.links.lock();
-        if let Some((known, link)) = links.get(&(node, lane))
-            && **known == *address
-        {
-            return link.clone();
-        }
-        let address: Arc<str> = address.into();
-        let link = Link::new(self.0.endpoint.clone(), node, Arc::clone(&address), lane, self.0.stop.subscribe());
-        links.insert((node, lane), (address, link.clone()));
-        link
+        let Known { addresses, links } = &mut *self.0.known.lock();
+        let at = addresses.entry(node).or_insert_with(|| watch::channel(address.into()).0);
+        at.send_if_modified(|known| {
+            let has_moved = **known != *address;
+            if has_moved {
+                *known = address.into();
+            }
+            has_moved
+        });
+        let new = || Link::new(self.0.endpoint.clone(), node, at.subscribe(), lane, self.0.stop.subscribe());
+        links.entry((node, lane)).or_insert_with(new).clone()
     }
 }
 

@@ -84,8 +84,14 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// The `lane` to `node` at `address`. Connects to nobody yet. Ends when `stop` says so.
-    pub(crate) fn new(endpoint: Endpoint, node: NodeId, address: Arc<str>, lane: Lane, stop: watch::Receiver<bool>) -> Self {
+    /// The `lane` to `node`, which is where `address` says when it is connected to. Connects to nobody yet. Ends when `stop` says so.
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        node: NodeId,
+        address: watch::Receiver<Arc<str>>,
+        lane: Lane,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
         let (calls, queue) = mpsc::channel(LINK_QUEUE_MAX);
         tokio::spawn(Task { endpoint, node, address, lane, stop, queue, backoff: Backoff::new(), number: 0 }.run());
         Self { node, calls }
@@ -159,7 +165,7 @@ enum End {
 struct Task {
     endpoint: Endpoint,
     node: NodeId,
-    address: Arc<str>,
+    address: watch::Receiver<Arc<str>>,
     lane: Lane,
     stop: watch::Receiver<bool>,
     queue: mpsc::Receiver<Call>,
@@ -183,11 +189,14 @@ impl Task {
             if !first.is_wanted() {
                 continue;
             }
-            if Instant::now() < self.backoff.until {
+            // Whoever has moved was not there to be reached.
+            let has_moved = self.address.has_changed().unwrap_or(false);
+            if Instant::now() < self.backoff.until && !has_moved {
                 first.fail(LinkError::Unreachable(self.node, Arc::clone(&self.backoff.why)));
                 continue;
             }
-            let connecting = self.endpoint.connect(self.node, &self.address, self.lane);
+            let address = Arc::clone(&self.address.borrow_and_update());
+            let connecting = self.endpoint.connect(self.node, &address, self.lane);
             let connected = tokio::select! {
                 biased;
                 _ = &mut stop => return,
@@ -204,7 +213,7 @@ impl Task {
                 Err(_) => format!("no handshake within {} ms", self.endpoint.limits().handshake_ms_max),
             };
             if self.backoff.failures == 0 {
-                tracing::warn!(node = %self.node, address = %self.address, lane = ?self.lane, %failure, "a node is not reached");
+                tracing::warn!(node = %self.node, %address, lane = ?self.lane, %failure, "a node is not reached");
             }
             self.backoff.failed(failure.into());
             let error = LinkError::Unreachable(self.node, Arc::clone(&self.backoff.why));
@@ -236,7 +245,7 @@ impl Task {
             End::Failed(why) => why.as_str().into(),
         };
         if let End::Failed(why) = &end {
-            tracing::warn!(node = %self.node, address = %self.address, lane = ?self.lane, why, "a connection to a node failed");
+            tracing::warn!(node = %self.node, lane = ?self.lane, why, "a connection to a node failed");
             if is_alive {
                 self.backoff.failures = 0;
             }

@@ -34,6 +34,7 @@ use super::link::IDLE_SECONDS_MAX;
 use super::reception::{Broken, Received, Receptions};
 use super::transfer::{IncomingSnapshot, SnapshotTransfer};
 use super::wire::{Answer, Asked, Failure, Question, WireError, decode_question, encode_answer};
+use crate::abstention::Abstention;
 use crate::state_machine::{Machine, MachineSnapshot};
 use crate::transport::{Connection, FRAME_BYTES_MAX, Frame, Guest, Lane, read_frame, write_frame};
 use crate::types::{Raft, TypeConfig, Vote};
@@ -64,12 +65,13 @@ pub struct Shards<M: Machine, T>(Arc<RwLock<BTreeMap<u16, Shard<M, T>>>>);
 
 struct Shard<M: Machine, T> {
     raft: Raft<M>,
+    abstention: Abstention,
     transfer: Arc<T>,
 }
 
 impl<M: Machine, T> Clone for Shard<M, T> {
     fn clone(&self) -> Self {
-        Self { raft: self.raft.clone(), transfer: Arc::clone(&self.transfer) }
+        Self { raft: self.raft.clone(), abstention: self.abstention, transfer: Arc::clone(&self.transfer) }
     }
 }
 
@@ -92,9 +94,9 @@ impl<M: Machine, T> fmt::Debug for Shards<M, T> {
 }
 
 impl<M: Machine, T: SnapshotTransfer<Snapshot = M::Snapshot>> Shards<M, T> {
-    /// Lets shard `shard` be asked, by `raft`; its snapshots are received as `transfer` has it.
-    pub fn insert(&self, shard: u16, raft: Raft<M>, transfer: Arc<T>) {
-        self.0.write().insert(shard, Shard { raft, transfer });
+    /// Lets shard `shard` be asked, by `raft`, which takes part in elections after `abstention`; its snapshots are received as `transfer` has it.
+    pub fn insert(&self, shard: u16, raft: Raft<M>, abstention: Abstention, transfer: Arc<T>) {
+        self.0.write().insert(shard, Shard { raft, abstention, transfer });
     }
 
     /// Lets shard `shard` be asked no more. What was asked is answered.
@@ -483,7 +485,7 @@ where
     if !(if guest.lane == Lane::Snapshots { snapshots } else { elsewhere }) {
         return unreadable(guest, &WireError::Contradiction("it is not asked on this lane"));
     }
-    let Some(Shard { raft, transfer: by }) = shards.get(shard) else {
+    let Some(Shard { raft, abstention, transfer: by }) = shards.get(shard) else {
         return refused(Failure::NoShard, &format!("shard {shard} is not here"));
     };
     let stopped = |error: &dyn fmt::Display| Answer::Failure(Failure::Stopped, error.to_string());
@@ -491,9 +493,11 @@ where
         Asked::Append(request) => {
             later(async move { raft.append_entries(request).await.map_or_else(|error| stopped(&error), Answer::Append) })
         }
-        Asked::Vote(request) => later(async move { raft.vote(request).await.map_or_else(|error| stopped(&error), Answer::Vote) }),
+        Asked::Vote(request) => {
+            later(async move { abstention.vote(&raft, request).await.map_or_else(|error| stopped(&error), Answer::Vote) })
+        }
         Asked::PreVote(request) => {
-            later(async move { raft.pre_vote(request).await.map_or_else(|error| stopped(&error), Answer::PreVote) })
+            later(async move { abstention.pre_vote(&raft, request).await.map_or_else(|error| stopped(&error), Answer::PreVote) })
         }
         Asked::TransferLeader(request) => {
             later(

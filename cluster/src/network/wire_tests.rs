@@ -20,7 +20,7 @@ fn vote(term: u64, node: u64) -> Vote {
 }
 
 fn members() -> Membership {
-    let member = Member { address: "a:1".to_owned() };
+    let member = Member { address: "a:1".to_owned(), numbers_given: 9 };
     Membership::new(vec![BTreeSet::from([NodeId(9)])], BTreeMap::from([(NodeId(9), member)])).unwrap()
 }
 

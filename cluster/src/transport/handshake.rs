@@ -52,7 +52,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::transport::secret::{ClusterSecret, Nonce, PROOF_BYTES};
 
 /// Version of what goes over connections that this code speaks, and the only one.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Longest name of a cluster in bytes.
 pub const CLUSTER_BYTES_MAX: usize = 256;

@@ -10,7 +10,7 @@ use openraft::RaftMetrics;
 use openraft::async_runtime::WatchReceiver;
 use tidegate_cluster::network::{Links, NoDesk, Server, Shards};
 use tidegate_cluster::{
-    LeaderError, Member, Memberships, Raft, RecoveredMember, ReplicatedLog, ShardMachine, SnapshotFiles, SnapshotParts,
+    Abstention, LeaderError, Member, Memberships, Raft, RecoveredMember, ReplicatedLog, ShardMachine, SnapshotFiles, SnapshotParts,
     StateMachine, TypeConfig, recover_member, shard_parts,
 };
 use tidegate_engine::{
@@ -129,7 +129,7 @@ impl Running {
         let dialer = links.dialer(SHARD, Arc::new(files.clone()));
         let raft = Raft::new(node, config(), dialer, replicated, machine).await.unwrap();
         let shards = Shards::default();
-        shards.insert(SHARD, raft.clone(), Arc::new(files.clone()));
+        shards.insert(SHARD, raft.clone(), Abstention::NONE, Arc::new(files.clone()));
         let server = Server::start(listener, endpoint, shards, Arc::new(NoDesk)).unwrap();
         Self {
             id: node,
@@ -156,7 +156,7 @@ impl Running {
     }
 
     pub fn member(&self) -> Member {
-        Member { address: self.address.clone() }
+        Member::new(self.address.clone())
     }
 
     pub fn metrics(&self) -> RaftMetrics<TypeConfig> {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tidegate_cluster::network::{Endpoint, IncomingSnapshot, Links, NetworkLimits, NoDesk, Server, Shards, SnapshotTransfer};
 use tidegate_cluster::transport::{ClusterSecret, ClusterTls, ClusterTlsFiles, Greeting, HandshakeError, Lane, Session, greet};
-use tidegate_cluster::{CommittedGroup, Member, Raft, Standing, StateMachine};
+use tidegate_cluster::{Abstention, CommittedGroup, Member, Raft, Standing, StateMachine};
 use tidegate_persistence::{ChainHash, Group, GroupSequence, LogIndex, LogPosition, MemoryStore, NodeId, Term};
 use tidegate_stock::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -197,14 +197,14 @@ impl WiredNode {
         let dialer = links.dialer(SHARD, Arc::clone(&transfer));
         let raft = Raft::new(id, config(), dialer, log, state_machine).await.unwrap();
         let shards = Shards::default();
-        shards.insert(SHARD, raft.clone(), Arc::clone(&transfer));
+        shards.insert(SHARD, raft.clone(), Abstention::NONE, Arc::clone(&transfer));
         let server = Server::start(listener, endpoint, shards, Arc::new(NoDesk)).unwrap();
         let node = Node { id, raft, machine, store, network: Network::default(), wal };
         Self { node, transfer, server, links }
     }
 
     pub fn member(&self) -> Member {
-        Member { address: self.server.address().to_string() }
+        Member::new(self.server.address().to_string())
     }
 
     /// Stops it; what it has stored is left.

@@ -140,6 +140,9 @@ mutants! {
     }
     Cluster {
         UnchainedTaken "a group is applied that does not continue the one before it"
+        DecidedUnsettled "a leader decides before all that was decided before it is settled"
+        VotesAtOnce "a node that starts again elects another leader though its old one may rely on it"
+        HandedOverUnresigned "a leader that hands over is read until it hears that another one leads"
     }
     Api {
         RoleSkipped "archiving asks for no role"
@@ -152,6 +155,7 @@ mutants! {
     Assembly {
         SnapshotBeforeHistory "a snapshot counts before the history that it leaves out lasts"
         LogGivenBackTooFar "the log is given back though the older snapshot needs it"
+        NodeNumberReused "a node that is counted is given a directory once more, though it has forgotten how it voted"
         DivergedStartsAgain "a node whose ledger was another starts again as if nothing had been"
     }
 }

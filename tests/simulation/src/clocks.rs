@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use tidegate_cluster::{ClockMeasure, Clocks, Raft};
+use tidegate_cluster::{ClockMeasure, Clocks, Handover};
 use tidegate_engine::Clock;
 use tidegate_persistence::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::network::Network;
-use crate::node::Witness;
+use crate::network::{Consensus, Network};
 use crate::world::{Life, World, note};
 
 /// How far clocks may be apart, in milliseconds. They begin closer than that, and a jump is mostly further.
@@ -33,10 +32,12 @@ pub(crate) async fn watch(
     world: Arc<World>,
     network: Network,
     life: Arc<Life>,
-    raft: Raft<Witness>,
+    consensus: Consensus,
+    handover: Handover,
     clock: Arc<dyn Clock>,
     yields: Arc<AtomicBool>,
 ) {
+    let Consensus { raft, abstention } = consensus;
     let mut heard: BTreeMap<NodeId, (Instant, ClockMeasure)> = BTreeMap::new();
     let mut must_for = 0;
     while life.is_alive() {
@@ -58,14 +59,14 @@ pub(crate) async fn watch(
         if !life.is_alive() {
             return;
         }
-        raft.runtime_config().elect(!is_sure);
+        raft.runtime_config().elect(!is_sure && abstention.is_over());
         let is_led = metrics.state == ServerState::Leader;
         let matched = |node: &NodeId| metrics.replication.as_ref().and_then(|known| known.get(node).copied().flatten());
         let next = clocks.agreeing(&voters).into_iter().max_by_key(|node| matched(node).map(|id| id.index));
         if let Some(next) = next.filter(|_| is_sure && is_led) {
             world.count("leaderships given up for a clock");
             note!(world, "node {}, whose clock is off, hands over to node {next}", life.node);
-            drop(raft.trigger().transfer_leader(next).await);
+            drop(handover.to(&raft, next).await);
         }
     }
 }

@@ -156,7 +156,7 @@ impl Cluster {
         self.world.count("nodes joining");
         note!(self.world, "node {node} joins");
         self.start(node).await;
-        let add = ChangeMembers::AddNodes(BTreeMap::from([(node, Member { address: format!("node-{node}") })]));
+        let add = ChangeMembers::AddNodes(BTreeMap::from([(node, Member::new(format!("node-{node}")))]));
         if self.change(add, true).await {
             let only = BTreeSet::from([node]);
             for _ in 0..20 {
@@ -203,7 +203,7 @@ impl Cluster {
             // It crashed over its own leaving, and was elected once more.
             self.world.count("leaders that are no members");
             if let Some(voter) = members.voter_ids().next() {
-                drop(leader.raft.trigger().transfer_leader(voter).await);
+                leader.hand_over(&self.world, voter).await;
             }
             return false;
         }
@@ -220,8 +220,7 @@ impl Cluster {
         for node in &nodes {
             self.start(*node).await;
         }
-        let members: BTreeMap<NodeId, Member> =
-            nodes.iter().map(|node| (*node, Member { address: format!("node-{node}") })).collect();
+        let members: BTreeMap<NodeId, Member> = nodes.iter().map(|node| (*node, Member::new(format!("node-{node}")))).collect();
         let Some(first) = self.node(nodes[0]) else { return false };
         if let Err(error) = first.raft.initialize(members).await {
             self.world.find("a cluster begins", format!("it does not: {error}"));

@@ -155,7 +155,8 @@ fn happen(cluster: &Arc<Cluster>, fault: Fault) {
             let Some(leader) = cluster.leader().and_then(|leader| cluster.node(leader)) else { return };
             world.count("leaderships handed over");
             note!(world, "node {} hands over to node {one}", leader.life.node);
-            tokio::spawn(async move { drop(leader.raft.trigger().transfer_leader(one).await) });
+            let world = Arc::clone(world);
+            tokio::spawn(async move { leader.hand_over(&world, one).await });
         }
     }
 }

@@ -15,7 +15,7 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::SnapshotOf;
 use parking_lot::Mutex;
-use tidegate_cluster::{MachineSnapshot, Member, Raft, TypeConfig, Vote};
+use tidegate_cluster::{Abstention, MachineSnapshot, Member, Raft, TypeConfig, Vote};
 use tidegate_engine::Clock;
 use tidegate_persistence::NodeId;
 use tidegate_stock::Timestamp;
@@ -64,8 +64,15 @@ impl Ailment {
 /// A node that can be reached.
 struct Peer {
     life: Arc<Life>,
-    raft: Raft<Witness>,
+    consensus: Consensus,
     clock: Arc<dyn Clock>,
+}
+
+/// What a node's consensus is asked by.
+#[derive(Clone)]
+pub(crate) struct Consensus {
+    pub(crate) raft: Raft<Witness>,
+    pub(crate) abstention: Abstention,
 }
 
 /// The network. Clones are the same one.
@@ -97,8 +104,8 @@ impl Network {
         Self(Arc::new(Shared { world, wires: Mutex::default() }))
     }
 
-    pub(crate) fn connect(&self, life: Arc<Life>, raft: Raft<Witness>, clock: Arc<dyn Clock>) {
-        self.0.wires.lock().peers.insert(life.node, Peer { life, raft, clock });
+    pub(crate) fn connect(&self, life: Arc<Life>, consensus: Consensus, clock: Arc<dyn Clock>) {
+        self.0.wires.lock().peers.insert(life.node, Peer { life, consensus, clock });
     }
 
     pub(crate) fn disconnect(&self, node: NodeId) {
@@ -121,9 +128,9 @@ impl Network {
         self.0.wires.lock().ailments.clear();
     }
 
-    fn reach(&self, node: NodeId) -> Option<(Arc<Life>, Raft<Witness>)> {
+    fn reach(&self, node: NodeId) -> Option<(Arc<Life>, Consensus)> {
         let wires = self.0.wires.lock();
-        wires.peers.get(&node).filter(|peer| peer.life.is_alive()).map(|peer| (Arc::clone(&peer.life), peer.raft.clone()))
+        wires.peers.get(&node).filter(|peer| peer.life.is_alive()).map(|peer| (Arc::clone(&peer.life), peer.consensus.clone()))
     }
 
     /// How long a message takes that leaves now; `None` if it is lost.
@@ -161,7 +168,7 @@ impl Network {
         node: NodeId,
         extra: Duration,
         limit: Duration,
-        call: impl FnOnce(Raft<Witness>) -> F + Send + 'static,
+        call: impl FnOnce(Consensus) -> F + Send + 'static,
     ) -> Result<T, Silence>
     where
         T: Send + 'static,
@@ -175,11 +182,11 @@ impl Network {
         tokio::spawn(async move {
             let Some(delay) = network.pass(from.node, node) else { return sleep(limit).await };
             sleep(delay + extra).await;
-            let Some((life, raft)) = network.reach(node) else {
+            let Some((life, consensus)) = network.reach(node) else {
                 drop(sender.send(Err(Silence::Refused)));
                 return;
             };
-            let answer = call(raft).await;
+            let answer = call(consensus).await;
             let back = network.pass(node, from.node);
             let (Some(answer), Some(back), true) = (answer, back, life.is_alive()) else { return sleep(limit).await };
             sleep(back).await;
@@ -237,7 +244,7 @@ impl Wire {
         }
     }
 
-    async fn ask<T, F>(&self, action: RPCTypes, limit: Duration, call: impl FnOnce(Raft<Witness>) -> F + Send + 'static) -> Rpc<T>
+    async fn ask<T, F>(&self, action: RPCTypes, limit: Duration, call: impl FnOnce(Consensus) -> F + Send + 'static) -> Rpc<T>
     where
         T: Send + 'static,
         F: Future<Output = Option<T>> + Send,
@@ -256,7 +263,8 @@ impl RaftNetworkV2<TypeConfig> for Wire {
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let limit = if request.entries.is_empty() { option.soft_ttl() } else { option.hard_ttl().max(BULK_MIN) };
-        let answer = self.ask(RPCTypes::AppendEntries, limit, |raft| async move { raft.append_entries(request).await.ok() }).await;
+        let answer =
+            self.ask(RPCTypes::AppendEntries, limit, |asked| async move { asked.raft.append_entries(request).await.ok() }).await;
         if self.network.0.world.has(Defect::CountUnreached) && matches!(answer, Err(RPCError::Timeout(_))) {
             return Ok(AppendEntriesResponse::Success);
         }
@@ -264,11 +272,17 @@ impl RaftNetworkV2<TypeConfig> for Wire {
     }
 
     async fn vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
-        self.ask(RPCTypes::Vote, option.soft_ttl(), |raft| async move { raft.vote(request).await.ok() }).await
+        self.ask(RPCTypes::Vote, option.soft_ttl(), |asked| async move { asked.abstention.vote(&asked.raft, request).await.ok() })
+            .await
     }
 
     async fn pre_vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
-        self.ask(RPCTypes::Vote, option.soft_ttl(), |raft| async move { raft.pre_vote(request).await.ok() }).await
+        self.ask(
+            RPCTypes::Vote,
+            option.soft_ttl(),
+            |asked| async move { asked.abstention.pre_vote(&asked.raft, request).await.ok() },
+        )
+        .await
     }
 
     async fn full_snapshot(
@@ -281,7 +295,7 @@ impl RaftNetworkV2<TypeConfig> for Wire {
         let world = &self.network.0.world;
         let (extra, limit) = (world.delay(TRANSFER_US.0, TRANSFER_US.1), option.hard_ttl().max(BULK_MIN));
         world.count("snapshots sent");
-        let install = move |raft: Raft<Witness>| async move { raft.install_full_snapshot(vote, snapshot).await.ok() };
+        let install = move |asked: Consensus| async move { asked.raft.install_full_snapshot(vote, snapshot).await.ok() };
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),
@@ -297,7 +311,8 @@ impl RaftNetworkV2<TypeConfig> for Wire {
         option: RPCOption,
     ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
         let limit = option.soft_ttl();
-        self.ask(RPCTypes::TransferLeader, limit, |raft| async move { raft.handle_transfer_leader(request).await.ok() }).await
+        self.ask(RPCTypes::TransferLeader, limit, |asked| async move { asked.raft.handle_transfer_leader(request).await.ok() })
+            .await
     }
 
     fn backoff(&self) -> Option<Backoff> {

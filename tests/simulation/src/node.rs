@@ -10,8 +10,8 @@ use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use rand::Rng;
 use tidegate_cluster::{
-    CommittedGroup, GroupTimes, Machine, Raft, ReplicatedLog, ShardMachine, SnapshotFuture, Standing, StateMachine, TypeConfig,
-    group_config, shard_parts,
+    Abstention, CommittedGroup, GroupTimes, Handover, Machine, Raft, ReplicatedLog, ShardMachine, SnapshotFuture, Standing,
+    StateMachine, TypeConfig, group_config, shard_parts,
 };
 use tidegate_engine::{
     Clock, CommitProgress, Engine, EngineMetrics, EngineOptions, EngineParts, Feed, Sealing, ShardStart, SteadyClock, quorum_line,
@@ -27,7 +27,7 @@ use crate::clocks;
 use crate::defect::Defect;
 use crate::disk::{Disk, Platter, SimulatedLog};
 use crate::evidence::Applied;
-use crate::network::Network;
+use crate::network::{Consensus, Network};
 use crate::snapshots::{Image, Shelf, SimulatedSnapshots, Upkeep};
 use crate::world::{Life, World, note};
 
@@ -164,6 +164,7 @@ pub(crate) struct Node {
     pub(crate) life: Arc<Life>,
     pub(crate) engine: Engine,
     pub(crate) raft: Raft<Witness>,
+    handover: Handover,
     pub(crate) progress: Arc<CommitProgress>,
     pub(crate) upkeep: Upkeep,
     pub(crate) log: LogReader,
@@ -237,18 +238,24 @@ impl Node {
         let entries = entries.map_err(|error| format!("its log does not open: {error}"))?;
         let simulated = SimulatedLog { log: entries, disk: Arc::clone(&disk) };
         disk.hand_over();
+        let vote = replica.promises.vote.filter(|_| !world.has(Defect::VoteAtOnce));
+        let abstention = Abstention::of(id, vote, TIMES.election_ms_max);
         let config =
             group_config(0, TIMES, world.draw(|random| random.random_range(0..10)), false).map_err(|error| error.to_string())?;
+        let config = openraft::Config { enable_elect: abstention.is_over(), ..config };
         // The least that consensus may keep, so that whoever was away for a moment needs a snapshot.
         let raft = Raft::new(id, Arc::new(config), network.dialer(Arc::clone(&life)), simulated, machine).await;
         let raft = raft.map_err(|error| format!("its consensus does not start: {error}"))?;
-        network.connect(Arc::clone(&life), raft.clone(), Arc::clone(&clock));
+        let handover = leader.handover();
+        let consensus = Consensus { raft: raft.clone(), abstention };
+        network.connect(Arc::clone(&life), consensus.clone(), Arc::clone(&clock));
         let yields = Arc::new(AtomicBool::new(false));
         tokio::spawn(clocks::watch(
             Arc::clone(world),
             network.clone(),
             Arc::clone(&life),
-            raft.clone(),
+            consensus,
+            handover.clone(),
             Arc::clone(&clock),
             Arc::clone(&yields),
         ));
@@ -263,7 +270,7 @@ impl Node {
             }
         });
         note!(world, "node {id} starts its life {}", life.number);
-        Ok(Self { life, engine, raft, progress, upkeep, log, yields, disk, leader: Arc::new(Mutex::new(Some(leading))) })
+        Ok(Self { life, engine, raft, handover, progress, upkeep, log, yields, disk, leader: Arc::new(Mutex::new(Some(leading))) })
     }
 
     /// Ends it at once. What was not synced is lost.
@@ -278,6 +285,18 @@ impl Node {
         self.progress.fail();
         let raft = self.raft.clone();
         tokio::spawn(async move { drop(raft.shutdown().await) });
+    }
+
+    /// Has `node` lead in this one's place, if this one leads.
+    pub(crate) async fn hand_over(&self, world: &World, node: NodeId) {
+        let asked = if world.has(Defect::HandOverUnresigned) {
+            self.raft.trigger().transfer_leader(node).await.is_ok()
+        } else {
+            self.handover.to(&self.raft, node).await.is_ok()
+        };
+        if !asked {
+            note!(world, "node {} hands over to nobody any more: its consensus has stopped", self.life.node);
+        }
     }
 
     pub(crate) fn metrics(&self) -> RaftMetrics<TypeConfig> {

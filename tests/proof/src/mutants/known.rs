@@ -154,6 +154,14 @@ impl Known {
             Mutant::WakeLost => engine("loop", "a_parked_shard_wakes_for_every_command"),
             Mutant::SumNotCompared => engine("quorum", "whoever_comes_to_another_sum_shows_nothing_more_and_says_so"),
             Mutant::UnchainedTaken => quorum("nodes", "a_group_that_continues_nothing_is_set_aside_on_every_node"),
+            Mutant::DecidedUnsettled => {
+                Known { level: Level::Simulation, target: "seeds", test: Some("every_promise_holds_over_some_dozen_seeds") }
+            }
+            Mutant::VotesAtOnce => quorum("nodes", "whoever_abstains_votes_for_nobody_but_whom_a_leader_has_chosen"),
+            Mutant::HandedOverUnresigned => {
+                quorum("engines", "whoever_hands_over_takes_and_shows_nothing_more_from_that_moment_on")
+            }
+            Mutant::NodeNumberReused => system("cluster", "a_node_that_is_lost_leaves_and_another_takes_its_place"),
             Mutant::DivergedStartsAgain => {
                 system("cluster", "a_member_whose_ledger_is_another_stops_and_says_so_again_and_the_others_go_on")
             }

@@ -208,7 +208,7 @@ fn reaches(room: Room, level: Level) -> bool {
         Room::Stock => true,
         Room::Persistence => level != Level::Rules,
         Room::Engine => !matches!(level, Level::Rules | Level::Log | Level::Disk),
-        Room::Cluster => matches!(level, Level::Quorum | Level::System),
+        Room::Cluster => matches!(level, Level::Quorum | Level::Simulation | Level::System),
         Room::Api => matches!(level, Level::Door | Level::History | Level::System),
         Room::Assembly => matches!(level, Level::History | Level::System),
     }

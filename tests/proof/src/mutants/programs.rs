@@ -16,7 +16,7 @@ const FEATURES: &str = "tidegate/mutants,tidegate-proof/mutants";
 const PROOF_TEST: &str = "normal_build";
 
 /// The packages with deliberate defects, by their folders; the last is the program's.
-const ROOMS: [&str; 6] = ["stock", "persistence", "engine", "cluster", "api", ""];
+const ROOMS: [&str; 7] = ["stock", "persistence", "engine", "cluster", "api", "tests/simulation", ""];
 
 /// A level of tests, cheapest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,8 @@ pub(super) enum Level {
     Quorum,
     /// Tests of the door.
     Door,
+    /// Whole clusters in simulation.
+    Simulation,
     /// Histories of concurrent clients.
     History,
     /// Tests of the whole program.
@@ -48,6 +50,7 @@ impl Level {
             Self::Engine => "engine",
             Self::Quorum => "quorum",
             Self::Door => "door",
+            Self::Simulation => "simulation",
             Self::History => "history proof",
             Self::System => "whole system",
         }
@@ -62,6 +65,7 @@ impl Level {
             "engine" => Some(Self::Engine),
             "cluster" => Some(Self::Quorum),
             "api" => Some(Self::Door),
+            "tests/simulation" => Some(Self::Simulation),
             _ => None,
         }
     }
