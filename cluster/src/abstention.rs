@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver;
 use openraft::errors::RaftError;
 use openraft::raft::{VoteRequest, VoteResponse};
 use tidegate_persistence::{NodeId, Vote};
@@ -53,7 +52,7 @@ impl Abstention {
         raft: &Raft<M>,
         request: VoteRequest<TypeConfig>,
     ) -> Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>> {
-        if self.is_over() || request.leadership_transfer { raft.vote(request).await } else { Ok(refused(raft)) }
+        if self.is_over() || request.leadership_transfer { raft.vote(request).await } else { refused(raft).await }
     }
 
     /// What the node, whose consensus `raft` is, answers to whoever asks whether it would vote.
@@ -65,13 +64,14 @@ impl Abstention {
         raft: &Raft<M>,
         request: VoteRequest<TypeConfig>,
     ) -> Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>> {
-        if self.is_over() { raft.pre_vote(request).await } else { Ok(refused(raft)) }
+        if self.is_over() { raft.pre_vote(request).await } else { refused(raft).await }
     }
 }
 
 /// A no. Where the node's log ends is of use to nobody who is told it now.
-fn refused<M: Machine>(raft: &Raft<M>) -> VoteResponse<TypeConfig> {
-    VoteResponse::new(raft.metrics().borrow_watched().vote, None, false)
+async fn refused<M: Machine>(raft: &Raft<M>) -> Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>> {
+    let vote = raft.with_raft_state(|state| *state.vote_ref()).await.map_err(RaftError::Fatal)?;
+    Ok(VoteResponse::new(vote, None, false))
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use tidegate_engine::{CommitLog, Diverged, Installed, QuorumVoice, Room, Told};
 use tidegate_persistence::{ChainHash, Group, NodeId, RecordHeader, RecordKind, Term};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::state_machine::{CommittedGroup, Machine, SnapshotFuture, Standing};
 use crate::types::{LeaderId, Outcome, Proposal, Raft, TypeConfig};
@@ -130,8 +130,8 @@ impl Line {
         let mut state = self.state.lock();
         state.handing_over += 1;
         state.turns += 1;
-        state.is_resigned = state.leads.is_some();
-        if state.is_resigned && !mutant!(HandedOverUnresigned) {
+        state.is_resigned = state.leads.is_some() && !mutant!(HandedOverUnresigned);
+        if state.is_resigned {
             self.voice.give_up_lease();
         }
         Resigning(self)
@@ -390,6 +390,8 @@ impl ShardLeader {
                 let raft = raft.clone();
                 let question = async move {
                     if mutant!(DecidedUnsettled) {
+                        // So that time passes where the node is told at once that it was wrong.
+                        sleep(Duration::from_millis(1)).await;
                         return Ok(());
                     }
                     raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(drop).map_err(|error| error.to_string())

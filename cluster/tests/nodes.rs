@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{LedgerMachine, Network, Node, Proposer, STREAM, commit, group, leader, recover, settle, values};
-use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::raft::VoteRequest;
 use tidegate_cluster::{Abstention, LeaderId, LogId, Member, Outcome, Proposal};
-use tidegate_persistence::{ChainHash, LogIndex, LogStore, MemoryStore, RecordKey, StreamId, Term, Vote};
+use tidegate_persistence::{ChainHash, LogIndex, LogStore, MemoryStore, RecordKey, StreamId};
 
 async fn three_nodes() -> (Network, Vec<Node>) {
     let network = Network::default();
@@ -167,24 +166,37 @@ async fn a_follower_that_was_away_too_long_goes_on_from_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_abstains_votes_for_nobody_but_whom_a_leader_has_chosen() {
-    let (_network, nodes) = three_nodes().await;
+async fn whoever_starts_again_votes_for_nobody_but_whom_a_leader_has_chosen() {
+    let (network, mut nodes) = three_nodes().await;
     let leading = leader(&nodes, 0, None).await;
     let committed = commit(&mut Proposer::new(&nodes[leading]).await, 1).await;
     settle(&nodes, committed).await;
-    let (voter, candidate) = (&nodes[(leading + 1) % 3], &nodes[(leading + 2) % 3]);
-    let followed = Vote { term: Term(committed.leader_id.term), leader: nodes[leading].id, is_granted: true };
-    let abstention = Abstention::of(voter.id, Some(followed), 3_600_000);
-    let before = voter.raft.metrics().borrow_watched().vote;
-    // It has all of the log, and leads a much later term.
-    let vote = tidegate_cluster::Vote { leader_id: LeaderId { term: 99, node_id: candidate.id }, committed: false };
-    let request = VoteRequest { vote, last_log_id: Some(committed), leadership_transfer: false };
-    let told = abstention.pre_vote(&voter.raft, request.clone()).await.unwrap();
+    let (followed, candidate) = (nodes[leading].id, nodes[(leading + 2) % 3].id);
+    let node = nodes.remove((leading + 1) % 3);
+    let (id, machine) = (node.id, node.machine.restarted());
+    // It hears of nobody but by what is asked here.
+    network.cut_off(id);
+    let store = node.stop().await;
+    let vote = recover(&store).promises.vote;
+    assert_eq!(vote.map(|vote| (vote.leader, vote.is_granted)), Some((followed, true)));
+    let node = Node::start(id.0, &network, store, machine).await;
+    node.raft.runtime_config().elect(false);
+    let abstention = Abstention::of(id, vote, 3_600_000);
+    let newest_vote = || async { node.raft.with_raft_state(|state| *state.vote_ref()).await.unwrap() };
+    let before = newest_vote().await;
+    let ask = |term, leadership_transfer| {
+        let vote = tidegate_cluster::Vote { leader_id: LeaderId { term, node_id: candidate }, committed: false };
+        VoteRequest { vote, last_log_id: Some(committed), leadership_transfer }
+    };
+    let told = abstention.pre_vote(&node.raft, ask(90, false)).await.unwrap();
     assert_eq!((told.vote_granted, told.vote), (false, before));
-    let told = abstention.vote(&voter.raft, request.clone()).await.unwrap();
+    let told = abstention.vote(&node.raft, ask(90, false)).await.unwrap();
     assert_eq!((told.vote_granted, told.vote), (false, before));
-    assert_eq!(voter.raft.metrics().borrow_watched().vote, before);
-    let chosen = VoteRequest { leadership_transfer: true, ..request };
-    let told = abstention.vote(&voter.raft, chosen).await.unwrap();
-    assert_eq!((told.vote_granted, told.vote), (true, vote));
+    assert_eq!(newest_vote().await, before);
+    // It could: its consensus does not know any more that it heard of a leader just now.
+    let could = Abstention::NONE.pre_vote(&node.raft, ask(90, false)).await.unwrap();
+    assert!(could.vote_granted);
+    let chosen = ask(91, true);
+    let told = abstention.vote(&node.raft, chosen.clone()).await.unwrap();
+    assert_eq!((told.vote_granted, told.vote), (true, chosen.vote));
 }

@@ -203,7 +203,7 @@ impl Cluster {
             // It crashed over its own leaving, and was elected once more.
             self.world.count("leaders that are no members");
             if let Some(voter) = members.voter_ids().next() {
-                leader.hand_over(&self.world, voter).await;
+                leader.hand_over(voter).await;
             }
             return false;
         }

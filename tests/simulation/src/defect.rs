@@ -11,10 +11,6 @@ pub enum Defect {
     SkipSync,
     /// A node that starts again has forgotten its vote
     ForgetVote,
-    /// A node that starts again takes part in elections at once, though it may have promised a leader to elect nobody else yet
-    VoteAtOnce,
-    /// A node that hands its leadership over goes on answering reads until it hears that another one leads
-    HandOverUnresigned,
     /// A node that leads no longer goes on answering reads from what it has
     ServeDeposed,
     /// A snapshot counts before what is in it is committed

@@ -155,8 +155,7 @@ fn happen(cluster: &Arc<Cluster>, fault: Fault) {
             let Some(leader) = cluster.leader().and_then(|leader| cluster.node(leader)) else { return };
             world.count("leaderships handed over");
             note!(world, "node {} hands over to node {one}", leader.life.node);
-            let world = Arc::clone(world);
-            tokio::spawn(async move { leader.hand_over(&world, one).await });
+            tokio::spawn(async move { leader.hand_over(one).await });
         }
     }
 }

@@ -238,8 +238,7 @@ impl Node {
         let entries = entries.map_err(|error| format!("its log does not open: {error}"))?;
         let simulated = SimulatedLog { log: entries, disk: Arc::clone(&disk) };
         disk.hand_over();
-        let vote = replica.promises.vote.filter(|_| !world.has(Defect::VoteAtOnce));
-        let abstention = Abstention::of(id, vote, TIMES.election_ms_max);
+        let abstention = Abstention::of(id, replica.promises.vote, TIMES.election_ms_max);
         let config =
             group_config(0, TIMES, world.draw(|random| random.random_range(0..10)), false).map_err(|error| error.to_string())?;
         let config = openraft::Config { enable_elect: abstention.is_over(), ..config };
@@ -288,15 +287,9 @@ impl Node {
     }
 
     /// Has `node` lead in this one's place, if this one leads.
-    pub(crate) async fn hand_over(&self, world: &World, node: NodeId) {
-        let asked = if world.has(Defect::HandOverUnresigned) {
-            self.raft.trigger().transfer_leader(node).await.is_ok()
-        } else {
-            self.handover.to(&self.raft, node).await.is_ok()
-        };
-        if !asked {
-            note!(world, "node {} hands over to nobody any more: its consensus has stopped", self.life.node);
-        }
+    pub(crate) async fn hand_over(&self, node: NodeId) {
+        // A node that has stopped leads nothing.
+        drop(self.handover.to(&self.raft, node).await);
     }
 
     pub(crate) fn metrics(&self) -> RaftMetrics<TypeConfig> {

@@ -1,12 +1,12 @@
-//! A few dozen seeds, and whether the same seed is the same run.
+//! Some hundred seeds, and whether the same seed is the same run.
 
 use tidegate_simulation::{run_many, run_seed};
 
 /// Seeds of every test run; the program runs more.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 120;
 
 #[test]
-fn every_promise_holds_over_some_dozen_seeds() {
+fn every_promise_holds_over_some_hundred_seeds() {
     let tally = run_many(1, SEEDS, None, 2, usize::MAX);
     assert_eq!(tally.failed(), 0, "{tally}");
     assert_eq!(tally.seeds(), SEEDS);

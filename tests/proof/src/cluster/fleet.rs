@@ -324,6 +324,20 @@ impl Fleet {
         Ok(before)
     }
 
+    /// Waits for the end of the node at `place`, which must not become ready before. Gives its status.
+    pub(crate) fn wait_refusal(&self, place: usize) -> Result<ExitStatus, NodeError> {
+        let mut wire = Wire::new(self.address(place));
+        self.wait_until(place, "it has neither refused to start nor become ready", || {
+            let is_ready = wire.ask(Request::get("/readyz")).is_ok_and(|response| response.status == 200);
+            if is_ready {
+                Err(self.trouble(place, "it is ready, and should have refused to start"))
+            } else {
+                Ok(self.has_ended(place))
+            }
+        })?;
+        self.wait_end(place)
+    }
+
     /// Waits for the end of the node at `place`, which was told or has a reason. Gives its status.
     pub(crate) fn wait_end(&self, place: usize) -> Result<ExitStatus, NodeError> {
         let mut status = None;

@@ -267,7 +267,7 @@ fn replace(fleet: &Fleet, place: usize, rng: &mut SmallRng) -> Result<Broken, No
     let what = damage(&fleet.data(place), rng)?;
     let before = fleet.log(place).len();
     fleet.launch(place)?;
-    let status = fleet.wait_end(place)?;
+    let status = fleet.wait_refusal(place)?;
     let said = fleet.log(place).split_off(before);
     if status.success() || !says_damage(&said) {
         broken.push(format!("with its log damaged ({what}), node {} ended with {status} and said: {said}", fleet.number(place)));

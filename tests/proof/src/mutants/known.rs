@@ -155,9 +155,9 @@ impl Known {
             Mutant::SumNotCompared => engine("quorum", "whoever_comes_to_another_sum_shows_nothing_more_and_says_so"),
             Mutant::UnchainedTaken => quorum("nodes", "a_group_that_continues_nothing_is_set_aside_on_every_node"),
             Mutant::DecidedUnsettled => {
-                Known { level: Level::Simulation, target: "seeds", test: Some("every_promise_holds_over_some_dozen_seeds") }
+                Known { level: Level::Simulation, target: "seeds", test: Some("every_promise_holds_over_some_hundred_seeds") }
             }
-            Mutant::VotesAtOnce => quorum("nodes", "whoever_abstains_votes_for_nobody_but_whom_a_leader_has_chosen"),
+            Mutant::VotesAtOnce => quorum("nodes", "whoever_starts_again_votes_for_nobody_but_whom_a_leader_has_chosen"),
             Mutant::HandedOverUnresigned => {
                 quorum("engines", "whoever_hands_over_takes_and_shows_nothing_more_from_that_moment_on")
             }
