@@ -17,7 +17,7 @@ use tidegate_persistence::{
 };
 use tokio::runtime::Handle;
 
-use crate::backup::{BackupParts, Backups};
+use crate::backup::{BackupParts, Backups, MemberBackup};
 use crate::cluster::{self, ClusterMetrics, Member, MemberError, MemberFailure, MemberParts, StartedMember};
 use crate::options::{directory_options, engine_options, history_options, rules, upkeep_options, wal_options};
 use crate::parallel;
@@ -337,7 +337,7 @@ impl Node {
             upkeep: upkeep.line(),
             log: wal.reader(),
             history,
-            member: Some(wal.writer()),
+            member: Some(MemberBackup { writer: wal.writer(), snapshots: member.snapshots() }),
         };
         let backups = Backups::new(backups, handle);
         let recovered = Recovered {

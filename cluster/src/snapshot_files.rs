@@ -25,6 +25,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
@@ -82,7 +83,31 @@ pub struct SnapshotParts {
 
 /// The snapshots of one shard. Clones share them.
 #[derive(Clone)]
-pub struct SnapshotFiles(Arc<SnapshotParts>);
+pub struct SnapshotFiles(Arc<SnapshotParts>, Arc<Installs>);
+
+/// Snapshots that are taken from other nodes.
+#[derive(Debug, Default)]
+struct Installs {
+    under_way: AtomicBool,
+    done: AtomicU64,
+}
+
+/// While one is taken.
+struct Installing(Arc<Installs>);
+
+impl Installs {
+    fn begin(this: &Arc<Self>) -> Installing {
+        this.under_way.store(true, Ordering::SeqCst);
+        Installing(Arc::clone(this))
+    }
+}
+
+impl Drop for Installing {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::SeqCst);
+        self.0.under_way.store(false, Ordering::SeqCst);
+    }
+}
 
 impl std::fmt::Debug for SnapshotFiles {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -183,10 +208,17 @@ impl std::fmt::Debug for FileSnapshot {
 }
 
 impl SnapshotFiles {
+    /// How often a snapshot of another node was taken; `None` while one is. Where it is the same before and after something, the node's history has
+    /// learned nothing meanwhile but what its own ledger has let go of.
+    pub fn installs(&self) -> Option<u64> {
+        let done = self.1.done.load(Ordering::SeqCst);
+        (!self.1.under_way.load(Ordering::SeqCst)).then_some(done)
+    }
+
     /// The snapshots of the shard that `parts` names. What a crash has left unfinished must be removed before
     /// ([`tidegate_persistence::remove_unfinished`]).
     pub fn new(parts: SnapshotParts) -> Self {
-        Self(Arc::new(parts))
+        Self(Arc::new(parts), Arc::default())
     }
 
     /// The header of a snapshot of all up to group `at`, which is committed; `None` for 0. Its members are those as of that group, by
@@ -374,6 +406,7 @@ impl Snapshots for SnapshotFiles {
             // One that is kept: at a start, with a ledger that was not made of it.
             return Ok(blocking(move || files.load(&snapshot.0.path)).await?);
         };
+        let _installing = Installs::begin(&self.1);
         let found = self.standing_of(&header)?;
         if found != standing {
             return Err(SnapshotFileError::Elsewhere { found: Box::new(found), told: Box::new(standing) }.into());

@@ -25,7 +25,7 @@ use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 
 use self::fetch::FetchError;
-pub(crate) use self::source::{BackupParts, Backups};
+pub(crate) use self::source::{BackupParts, Backups, MemberBackup};
 use crate::child::interrupted;
 use crate::target::{Target, TargetError};
 use crate::verify::{Report, VerifyError, verify};

@@ -32,6 +32,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::cluster::MemberSnapshots;
 use crate::upkeep::{SnapshotFailure, UpkeepLine};
 
 /// Bytes that are handed over together.
@@ -51,8 +52,16 @@ pub(crate) struct BackupParts {
     pub(crate) upkeep: UpkeepLine,
     pub(crate) log: LogReader,
     pub(crate) history: Arc<History>,
-    /// What writes the log of a member of a cluster; `None` of a node that stands alone.
-    pub(crate) member: Option<WalWriter>,
+    /// What a member of a cluster has besides; `None` of a node that stands alone.
+    pub(crate) member: Option<MemberBackup>,
+}
+
+/// What a backup of a member needs besides.
+pub(crate) struct MemberBackup {
+    /// What writes its log.
+    pub(crate) writer: WalWriter,
+    /// What takes snapshots of other nodes.
+    pub(crate) snapshots: MemberSnapshots,
 }
 
 /// Makes backups, one at a time. Clones share that.
@@ -87,6 +96,9 @@ enum CopyError {
     /// The log has stopped.
     #[error("the log has stopped")]
     Stopped(#[from] WalError),
+    /// The history may have more than the log.
+    #[error("the node takes a snapshot from another one: ask again, or another member")]
+    CatchesUp,
 }
 
 impl From<HistoryCopyError> for CopyError {
@@ -168,6 +180,8 @@ fn copy(
     archive.put(&Piece::Begin { identity: identity.clone(), history_range_seconds: *history_range_seconds })?;
     let _hold = upkeep.hold_log();
     let made = make_snapshots(upkeep, handle, archive)?;
+    let installs = || member.as_ref().map_or(Some(0), |member| member.snapshots.installs());
+    let installed_before = installs().ok_or(CopyError::CatchesUp)?;
     // Of a member it is known by its snapshots where its logs begin.
     let (snapshots, starts) = if member.is_some() {
         open_of_a_member(parts, &made, with_feed)?
@@ -197,7 +211,11 @@ fn copy(
         };
         logs.push((stream, start, up_to));
     }
-    if let Some(writer) = member {
+    if let Some(MemberBackup { writer, .. }) = member {
+        // With a snapshot of another node comes its history, which may be ahead of what is committed here.
+        if installs() != Some(installed_before) {
+            return Err(CopyError::CatchesUp);
+        }
         // What a quorum has committed this node's log need not have written yet.
         writer.sync()?;
     }

@@ -25,6 +25,11 @@ impl MemberSnapshots {
         of.files.header(&of.memberships, at)
     }
 
+    /// How often snapshots of other nodes were taken, over all shards; `None` while one is. See [`tidegate_cluster::SnapshotFiles::installs`].
+    pub(crate) fn installs(&self) -> Option<u64> {
+        self.0.snapshots.iter().map(|of| of.files.installs()).sum()
+    }
+
     /// Consensus hears that `stream` has a new snapshot, and hands its log on from there.
     pub(crate) async fn note(&self, stream: StreamId) {
         if let Err(error) = self.0.groups[usize::from(stream.shard())].note_snapshot().await {

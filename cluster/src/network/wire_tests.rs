@@ -24,7 +24,7 @@ fn members() -> Membership {
     Membership::new(vec![BTreeSet::from([NodeId(9)])], BTreeMap::from([(NodeId(9), member)])).unwrap()
 }
 
-const MEMBERS: &[u8] = b"\0\x01\0\x01\0\0\0\0\0\0\0\x09\0\x01\0\0\0\0\0\0\0\x09\0\x03a:1";
+const MEMBERS: &[u8] = b"\0\x01\0\x01\0\0\0\0\0\0\0\x09\0\x01\0\0\0\0\0\0\0\x09\0\x03a:1\0\0\0\0\0\0\0\x09";
 
 /// A group of no events, which is nothing that a leader makes, but a payload.
 fn proposal() -> Proposal {
@@ -137,7 +137,7 @@ fn questions_are_laid_out_as_described() {
         hex(&format!("04 0102 {led} 01 0000000000000003 {front}")),
         [
             hex(&format!(
-                "05 0102 0000000000000031 {led} 01 {front} 01 0000000000000005 0000000000000004 0000000000000002 0000001b"
+                "05 0102 0000000000000031 {led} 01 {front} 01 0000000000000005 0000000000000004 0000000000000002 00000023"
             )),
             MEMBERS.to_vec(),
             hex("0000000000000011 000000000000000a 23232323232323232323232323232323 0000000000000005 0000000000000022"),

@@ -484,7 +484,7 @@ mod tests {
         // The challenge, and a refusal.
         let mut refusal = [0; 33];
         refusal[0] = 1;
-        assert!(all_told[0].starts_with(b"tgcl\0\x01\x02\x02"), "{all_told:?}");
+        assert!(all_told[0].starts_with(b"tgcl\0\x02\x02\x02"), "{all_told:?}");
         assert_eq!((all_told[0].len(), &all_told[0][42..]), (75, &refusal[..]));
         assert!(all_told.iter().all(|told| *told == all_told[0]), "{all_told:?}");
     }
@@ -523,7 +523,7 @@ mod tests {
 
     #[test]
     fn what_is_said_is_laid_out_as_described() {
-        let mut expected = b"tgcl\0\x01\0\x32\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\x02".to_vec();
+        let mut expected = b"tgcl\0\x02\0\x32\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\x02".to_vec();
         expected.extend_from_slice(&[1; 32]);
         expected.push(b'c');
         let bytes = hello();
@@ -532,7 +532,7 @@ mod tests {
 
         let hello = Hello::decode(&bytes).unwrap();
         let statement = hello.statement(Side::Host, Verdict::OtherNode, &[2; 32], &[3; 32]);
-        let mut expected = b"\x02\x03\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\x02".to_vec();
+        let mut expected = b"\x02\x03\0\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\x02".to_vec();
         expected.extend_from_slice(&[[1; 32], [2; 32], [3; 32]].concat());
         expected.push(b'c');
         assert_eq!(statement, expected);
@@ -541,20 +541,20 @@ mod tests {
     #[tokio::test]
     async fn another_version_is_named_on_both_sides() {
         let mut newer = hello();
-        newer[5] = 2;
+        newer[5] = 3;
         let (mut here, mut there) = duplex(1024);
         here.write_all(&newer).await.unwrap();
         let answered = answer(&mut there, &node("c", 2), session(&secret(7), THERE), |_| true).await;
-        assert!(matches!(answered, Err(HandshakeError::Version { found: 2 })), "{answered:?}");
+        assert!(matches!(answered, Err(HandshakeError::Version { found: 3 })), "{answered:?}");
         drop(there);
-        assert!(told(here).await.starts_with(b"tgcl\0\x01"));
+        assert!(told(here).await.starts_with(b"tgcl\0\x02"));
 
         let (mut here, mut there) = duplex(1024);
         let mut newer = challenge(&THERE);
-        newer[5] = 2;
+        newer[5] = 3;
         there.write_all(&newer).await.unwrap();
         let greeted = greet(&mut here, &node("c", 1), NodeId(2), Lane::Log, session(&secret(7), HERE)).await;
-        assert!(matches!(greeted, Err(HandshakeError::Version { found: 2 })), "{greeted:?}");
+        assert!(matches!(greeted, Err(HandshakeError::Version { found: 3 })), "{greeted:?}");
     }
 
     #[tokio::test]
