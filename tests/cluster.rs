@@ -237,7 +237,7 @@ impl Trio {
             node.get_or_insert_with(|| place.start());
         }
         self.running().for_each(|(_, node)| node.wait_ready());
-        self.wait_until("all have everything", |seen| lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0)));
+        self.wait_until("all have everything", have_everything);
         let sold = granted.len() as u64 + early;
         for (place, node) in self.running() {
             let stock = node.get("/v1/stocks?limit=10").json()["stocks"][0].clone();
@@ -260,6 +260,11 @@ impl Trio {
 
 fn lags(seen: &Value) -> impl Iterator<Item = &Value> {
     seen["shards"].as_array().unwrap().iter().flat_map(|shard| shard["replicas"].as_array().unwrap()).map(|replica| &replica["lag"])
+}
+
+/// Whether all three nodes are heard of, and none lacks anything of either shard.
+fn have_everything(seen: &Value) -> bool {
+    lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0))
 }
 
 /// The leader, as `node` sees it, of the shard that the lamp belongs to: the one with groups in it.
@@ -394,9 +399,8 @@ fn a_node_that_is_lost_leaves_and_another_takes_its_place() {
         trio.restart(lost);
         trio.wait_until("its successor is counted", |seen| {
             let nodes = seen["nodes"].as_array().unwrap();
-            let has_all = lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0));
             let is_there = nodes.iter().any(|node| node["node"] == json!(successor));
-            nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && has_all && is_there
+            nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && have_everything(seen) && is_there
         });
         if successor == 4 {
             trio.kill(lost);
@@ -426,7 +430,7 @@ fn a_node_that_comes_back_at_another_address_is_found_there() {
     trio.wait_until("all know where it is", |seen| {
         let nodes = seen["nodes"].as_array().unwrap();
         let is_known = nodes.iter().any(|node| node["address"] == json!(address.to_string()) && node["heard_ms"].is_u64());
-        is_known && lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0))
+        is_known && have_everything(seen)
     });
     // Without it there is no majority.
     trio.kill(leader);
@@ -480,7 +484,7 @@ fn who_was_away_too_long_and_who_is_new_get_a_snapshot_and_what_has_left_memory(
     });
     buy(&trio, 10, &mut granted, &mut asked);
     trio.restart(late);
-    trio.wait_until("it has caught up", |seen| lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0)));
+    trio.wait_until("it has caught up", have_everything);
 
     // Another takes the place of the leader, which is lost with its disk: it begins with a snapshot too.
     trio.kill(leader);
@@ -492,7 +496,7 @@ fn who_was_away_too_long_and_who_is_new_get_a_snapshot_and_what_has_left_memory(
     trio.restart(leader);
     trio.wait_until("its successor is counted", |seen| {
         let nodes = seen["nodes"].as_array().unwrap();
-        let has_all = lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0));
+        let has_all = have_everything(seen);
         nodes.len() == 3 && nodes.iter().all(|node| node["role"] == "voter") && has_all
     });
     // Without a third the two of them that began with snapshots are all there is. They know what had left memory long before.
@@ -597,7 +601,7 @@ fn a_backup_of_any_member_stands_alone_and_begins_a_cluster_anew() {
     let sold_once = granted.values().next().unwrap().clone();
     let confirmed = trio.persist(0, |address| request(address, "POST", &format!("/v1/reservations/{sold_once}/confirm"), ""));
     assert_eq!(confirmed.status, 200, "{confirmed:?}");
-    trio.wait_until("all have everything", |seen| lags(seen).count() == 6 && lags(seen).all(|lag| lag == &json!(0)));
+    trio.wait_until("all have everything", have_everything);
     let root = TempDir::new().unwrap();
     let backups = trio
         .running()

@@ -285,6 +285,7 @@ fn open_of_a_member(
         let start = start.unwrap_or(Start { from: at.sequence.next(), position: at });
         // Of the groups in front of the snapshot each has another chain hash as one of a node alone.
         let mut alone = GroupsAlone::behind(identity.node, start.position);
+        starts.insert(stream, Start { position: alone.tail(), ..start });
         log.read_groups(stream, start.from, at.sequence, |group| {
             alone.tell(group);
             ControlFlow::Continue(())
@@ -293,7 +294,6 @@ fn open_of_a_member(
             let (group_sequence, bytes) = (snapshot.group_sequence(), snapshot.bytes());
             snapshots.push(Opened { stream, group_sequence, bytes, content: Content::Alone(Box::new(snapshot), alone.tail()) });
         }
-        starts.insert(stream, Start { position: GroupsAlone::behind(identity.node, start.position).tail(), ..start });
     }
     Ok((snapshots, starts))
 }
@@ -302,8 +302,8 @@ fn open_of_a_member(
 fn first_group(log: &LogReader, stream: StreamId, snapshot: GroupSequence, with_feed: bool) -> Result<Option<Start>, CopyError> {
     let Some((_, oldest)) = log.oldest(stream)? else { return Ok(None) };
     // The oldest entry may be of no group, and stand behind one that is gone.
-    let looked_for = if with_feed { [oldest, oldest.next()] } else { [snapshot; 2] };
-    for from in looked_for.into_iter().filter(|from| (GroupSequence(1)..=snapshot).contains(from)) {
+    let looked_for: &[GroupSequence] = if with_feed { &[oldest, oldest.next()] } else { &[snapshot] };
+    for from in looked_for.iter().copied().filter(|from| (GroupSequence(1)..=snapshot).contains(from)) {
         match position_before(log, stream, from) {
             Ok(position) => return Ok(Some(Start { from, position })),
             Err(ReadError::Compacted { .. }) => {}
