@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidegate_cluster::network::{Endpoint, Links, NetworkLimits};
+use tidegate_cluster::transport::{ClusterSecret, Greeting};
 use tidegate_engine::{copy_whole, snapshot_items};
 use tidegate_persistence::{
-    DataDirectory, DirectoryOptions, SnapshotExpectation, SnapshotReader, SnapshotWriter, StreamId, snapshots,
+    DataDirectory, DirectoryOptions, NodeId, SnapshotExpectation, SnapshotReader, SnapshotWriter, StreamId, snapshots,
 };
 use tidegate_stock::{Loader, Rules, SnapshotItem, Timestamp};
 
@@ -35,6 +37,9 @@ const TIGHT: [&str; 6] = [
     "cluster.late_entries_kept=0",
 ];
 
+/// What the nodes of a cluster know.
+const SECRET: &str = "a secret of the tests, long enough to be one";
+
 /// Where another node listens for nodes: an address of the loopback network that nothing else uses, made of the process's number.
 fn loopback() -> SocketAddr {
     static TAKEN: AtomicU8 = AtomicU8::new(1);
@@ -43,28 +48,31 @@ fn loopback() -> SocketAddr {
 }
 
 /// A node's directory and settings, whether it runs or not.
+#[derive(Clone)]
 struct Place {
     folder: PathBuf,
+    listen: SocketAddr,
     arguments: Vec<String>,
 }
 
 impl Place {
     fn new(root: &Path, name: &str, listen: SocketAddr) -> Self {
         let secret = root.join("secret");
-        std::fs::write(&secret, "a secret of the tests, long enough to be one").unwrap();
+        std::fs::write(&secret, SECRET).unwrap();
         let set = [
             format!("cluster.listen={listen}"),
             format!("cluster.secret_file={}", secret.display()),
             "log.disk_free_bytes_min=1048576".to_owned(),
         ];
         let arguments = set.into_iter().flat_map(|pair| ["--set".to_owned(), pair]).collect();
-        Self { folder: root.join(name), arguments }
+        Self { folder: root.join(name), listen, arguments }
     }
 
     /// Other nodes reach it at `listen` from its next start on.
     fn move_to(&mut self, listen: SocketAddr) {
         let listens = self.arguments.iter_mut().find(|argument| argument.starts_with("cluster.listen=")).unwrap();
         *listens = format!("cluster.listen={listen}");
+        self.listen = listen;
     }
 
     fn folder(&self) -> &str {
@@ -350,7 +358,7 @@ fn a_node_whose_disk_is_low_has_others_lead() {
     let low = trio.leader();
     let [next, last] = [(low + 1) % 3, (low + 2) % 3];
     (0..3).for_each(|place| trio.kill(place));
-    let place = Place { folder: trio.places[low].folder.clone(), arguments: trio.places[low].arguments.clone() };
+    let place = trio.places[low].clone();
     trio.places[low] = place.without_space();
     // With one other there are two that can be elected, so half of the time it must hand over what it got.
     let nodes = [low, next].map(|place| (place, trio.places[place].start()));
@@ -738,6 +746,45 @@ fn any_node_takes_any_request() {
         assert_eq!(node.get("/v1/stocks/no-such-tent").json()["code"], json!("unknown_sku"));
         assert_eq!(node.post("/v1/stocks/tent-0/reservations", "{").json()["code"], json!("invalid_request"));
         assert_eq!(node.get("/v1/reservations/forged").json()["code"], json!("unknown_reservation"));
+    }
+}
+
+/// What the node at `place` answers another one that asks it to read the lamp, as of shard 0 and in `term`: the kind of the answer, and the rest.
+fn ask_in_term(trio: &Trio, place: usize, term: u64) -> (u8, String) {
+    let cluster = trio.server(place).get("/v1/cluster").json()["cluster"].as_str().unwrap().to_owned();
+    let number = |place: usize| NodeId(place as u64 + 1);
+    let us = Greeting { cluster, node: number((place + 1) % 3) };
+    let secret = ClusterSecret::new(SECRET.as_bytes()).unwrap();
+    let head = json!({ "method": "GET", "target": "/v1/stocks/lamp", "headers": [], "actor": "somebody" }).to_string();
+    let length = u32::try_from(head.len()).unwrap().to_be_bytes();
+    let question = [&[3, 0, 0][..], &term.to_be_bytes(), &length, head.as_bytes()].concat();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let answer = runtime.block_on(async {
+        let links = Links::new(Endpoint::new(us, secret, None, NetworkLimits::default()).unwrap());
+        links.ask(number(place), &trio.places[place].listen.to_string(), question, WAIT_MAX).await.unwrap()
+    });
+    (answer[0], String::from_utf8_lossy(&answer[1..]).into_owned())
+}
+
+#[test]
+fn a_request_of_a_term_before_is_not_taken_in_a_later_one() {
+    let mut trio = Trio::start(0);
+    // Leaders are spread soon after a start, so it is asked until one was asked in its term.
+    let began = Instant::now();
+    let (leader, term) = loop {
+        let shard = trio.server(0).get("/v1/cluster").json()["shards"][0].clone();
+        let (leader, term) = (shard["leader"].as_u64(), shard["term"].as_u64().unwrap());
+        if let Some(leader) = leader.map(|leader| usize::try_from(leader).unwrap() - 1)
+            && ask_in_term(&trio, leader, term).0 == 3
+        {
+            break (leader, term);
+        }
+        assert!(began.elapsed() < WAIT_MAX, "nobody takes a request in its term: {shard}");
+    };
+    let (kind, said) = ask_in_term(&trio, leader, term - 1);
+    assert_eq!((kind, said.as_str()), (255, "this node does not lead the shard in that term"));
+    for node in trio.nodes.drain(..).flatten() {
+        node.terminate().expect(0, &[]);
     }
 }
 

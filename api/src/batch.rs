@@ -18,7 +18,7 @@ use crate::call::{Call, Form, NDJSON, Unread};
 use crate::cluster::Decider;
 use crate::commands::{self, ReadCommand};
 use crate::documents::ReservationDocument;
-use crate::forward::{self, Forwarded, Sent, shard_of};
+use crate::forward::{self, Forwarded, Repeats, Sent, shard_of};
 use crate::json;
 use crate::labels::Route;
 use crate::problem::{Problem, Told};
@@ -115,8 +115,7 @@ struct Elsewhere {
     places: Vec<usize>,
     /// A batch of them alone.
     request: Forwarded,
-    /// Whether all of them have a key or change nothing.
-    is_repeatable: bool,
+    repeats: Repeats,
 }
 
 /// What another node says of a command.
@@ -148,9 +147,15 @@ fn elsewhere(call: &Call, engine: &Engine, body: &[u8], form: Form, commands: &[
         let bodies: Vec<&[u8]> = places.iter().map(|place| texts[*place]).collect();
         let body = [&b"{\"commands\":["[..], &bodies.join(&b','), b"]}"].concat();
         let request = Forwarded::new(&Method::POST, &uri, &headers, &actor, body.into());
-        let is_repeatable = |command: &ReadCommand| matches!(command, Ok((Command::ReadReservation { .. }, _) | (_, Some(_))));
-        let is_repeatable = places.iter().all(|place| is_repeatable(&commands[*place]));
-        Elsewhere { shard, places, request, is_repeatable }
+        let is_read = |command: &ReadCommand| matches!(command, Ok((Command::ReadReservation { .. }, _)));
+        let is_keyed = |command: &ReadCommand| matches!(command, Ok((_, Some(_))));
+        let all = |is: &dyn Fn(&ReadCommand) -> bool| places.iter().all(|place| is(&commands[*place]));
+        let repeats = match () {
+            () if all(&is_read) => Repeats::Freely,
+            () if all(&|command| is_read(command) || is_keyed(command)) => Repeats::InAnotherTerm,
+            () => Repeats::Never,
+        };
+        Elsewhere { shard, places, request, repeats }
     };
     Ok(places.into_iter().map(part).collect())
 }
@@ -185,24 +190,38 @@ async fn ask_all(call: &Call, elsewhere: &[Elsewhere]) -> Vec<(usize, Remote)> {
     asking.into_iter().flat_map(|(_, answers)| answers).collect()
 }
 
-async fn ask(call: &Call, Elsewhere { shard, places, request, is_repeatable }: &Elsewhere) -> Vec<(usize, Remote)> {
+async fn ask(call: &Call, Elsewhere { shard, places, request, repeats }: &Elsewhere) -> Vec<(usize, Remote)> {
     let failed = |code: Code, detail: &str| places.iter().map(|place| (*place, Remote::Failed(code, detail.to_owned()))).collect();
-    let answer = match forward::send(call, *shard, request, *is_repeatable).await {
-        Ok(Sent::Answered(answer)) => answer,
+    let (answer, may_have_happened) = match forward::send(call, *shard, request, *repeats).await {
+        Ok(Sent::Answered(answer, before)) => (answer, before),
         // It has come to this node meanwhile; nothing was done.
         Ok(Sent::Here(None)) => return failed(Code::NotLeader, "who decides has just changed"),
         Ok(Sent::Here(Some(problem))) | Err(problem) => return failed(problem.code(), problem.detail()),
     };
     let body = match answer.into_body() {
         Ok(body) => body,
+        Err(_) if let Some(problem) = may_have_happened => return failed(problem.code(), problem.detail()),
         Err(code) => return failed(code.unwrap_or(Code::OutcomeUnknown), "the node that decides gave no results"),
     };
     match serde_json::from_slice(&body) {
         Ok(ResultsText { results }) if results.len() == places.len() => {
-            places.iter().copied().zip(results.into_iter().map(Remote::Result)).collect()
+            let told = |result: Box<RawValue>| match &may_have_happened {
+                Some(problem) if is_refused_result(&result) => Remote::Failed(problem.code(), problem.detail().to_owned()),
+                _ => Remote::Result(result),
+            };
+            places.iter().copied().zip(results.into_iter().map(told)).collect()
         }
         _ => failed(Code::OutcomeUnknown, "the results of the node that decides cannot be read"),
     }
+}
+
+/// Whether a command was not looked at, as its result says; one that says nothing has been.
+fn is_refused_result(result: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct StatusText {
+        status: u16,
+    }
+    serde_json::from_str(result.get()).is_ok_and(|StatusText { status }| forward::is_refused(status))
 }
 
 #[derive(Deserialize)]

@@ -36,9 +36,15 @@ pub trait ClusterSource: Send + Sync {
     /// Who decides for shard `shard`, as far as this node knows.
     fn decider(&self, shard: u16) -> Decider;
 
-    /// Has `node` answer a request about shard `shard` that is [`crate::Forwarded`], and gives the [`crate::ForwardedAnswer`] that it is
-    /// answered with, within `limit`.
-    fn forward(&self, shard: u16, node: u64, request: Vec<u8>, limit: Duration) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>>;
+    /// Has `leader` answer a request about shard `shard` that is [`crate::Forwarded`], and gives the [`crate::ForwardedAnswer`] that it is
+    /// answered with, within `limit`. However late the request comes there, it does nothing once that node leads in another term.
+    fn forward(
+        &self,
+        shard: u16,
+        leader: Leader,
+        request: Vec<u8>,
+        limit: Duration,
+    ) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>>;
 
     /// Is done when this node itself shows everything that any node had acknowledged before the call. Fails after `limit`, with what is missing.
     fn settle(&self, limit: Duration) -> ClusterFuture<Result<(), String>>;
@@ -59,10 +65,19 @@ pub trait ClusterSource: Send + Sync {
 pub enum Decider {
     /// This node.
     Here,
-    /// The node with this number.
-    There(u64),
+    /// Another node.
+    There(Leader),
     /// Nobody that this node knows.
     Nobody,
+}
+
+/// A node that decides for a shard, for as long as one term lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leader {
+    /// Its number.
+    pub node: u64,
+    /// The term.
+    pub term: u64,
 }
 
 /// Why another node has not answered.

@@ -3,8 +3,10 @@
 //! Who the caller is and what it may do is looked at where it asked; the other node is told who acts, and takes that on the word of a member
 //! of its cluster. It never sends a request on: if it does not decide either, or is stopping, it says so, and the first node looks for the
 //! one that does. That changed nothing, like everything before the request was sent. Once it was sent and the other node is silent, nobody knows
-//! what became of it. A read is asked again then, and so is a change with an idempotency key, of whoever decides by now: what was done is not
-//! done again. A change without one is `outcome_unknown`.
+//! what became of it. A read is asked again then. So is a change with an idempotency key, once somebody else decides, or in another term: what
+//! was done is not done again then, so that the answer may be that of a repeat; and what had not been done by then never is, because a
+//! request is for one term, so that a no is one. But where the second node does not look at it at all (it is overloaded, say), the first may have
+//! done it; that is `outcome_unknown`, as is a change without a key.
 //!
 //! A node that is silent is waited for until the answer is due, or until another one has come to decide and it has said nothing for a while.
 //!
@@ -33,7 +35,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::Service;
 
 use crate::call::{Call, Unread};
-use crate::cluster::{ClusterFuture, ClusterSource, Decider, ForwardFailure};
+use crate::cluster::{ClusterFuture, ClusterSource, Decider, ForwardFailure, Leader};
 use crate::door::Door;
 use crate::exchange::Exchange;
 use crate::labels::Route;
@@ -332,12 +334,24 @@ pub(crate) async fn run(
     let forwarded = Forwarded::new(&parts.method, &parts.uri, &headers, &call.actor()?, body.to_bytes());
     let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
     let takes_key = Operation::of(route, &parts.method).is_some_and(|operation| operation.takes_key);
-    let is_repeatable = is_read || (takes_key && call.key()?.is_some());
-    if let Sent::Answered(answer) = send(&call, shard, &forwarded, is_repeatable).await? {
-        return Ok(answer.into_response());
-    }
-    parts.headers = headers;
-    Ok(here(router, exchange, parts, forwarded.body).await)
+    let repeats = match () {
+        () if is_read => Repeats::Freely,
+        () if takes_key && call.key()?.is_some() => Repeats::InAnotherTerm,
+        () => Repeats::Never,
+    };
+    let (response, may_have_happened) = match send(&call, shard, &forwarded, repeats).await? {
+        Sent::Answered(answer, before) => (answer.into_response(), before),
+        Sent::Here(before) => {
+            parts.headers = headers;
+            (here(router, exchange, parts, forwarded.body).await, before)
+        }
+    };
+    may_have_happened.filter(|_| is_refused(response.status().as_u16())).map_or(Ok(response), Err)
+}
+
+/// Whether a request that is answered with this status was not looked at, or not to the end.
+pub(crate) const fn is_refused(status: u16) -> bool {
+    status == 429 || status >= 500
 }
 
 /// Has this node answer after all.
@@ -349,39 +363,64 @@ async fn here(router: &Router, exchange: &Arc<Exchange>, mut parts: Parts, body:
     }
 }
 
-/// What came of a request that was to go to another node.
+/// What came of a request that was to go to another node; and if it is a change that another node may have made before, that.
 pub(crate) enum Sent {
     /// That node's answer.
-    Answered(ForwardedAnswer),
-    /// This node decides. What another one may have done of it before, if anything, is unknown.
+    Answered(ForwardedAnswer, Option<Problem>),
+    /// This node decides.
     Here(Option<Problem>),
 }
 
-/// Sends `forwarded` to whoever decides for `shard`, and finds out who that is for as long as nobody has taken it.
-/// What `is_repeatable`, because it changes nothing or changes it once, is asked again, too, when it may have been taken.
-pub(crate) async fn send(call: &Call, shard: u16, forwarded: &Forwarded, is_repeatable: bool) -> Result<Sent, Problem> {
+/// Whether what may have been done is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeats {
+    /// It changes nothing.
+    Freely,
+    /// It has a key. In the same term its first attempt may still be on its way, and be done behind a no to the second.
+    InAnotherTerm,
+    /// It would be done twice.
+    Never,
+}
+
+/// Sends `forwarded` to whoever decides for `shard`, and finds out who that is for as long as nobody has taken it. When it may have been taken it
+/// is asked again as far as it `repeats`.
+pub(crate) async fn send(call: &Call, shard: u16, forwarded: &Forwarded, repeats: Repeats) -> Result<Sent, Problem> {
     let cluster = call.door().cluster().ok_or_else(|| Problem::internal(&"a node that stands alone sends nothing on"))?;
     let limit = Duration::from_secs(call.door().options().answer_seconds_max);
     let mut looks = NOBODY_MAX.as_millis() / LOOK.as_millis();
     let mut why = format!("no node is known that decides for shard {shard}");
     let mut may_have_happened = None;
+    let mut not_again = None;
     loop {
         match cluster.decider(shard) {
             Decider::Here => return Ok(Sent::Here(may_have_happened)),
             Decider::Nobody => {}
-            Decider::There(node) => {
-                let asking = cluster.forward(shard, node, forwarded.encode(), limit);
-                match call.bounded(while_it_decides(cluster, shard, node, asking)).await? {
+            Decider::There(leader) if not_again == Some(leader) => {}
+            Decider::There(leader) => {
+                let asking = cluster.forward(shard, leader, forwarded.encode(), limit);
+                let node = leader.node;
+                let silent = match call.bounded(while_it_decides(cluster, shard, leader, asking)).await? {
                     Ok(answer) => match ForwardedAnswer::decode(&answer) {
-                        Ok(answer) if !answer.is_not_taken() => return Ok(Sent::Answered(answer)),
-                        Ok(_) => why = format!("node {node} does not decide for shard {shard}, or does not serve now"),
-                        Err(error) => may_have_happened = Some(unknown(node, &error)),
+                        Ok(answer) if !answer.is_not_taken() => return Ok(Sent::Answered(answer, may_have_happened)),
+                        Ok(_) => {
+                            why = format!("node {node} does not decide for shard {shard}, or does not serve now");
+                            None
+                        }
+                        Err(error) => Some(error),
                     },
-                    Err(ForwardFailure::NotSent(error)) => why = error,
-                    Err(ForwardFailure::Unknown(error)) => may_have_happened = Some(unknown(node, &error)),
-                }
-                if let Some(unknown) = may_have_happened.take_if(|_| !is_repeatable) {
-                    return Err(unknown);
+                    Err(ForwardFailure::NotSent(error)) => {
+                        why = error;
+                        None
+                    }
+                    Err(ForwardFailure::Unknown(error)) => Some(error),
+                };
+                if let Some(error) = silent {
+                    let problem = unknown(node, &error);
+                    match repeats {
+                        Repeats::Freely => why = error,
+                        Repeats::InAnotherTerm => (not_again, may_have_happened) = (Some(leader), Some(problem)),
+                        Repeats::Never => return Err(problem),
+                    }
                 }
             }
         }
@@ -393,11 +432,11 @@ pub(crate) async fn send(call: &Call, shard: u16, forwarded: &Forwarded, is_repe
     }
 }
 
-/// What `asking` comes to, which asks `node`; or that nobody knows, once another one decides and this one has nothing more to say.
+/// What `asking` comes to, which asks `leader`; or that nobody knows, once another one decides and this one has nothing more to say.
 async fn while_it_decides(
     cluster: &dyn ClusterSource,
     shard: u16,
-    node: u64,
+    leader: Leader,
     asking: ClusterFuture<Result<Vec<u8>, ForwardFailure>>,
 ) -> Result<Vec<u8>, ForwardFailure> {
     let mut asking = pin!(asking);
@@ -406,7 +445,7 @@ async fn while_it_decides(
         match timeout(REPLACED_LOOK, asking.as_mut()).await {
             Ok(answer) => return answer,
             Err(_) => match cluster.decider(shard) {
-                Decider::There(decider) if decider == node => replaced_since = None,
+                Decider::There(decider) if decider == leader => replaced_since = None,
                 // Nobody knows yet who does; or another one may have decided already, and have lost it again.
                 Decider::Nobody => {}
                 Decider::Here | Decider::There(_) => {

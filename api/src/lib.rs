@@ -56,7 +56,9 @@ mod trace;
 mod workers;
 
 pub use backup::BackupSource;
-pub use cluster::{ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, NodeView, ShardView};
+pub use cluster::{
+    ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, Leader, NodeView, ShardView,
+};
 pub use door::{Door, METRICS_PREFIX};
 pub use forward::{Answering, Forwarded, ForwardedAnswer};
 pub use keys::{KEY_CHARACTERS_MAX, KeyHash, KeyNameError, KeysError, LOOPBACK_ACTOR, Role, key_name};

@@ -280,7 +280,7 @@ fn headers() -> Value {
         "location": { "description": "Where what was made can be read.", "schema": { "type": "string" } },
         "etag": { "description": "Changes with settings and life, not with every sale.", "schema": { "type": "string" } },
         "idempotency-replayed": {
-            "description": "There when the call repeats an earlier one with the same key.",
+            "description": "There when the call repeats an earlier one with the same key. In a cluster that may be one of its own: the node that was asked asks again where whoever decided does not answer any more.",
             "schema": { "type": "string", "const": "true" },
         },
         "retry-after": { "description": "Seconds after which the same request may fare better.", "schema": { "type": "integer" } },

@@ -148,10 +148,10 @@ impl Operation {
                     .decided()
             }
             (Route::Stock, &Method::GET) => {
-                let description = "The committed counters and settings: at least as new as any answer that this node has given.";
+                let description = "The committed counters and settings: at least as new as any answer that any node of the cluster had given before.";
                 Self::new("readStock", "Stocks", "Read a stock", description)
                     .answers(status::OK, "The stock.", &["etag"], schema_of::<StockDocument<'_>>, STOCK)
-                    .may_be(&[Code::UnknownSku, Code::InvalidIdentifier, Code::NoQuorum, Code::Timeout])
+                    .may_be(&[Code::UnknownSku, Code::InvalidIdentifier, Code::NotLeader, Code::NoQuorum, Code::Timeout])
             }
             (Route::Stock, &Method::PATCH) => {
                 let description = "Changes settings. What is left out stays as it is; null takes an optional setting away; an empty object \

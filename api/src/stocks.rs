@@ -43,9 +43,10 @@ pub(crate) async fn open(call: Call, body: Unread) -> Result<Response, Problem> 
 /// `GET /v1/stocks/{sku}`: its committed view, which no owner is asked for.
 pub(crate) async fn read(call: Call) -> Result<Response, Problem> {
     let engine = call.engine()?;
-    is_stale(&call)?;
+    let is_stale = is_stale(&call)?;
     let sku = call.sku()?;
-    let stock = engine.stock(&sku).ok_or_else(|| Problem::new(Code::UnknownSku, "there is no stock of this sku"))?;
+    let stock = if is_stale { engine.stock(&sku) } else { engine.current_stock(&sku)? };
+    let stock = stock.ok_or_else(|| Problem::new(Code::UnknownSku, "there is no stock of this sku"))?;
     replies::stock(status::OK, &stock)
 }
 

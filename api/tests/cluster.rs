@@ -6,18 +6,25 @@ mod support;
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
 use support::{Node, node};
 use tidegate_api::{
-    Answering, ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, Forwarded, NodeView, ShardView,
+    Answering, ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, Forwarded, Leader, NodeView,
+    ShardView,
 };
 use tokio::time::timeout;
 
 /// Shorter than callers wait for an answer, and longer than anything else here takes.
 const SILENT_MAX: Duration = Duration::from_secs(4);
+
+/// Who decides at first, the same later on, and another one.
+const LEADER: Leader = Leader { node: 2, term: 7 };
+const AGAIN: Leader = Leader { node: 2, term: 9 };
+const OTHER: Leader = Leader { node: 3, term: 8 };
 
 /// What becomes of a request that goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +33,12 @@ enum Fate {
     NotSent,
     /// It is done, and its answer is lost.
     AnswerLost,
+    /// The same, and the node decides in another term by then.
+    AnswerLostWithTerm,
+    /// The same, and its disk is full by then.
+    AnswerLostThenFull,
+    /// Its disk is full.
+    Full,
     /// It is done, another node decides from then on, and no answer ever comes.
     SilentAndReplaced,
 }
@@ -36,6 +49,8 @@ struct Front {
     /// What happens to the next requests; those behind arrive.
     fates: Arc<Mutex<VecDeque<Fate>>>,
     asked: Arc<Mutex<u64>>,
+    /// Whether the disk of the node behind it is full.
+    disk_low: Arc<AtomicBool>,
 }
 
 impl ClusterSource for Front {
@@ -66,20 +81,30 @@ impl ClusterSource for Front {
         *self.decider.lock().unwrap()
     }
 
-    fn forward(&self, _: u16, _: u64, request: Vec<u8>, _: Duration) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>> {
+    fn forward(&self, _: u16, _: Leader, request: Vec<u8>, _: Duration) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>> {
         *self.asked.lock().unwrap() += 1;
         let fate = self.fates.lock().unwrap().pop_front();
-        let (behind, decider) = (Arc::clone(&self.behind), Arc::clone(&self.decider));
+        let (behind, decider, disk_low) = (Arc::clone(&self.behind), Arc::clone(&self.decider), Arc::clone(&self.disk_low));
         Box::pin(async move {
             if fate == Some(Fate::NotSent) {
                 return Err(ForwardFailure::NotSent("no connection".to_owned()));
             }
+            if fate == Some(Fate::Full) {
+                disk_low.store(true, Ordering::SeqCst);
+            }
             let answer = behind.answer(Forwarded::decode(&request).unwrap()).await.encode();
             if fate == Some(Fate::SilentAndReplaced) {
-                *decider.lock().unwrap() = Decider::There(3);
+                *decider.lock().unwrap() = Decider::There(OTHER);
                 pending::<()>().await;
             }
-            if fate == Some(Fate::AnswerLost) { Err(ForwardFailure::Unknown("it broke".to_owned())) } else { Ok(answer) }
+            if matches!(fate, Some(Fate::AnswerLostWithTerm | Fate::AnswerLostThenFull)) {
+                *decider.lock().unwrap() = Decider::There(AGAIN);
+            }
+            if fate == Some(Fate::AnswerLostThenFull) {
+                disk_low.store(true, Ordering::SeqCst);
+            }
+            let is_lost = matches!(fate, Some(Fate::AnswerLost | Fate::AnswerLostWithTerm | Fate::AnswerLostThenFull));
+            if is_lost { Err(ForwardFailure::Unknown("it broke".to_owned())) } else { Ok(answer) }
         })
     }
 
@@ -115,6 +140,7 @@ struct Pair {
     decider: Arc<Mutex<Decider>>,
     fates: Arc<Mutex<VecDeque<Fate>>>,
     asked: Arc<Mutex<u64>>,
+    disk_low: Arc<AtomicBool>,
     _machines: Box<dyn std::any::Any>,
 }
 
@@ -122,14 +148,16 @@ impl Pair {
     async fn start() -> Self {
         let ((front, one), (behind, other)) = (node().await, node().await);
         let (decider, fates, asked) =
-            (Arc::new(Mutex::new(Decider::There(2))), Arc::<Mutex<VecDeque<Fate>>>::default(), Arc::<Mutex<u64>>::default());
+            (Arc::new(Mutex::new(Decider::There(LEADER))), Arc::<Mutex<VecDeque<Fate>>>::default(), Arc::<Mutex<u64>>::default());
+        let disk_low = Arc::clone(&other.disk_low);
         front.door.offer_cluster(Box::new(Front {
             behind: Arc::new(Answering::new(Arc::clone(&behind.door))),
             decider: Arc::clone(&decider),
             fates: Arc::clone(&fates),
             asked: Arc::clone(&asked),
+            disk_low: Arc::clone(&disk_low),
         }));
-        Self { front, behind, decider, fates, asked, _machines: Box::new((one, other)) }
+        Self { front, behind, decider, fates, asked, disk_low, _machines: Box::new((one, other)) }
     }
 
     fn fates(&self, fates: &[Fate]) {
@@ -169,7 +197,7 @@ async fn what_was_not_sent_is_sent_again_and_what_may_have_been_done_only_where_
     assert_eq!(*pair.asked.lock().unwrap(), 3);
 
     // With a key it is done once however often it is asked, so the node that the caller asked finds out what became of it.
-    pair.fates(&[Fate::AnswerLost, Fate::AnswerLost]);
+    pair.fates(&[Fate::AnswerLostWithTerm]);
     let found = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
     assert_eq!((found.status, found.header("idempotency-replayed")), (201, Some("true")));
     // Without one it is for the caller to find out.
@@ -180,7 +208,8 @@ async fn what_was_not_sent_is_sent_again_and_what_may_have_been_done_only_where_
     // What changes nothing may be asked again.
     pair.fates(&[Fate::AnswerLost, Fate::AnswerLost]);
     assert_eq!(pair.front.get("/v1/stocks/lamp").await.json()["reserved"], 2);
-    pair.fates(&[Fate::AnswerLost]);
+    *pair.decider.lock().unwrap() = Decider::There(LEADER);
+    pair.fates(&[Fate::AnswerLostWithTerm]);
     let keyed = r#"{"op":"reserve","sku":"lamp","user":"w","idempotency_key":"b"}"#;
     let found = pair.front.post("/v1/batch", &format!(r#"{{"commands":[{keyed}]}}"#)).await.json()["results"][0].clone();
     assert_eq!((&found["status"], &found["replayed"]), (&json!(201), &json!(true)));
@@ -202,13 +231,13 @@ async fn a_node_that_is_silent_is_not_waited_for_once_another_one_decides() {
         pair.fates(&[Fate::SilentAndReplaced]);
         let read = timeout(SILENT_MAX, pair.front.get("/v1/stocks/lamp")).await.unwrap();
         assert_eq!(read.json()["available"], 4);
-        *pair.decider.lock().unwrap() = Decider::There(2);
+        *pair.decider.lock().unwrap() = Decider::There(LEADER);
     }
     pair.fates(&[Fate::SilentAndReplaced]);
     let keyed = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#);
     let keyed = timeout(SILENT_MAX, keyed).await.unwrap();
     assert_eq!((keyed.status, keyed.header("idempotency-replayed")), (201, Some("true")));
-    *pair.decider.lock().unwrap() = Decider::There(2);
+    *pair.decider.lock().unwrap() = Decider::There(LEADER);
     pair.fates(&[Fate::SilentAndReplaced]);
     let unkeyed = pair.front.post("/v1/stocks/lamp/reservations", r#"{"user":"v"}"#);
     let unkeyed = timeout(SILENT_MAX, unkeyed).await.unwrap();
@@ -217,14 +246,57 @@ async fn a_node_that_is_silent_is_not_waited_for_once_another_one_decides() {
 }
 
 #[tokio::test]
-async fn what_may_have_happened_is_unknown_when_nobody_tells_in_the_end() {
+async fn what_may_have_happened_is_unknown_while_nobody_decides_in_another_term() {
     let pair = Pair::start().await;
     assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":4}"#).await.status, 201);
-    // Longer than it is kept while nobody decides.
+    // What was sent first may be on its way still, so that a no to a second attempt would not be the last word.
     pair.fates(&[Fate::AnswerLost]);
-    pair.fates(&[Fate::NotSent; 1_000]);
     let lost = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
     lost.expect_problem(503, "outcome_unknown", "may have happened");
+    assert_eq!(*pair.asked.lock().unwrap(), 2);
+}
+
+#[tokio::test]
+async fn whoever_is_asked_second_and_does_not_look_at_it_does_not_say_that_it_has_not_happened() {
+    let pair = Pair::start().await;
+    assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":4}"#).await.status, 201);
+    // Its answer is lost or not, and then the disk of whoever decides is full.
+    for (number, fate, code) in [(1, Fate::AnswerLostThenFull, "outcome_unknown"), (2, Fate::Full, "overloaded")] {
+        let is_again = || {
+            *pair.decider.lock().unwrap() = Decider::There(LEADER);
+            pair.disk_low.store(false, Ordering::SeqCst);
+            pair.fates(&[fate]);
+        };
+        is_again();
+        let alone = pair.front.post_keyed("/v1/stocks/lamp/reservations", &format!("k-{number}"), r#"{"user":"u"}"#).await;
+        alone.expect_problem(503, code, "");
+        is_again();
+        let command = format!(r#"{{"op":"reserve","sku":"lamp","user":"v","idempotency_key":"b-{number}"}}"#);
+        let batch = pair.front.post("/v1/batch", &format!(r#"{{"commands":[{command}]}}"#)).await.json();
+        assert_eq!((&batch["results"][0]["status"], &batch["results"][0]["code"]), (&json!(503), &json!(code)));
+    }
+    // With room again, all that was unknown is found to be done, and nothing else.
+    pair.disk_low.store(false, Ordering::SeqCst);
+    let again = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k-1", r#"{"user":"u"}"#).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (201, Some("true")));
+    assert_eq!(pair.behind.get("/v1/stocks/lamp").await.json()["reserved"], 2);
+}
+
+#[tokio::test]
+async fn whoever_decides_no_longer_shows_only_what_may_be_stale() {
+    let (node, machine) = node().await;
+    assert_eq!(node.put("/v1/stocks/lamp", r#"{"quantity":4}"#).await.status, 201);
+    let id = node.post("/v1/stocks/lamp/reservations", r#"{"user":"u"}"#).await.text("id");
+    let paths = ["/v1/stocks/lamp", "/v1/stocks/chair", "/v1/stocks/lamp/reservations", "/v1/stocks/chair/reservations"];
+    let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).chain([format!("/v1/reservations/{id}")]).collect();
+    for (path, status) in paths.iter().zip([200, 404, 200, 404, 200]) {
+        assert_eq!(node.get(path).await.status, status, "{path}");
+    }
+    machine.log.depose();
+    for path in &paths {
+        node.get(path).await.expect_problem(503, "not_leader", "does not decide for the stock");
+    }
+    assert_eq!(node.get("/v1/stocks/lamp?consistency=stale").await.json()["reserved"], 1);
 }
 
 #[tokio::test]

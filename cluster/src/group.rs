@@ -17,6 +17,7 @@ use crate::abstention::Abstention;
 use crate::log_store::ReplicatedLog;
 use crate::members::Member;
 use crate::network::{Links, Shards, SnapshotTransfer};
+use crate::quorum_heard::{QuorumHeard, start_consensus};
 use crate::shard::{Handover, LeaderError, ShardLeader, ShardMachine, Snapshots};
 use crate::state_machine::StateMachine;
 use crate::types::{Raft, TypeConfig, log_index};
@@ -135,6 +136,7 @@ pub enum ChangeError {
 pub struct ShardGroup<S: Snapshots> {
     node: NodeId,
     raft: Raft<ShardMachine<S>>,
+    heard: QuorumHeard,
     metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     handover: Handover,
     abstention: Abstention,
@@ -147,6 +149,7 @@ impl<S: Snapshots> Clone for ShardGroup<S> {
         Self {
             node: self.node,
             raft: self.raft.clone(),
+            heard: self.heard.clone(),
             metrics: self.metrics.clone(),
             handover: self.handover.clone(),
             abstention: self.abstention,
@@ -199,10 +202,10 @@ impl<S: Snapshots> ShardGroup<S> {
         let abstention = Abstention::of(node, log.promises().vote, config.election_timeout_max);
         let dialer = links.dialer(shard, Arc::clone(&transfer));
         let config = Arc::new(Config { enable_elect: abstention.is_over(), ..config });
-        let raft = Raft::new(node, config, dialer, log, machine).await.map_err(io::Error::other)?;
+        let (raft, heard) = start_consensus(node, config, dialer, log, machine).await.map_err(io::Error::other)?;
         shards.insert(shard, raft.clone(), abstention, transfer);
         let metrics = raft.metrics();
-        let group = Self { node, raft, metrics, handover, abstention, stands: Arc::new(AtomicBool::new(true)) };
+        let group = Self { node, raft, heard, metrics, handover, abstention, stands: Arc::new(AtomicBool::new(true)) };
         tokio::spawn({
             let group = group.clone();
             async move {
@@ -218,7 +221,7 @@ impl<S: Snapshots> ShardGroup<S> {
     /// # Errors
     /// As [`ShardLeader::run`].
     pub async fn lead(&self, leader: ShardLeader) -> Result<(), LeaderError> {
-        leader.run(self.raft.clone()).await
+        leader.run(self.raft.clone(), self.heard.clone()).await
     }
 
     /// How the group stands.
@@ -254,6 +257,17 @@ impl<S: Snapshots> ShardGroup<S> {
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.metrics.borrow_watched().current_leader
+    }
+
+    /// The newest term that this node knows.
+    pub fn term(&self) -> Term {
+        Term(self.metrics.borrow_watched().current_term)
+    }
+
+    /// Who leads, and in which term, as far as this node knows.
+    pub fn leader_and_term(&self) -> Option<(NodeId, Term)> {
+        let metrics = self.metrics.borrow_watched();
+        metrics.current_leader.map(|leader| (leader, Term(metrics.current_term)))
     }
 
     /// Where other nodes reach `node`, if it is a member.

@@ -15,6 +15,7 @@ mod log_reader;
 mod log_store;
 mod members;
 pub mod network;
+mod quorum_heard;
 mod recovery;
 mod runtime;
 mod shard;
@@ -31,6 +32,7 @@ pub use group::{ChangeError, GroupMember, GroupParts, GroupStatus, GroupTimes, M
 pub use log_reader::ReplicatedLogReader;
 pub use log_store::{PositionAt, ReplicatedLog};
 pub use members::{Member, MembersError};
+pub use quorum_heard::{QuorumHeard, start_consensus};
 pub use recovery::{MemberError, RecoveredMember, check_member, recover_member};
 pub use runtime::{Runtime, seed_thread};
 pub use shard::{Handover, LeaderError, ShardLeader, ShardLog, ShardMachine, Snapshots, shard_parts};

@@ -28,13 +28,14 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::OneshotReceiverOf;
-use openraft::{Instant as _, ReadPolicy, ServerState};
+use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use tidegate_engine::{CommitLog, Diverged, Installed, QuorumVoice, Room, Told};
 use tidegate_persistence::{ChainHash, Group, NodeId, RecordHeader, RecordKind, Term};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
+use crate::quorum_heard::QuorumHeard;
 use crate::state_machine::{CommittedGroup, Machine, SnapshotFuture, Standing};
 use crate::types::{LeaderId, Outcome, Proposal, Raft, TypeConfig};
 
@@ -322,8 +323,23 @@ pub fn shard_parts<S: Snapshots>(
 /// The answer to a proposal, and in which term it was made.
 type Answer = (Term, Result<ClientWriteResult<TypeConfig>, io::Error>);
 
-/// What comes of the question whether a node may decide in a term.
-type Settled = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+/// How a leader stands to its quorum.
+struct Quorum {
+    /// Whether it is all of it.
+    is_alone: bool,
+    /// When it was asked what it has answered since.
+    heard: Option<Instant>,
+}
+
+/// The question whether a node may decide.
+struct Question {
+    /// In which term.
+    term: Term,
+    /// After which hand-overs.
+    turn: u64,
+    asked: Instant,
+    settled: Pin<Box<dyn Future<Output = Result<(), String>> + Send>>,
+}
 
 impl ShardLeader {
     /// What hands over what this leads.
@@ -331,14 +347,15 @@ impl ShardLeader {
         Handover(Arc::clone(&self.line))
     }
 
-    /// Works until the shard is gone or consensus has stopped; the shard follows then.
+    /// Works until the shard is gone or consensus has stopped; the shard follows then. `heard` is what came with `raft`
+    /// ([`crate::start_consensus`]).
     ///
     /// # Errors
     /// Why consensus has stopped, or that the shard's ledger is not that of the node that decided: the node must stop.
-    pub async fn run<M: Machine>(self, raft: Raft<M>) -> Result<(), LeaderError> {
+    pub async fn run<M: Machine>(self, raft: Raft<M>, heard: QuorumHeard) -> Result<(), LeaderError> {
         let line = Arc::clone(&self.line);
         let end = tokio::select! {
-            end = self.lead_and_follow(raft) => end.map_err(LeaderError::Consensus),
+            end = self.lead_and_follow(raft, heard) => end.map_err(LeaderError::Consensus),
             () = line.voice.stopped_by_divergence() => Ok(()),
         };
         line.give_up();
@@ -346,14 +363,13 @@ impl ShardLeader {
         line.voice.divergence().map_or(end, |diverged| Err(LeaderError::Diverged(diverged)))
     }
 
-    async fn lead_and_follow<M: Machine>(mut self, raft: Raft<M>) -> io::Result<()> {
+    async fn lead_and_follow<M: Machine>(mut self, raft: Raft<M>, heard: QuorumHeard) -> io::Result<()> {
         let lease = Duration::from_millis(raft.config().election_timeout_max);
         let mut metrics = raft.metrics();
         let mut look = interval(lease / 8);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answers: FuturesOrdered<Pin<Box<dyn Future<Output = Answer> + Send>>> = FuturesOrdered::new();
-        // While it is asked whether the node may decide: in which term and since when, and the question.
-        let mut asked: Option<(Term, u64, Settled)> = None;
+        let mut asked: Option<Question> = None;
         let mut ask_at = Instant::now();
         loop {
             let led = {
@@ -361,16 +377,12 @@ impl ShardLeader {
                 if let Err(fatal) = &metrics.running_state {
                     return Err(io::Error::other(fatal.to_string()));
                 }
-                // Who alone is counted asks nobody, so nothing tells it again and again that its quorum is there.
-                let is_quorum = metrics.membership_config.voter_ids().all(|voter| voter == self.node);
-                // The clock first: whatever holds this up before the other look makes the lease shorter, not longer.
-                let now = Instant::now();
-                let silence = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
-                let left = silence.and_then(|silence| lease.checked_sub(silence)).filter(|left| !left.is_zero());
-                let leads = metrics.state == ServerState::Leader && (is_quorum || left.is_some());
+                let quorum = self.quorum(&metrics, &heard);
+                let end = quorum.heard.map(|heard| heard + lease).filter(|end| *end > Instant::now());
+                let leads = metrics.state == ServerState::Leader && (quorum.is_alone || end.is_some());
                 let led = leads.then_some(Term(metrics.current_term));
                 if let Some(term) = led {
-                    self.line.hear_quorum(term, if is_quorum { None } else { left.map(|left| now + left) });
+                    self.line.hear_quorum(term, end.filter(|_| !quorum.is_alone));
                 }
                 led
             };
@@ -378,7 +390,7 @@ impl ShardLeader {
             if leads.is_some() && (leads != led || self.line.is_finished()) {
                 self.line.give_up();
             }
-            if asked.as_ref().is_some_and(|(term, ..)| Some(*term) != led) {
+            if asked.as_ref().is_some_and(|question| Some(question.term) != led) {
                 asked = None;
             }
             if let Some(term) = led.filter(|term| self.line.leads() != Some(*term))
@@ -396,12 +408,12 @@ impl ShardLeader {
                     }
                     raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(drop).map_err(|error| error.to_string())
                 };
-                asked = Some((term, self.line.turn(), Box::pin(question)));
+                asked = Some(Question { term, turn: self.line.turn(), asked: Instant::now(), settled: Box::pin(question) });
             }
             let retries = led.is_some() && asked.is_none() && ask_at > Instant::now();
             let settled = async {
                 match &mut asked {
-                    Some((.., question)) => question.await,
+                    Some(question) => (&mut question.settled).await,
                     None => pending().await,
                 }
             };
@@ -412,8 +424,10 @@ impl ShardLeader {
                 }
                 Some((term, answer)) = answers.next(), if !answers.is_empty() => self.hear(term, answer),
                 answer = settled => {
-                    let asked = asked.take().filter(|_| answer.is_ok());
-                    if !asked.is_some_and(|(term, turn, _)| self.line.lead(term, turn)) {
+                    // By its own count, too, the quorum must have been heard of since.
+                    let newest = self.quorum(&metrics.borrow_watched(), &heard).heard;
+                    let asked = asked.take().filter(|question| answer.is_ok() && newest.is_some_and(|newest| newest >= question.asked));
+                    if !asked.is_some_and(|question| self.line.lead(question.term, question.turn)) {
                         tracing::debug!(node = %self.node, ?answer, "not settled yet who decides");
                         ask_at = Instant::now() + RETRY;
                     }
@@ -428,6 +442,14 @@ impl ShardLeader {
                 () = sleep_until(ask_at), if retries => {}
             }
         }
+    }
+
+    fn quorum(&self, metrics: &RaftMetrics<TypeConfig>, heard: &QuorumHeard) -> Quorum {
+        // Who alone is counted asks nobody, so nothing tells it again and again that its quorum is there.
+        let is_alone = metrics.membership_config.voter_ids().all(|voter| voter == self.node);
+        let quorums = metrics.membership_config.membership().get_joint_config();
+        let heard = if is_alone { Some(Instant::now()) } else { heard.since(self.node, Term(metrics.current_term), quorums) };
+        Quorum { is_alone, heard }
     }
 
     fn hear(&self, term: Term, answer: Result<ClientWriteResult<TypeConfig>, io::Error>) {

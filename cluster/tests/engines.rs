@@ -17,6 +17,7 @@ use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tidegate_cluster::{
     Handover, LeaderError, Member, Raft, ReplicatedLog, ShardMachine, Snapshots, Standing, StateMachine, shard_parts,
+    start_consensus,
 };
 use tidegate_engine::{
     Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, Installed, Refusal, Sealing,
@@ -82,10 +83,10 @@ impl Node {
         let machine = StateMachine::new(machine, Standing::genesis());
         let replicated = ReplicatedLog::open(wal.writer(), wal.reader(), &replica, machine.position_at()).unwrap();
         let dialer = Dialer { from: id, network: network.clone() };
-        let raft = Raft::new(id, config(), dialer, replicated, machine).await.unwrap();
+        let (raft, heard) = start_consensus(id, config(), dialer, replicated, machine).await.unwrap();
         network.connect(id, raft.clone());
         let handover = leader.handover();
-        let leader = tokio::spawn(leader.run(raft.clone()));
+        let leader = tokio::spawn(leader.run(raft.clone(), heard));
         Self { id, engine: engine.unwrap(), raft, handover, leader, wal, progress }
     }
 

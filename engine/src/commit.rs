@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate_persistence::{Group, GroupSequence, Term};
 
-use crate::lease::Lease;
+use crate::leadership::Leadership;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::wake::Wake;
 
@@ -21,9 +21,7 @@ pub struct CommitProgress {
     committed: AtomicU64,
     failed: AtomicBool,
     /// Whether the shard decides; for those who ask it, and it looks again itself.
-    leads: AtomicBool,
-    /// For how long it does without hearing of its quorum.
-    lease: Arc<Lease>,
+    leadership: Arc<Leadership>,
     /// How often the shard has taken back what it decided.
     taken_back: AtomicU64,
     wake: Arc<Wake>,
@@ -35,8 +33,7 @@ impl CommitProgress {
         Arc::new(Self {
             committed: AtomicU64::new(committed.0),
             failed: AtomicBool::new(false),
-            leads: AtomicBool::new(true),
-            lease: Arc::new(Lease::for_ever()),
+            leadership: Arc::new(Leadership::new()),
             taken_back: AtomicU64::new(0),
             wake: Arc::default(),
         })
@@ -67,11 +64,7 @@ impl CommitProgress {
     /// Whether the shard decides: always, unless a quorum has another node's shard do so, or may by now. What is read or decided here afterwards
     /// is no older than everything that was answered before this was asked: nobody else can have decided by then.
     pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Relaxed) && !self.lease.is_over()
-    }
-
-    pub(crate) fn set_leads(&self, leads: bool) {
-        self.leads.store(leads, Ordering::Relaxed);
+        self.leadership.decides()
     }
 
     /// How often groups were taken back that had been numbered. Read behind [`Self::committed`] it is as new as that.
@@ -84,8 +77,8 @@ impl CommitProgress {
         self.taken_back.store(self.taken_back() + 1, Ordering::Relaxed);
     }
 
-    pub(crate) const fn lease(&self) -> &Arc<Lease> {
-        &self.lease
+    pub(crate) const fn leadership(&self) -> &Arc<Leadership> {
+        &self.leadership
     }
 
     pub(crate) const fn wake(&self) -> &Arc<Wake> {

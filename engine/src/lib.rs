@@ -20,6 +20,7 @@ mod feed;
 mod historian;
 mod inbox;
 mod known;
+mod leadership;
 mod lease;
 mod local_log;
 mod metrics;

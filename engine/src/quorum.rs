@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::commit::CommitProgress;
 use crate::inbox::Inbox;
-use crate::lease::Lease;
+use crate::leadership::Leadership;
 use crate::sync::oneshot;
 
 /// Groups that wait for a shard at most before the log waits for the shard.
@@ -82,6 +82,8 @@ pub struct Diverged {
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) told: Told,
+    /// Of an order to lead or to follow which it is; 0 of anything else.
+    pub(crate) number: u64,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -94,7 +96,7 @@ pub struct Room(OwnedSemaphorePermit);
 pub struct QuorumVoice {
     inbox: Arc<Inbox<Message>>,
     room: Arc<Semaphore>,
-    lease: Arc<Lease>,
+    leadership: Arc<Leadership>,
     diverged: watch::Receiver<Option<Diverged>>,
 }
 
@@ -119,8 +121,8 @@ pub fn quorum_line(progress: &CommitProgress) -> (QuorumVoice, QuorumLine) {
     let inbox = Inbox::new(Arc::clone(progress.wake()));
     let room = Arc::new(Semaphore::new(GROUPS_WAITING_MAX));
     let (diverged, told) = watch::channel(None);
-    let lease = Arc::clone(progress.lease());
-    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::clone(&room), lease, diverged: told };
+    let leadership = Arc::clone(progress.leadership());
+    let voice = QuorumVoice { inbox: Arc::clone(&inbox), room: Arc::clone(&room), leadership, diverged: told };
     (voice, QuorumLine { inbox, room, diverged })
 }
 
@@ -136,18 +138,18 @@ impl QuorumVoice {
     /// Until when the shard may decide if it hears no more of its quorum, should it lead: until then no other node can have been elected.
     /// `None` for a node that is its own quorum. To be said before the shard is told to lead, and whenever it is known to be later.
     pub fn set_lease(&self, end: Option<Instant>) {
-        self.lease.set(end);
+        self.leadership.lease().set(end);
     }
 
     /// Nothing more is read here, and nothing new is taken to be decided, until a lease is set anew. At return it is so. What was taken before is
     /// decided and answered as far as it can be.
     pub fn give_up_lease(&self) {
-        self.lease.give_up();
+        self.leadership.lease().give_up();
     }
 
     /// Tells the shard of a committed group at `index` of the log, for which there is `room`. Does not wait.
     pub fn tell_committed(&self, room: Room, group: Arc<Group>, index: LogIndex, is_own: bool) {
-        self.inbox.put(Message { told: Told::Committed { group, index, is_own }, _room: Some(room.0) });
+        self.inbox.put(Message { told: Told::Committed { group, index, is_own }, number: 0, _room: Some(room.0) });
     }
 
     /// Waits until the shard has stopped because its ledger differs; for ever where it never does.
@@ -170,9 +172,12 @@ impl QuorumVoice {
         !self.room.is_closed() && quiet.await.is_ok()
     }
 
-    /// Tells the shard anything else, which is seldom. Does not wait.
+    /// Tells the shard anything else, which is seldom. Does not wait. From the moment on at which it is told to follow nothing more is read
+    /// here, and nothing new is taken to be decided, until the shard has come to where it is told to lead again. Only one thread at a time tells it
+    /// to lead or to follow.
     pub fn tell(&self, told: Told) {
-        self.inbox.put(Message { told, _room: None });
+        let number = if matches!(told, Told::Lead(_) | Told::Follow) { self.leadership.tell() } else { 0 };
+        self.inbox.put(Message { told, number, _room: None });
     }
 }
 

@@ -196,7 +196,9 @@ impl ShardActor {
         parts.published.show_lapse(parts.number.stream(), parts.ledger.next_lapse());
         let newest = parts.ledger.last_applied();
         let role = if parts.quorum.is_some() { Role::Follows } else { Role::Leads(TERM_ALONE) };
-        parts.progress.set_leads(role != Role::Follows);
+        if role == Role::Follows {
+            parts.progress.leadership().follow();
+        }
         let known = KnownKeeper::new(Arc::clone(&parts.known), parts.options.known_filter_bytes_max, &parts.ledger, proposed);
         Self {
             parts,

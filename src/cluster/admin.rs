@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tidegate_api::{ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, NodeView, ShardView};
+use tidegate_api::{
+    ClusterFuture, ClusterRefusal, ClusterSource, ClusterView, Decider, ForwardFailure, Leader, NodeView, ShardView,
+};
 use tidegate_cluster::network::{CONNECTIONS_MAX_DEFAULT, LinkError};
 use tidegate_cluster::{ChangeError, GroupMember, GroupStatus, MemberChange, ShardGroup};
 use tidegate_config::PeerAddress;
-use tidegate_persistence::{ArchiveWriter, GroupSequence, Identity, LogPosition, NodeId, Piece, StreamId};
+use tidegate_persistence::{ArchiveWriter, GroupSequence, Identity, LogPosition, NodeId, Piece, StreamId, Term};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout_at};
 
 use super::keeper::hear;
 use super::member::{Heard, Shared};
-use super::talk::{AnswerError, Question, decode_answer, decode_drained, decode_outcome, encode_request};
+use super::talk::{AnswerError, Question, decode_answer, decode_drained, decode_outcome};
 
 /// Most members of a cluster.
 pub(crate) const MEMBERS_MAX: usize = 16;
@@ -60,17 +62,23 @@ impl ClusterSource for MemberSource {
         if self.0.progress.get(at).is_some_and(|progress| progress.leads()) {
             return Decider::Here;
         }
-        match self.0.groups.get(at).and_then(ShardGroup::leader) {
-            Some(leader) if leader != self.0.node() => Decider::There(leader.0),
+        match self.0.groups.get(at).and_then(ShardGroup::leader_and_term) {
+            Some((leader, term)) if leader != self.0.node() => Decider::There(Leader { node: leader.0, term: term.0 }),
             _ => Decider::Nobody,
         }
     }
 
-    fn forward(&self, shard: u16, node: u64, request: Vec<u8>, limit: Duration) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>> {
+    fn forward(
+        &self,
+        shard: u16,
+        leader: Leader,
+        request: Vec<u8>,
+        limit: Duration,
+    ) -> ClusterFuture<Result<Vec<u8>, ForwardFailure>> {
         let member = Arc::clone(&self.0);
         // Connections belong to the cluster's runtime.
         let asking = self.0.handle.spawn(async move {
-            let answer = member.forward(shard, NodeId(node), &request, limit).await;
+            let answer = member.forward(shard, leader, request, limit).await;
             member.metrics.count_forwarded(&answer);
             answer
         });
@@ -111,13 +119,17 @@ fn on_cluster<T: Send + 'static>(
 }
 
 impl Shared {
-    async fn forward(&self, shard: u16, node: NodeId, request: &[u8], limit: Duration) -> Result<Vec<u8>, ForwardFailure> {
+    async fn forward(&self, shard: u16, leader: Leader, request: Vec<u8>, limit: Duration) -> Result<Vec<u8>, ForwardFailure> {
+        let (node, term) = (NodeId(leader.node), Term(leader.term));
         let address = self.groups.get(usize::from(shard)).and_then(|group| group.address(node));
         let Some(address) = address else { return Err(ForwardFailure::NotSent(format!("node {node} is no member"))) };
-        let answer = self.links.ask(node, &address, encode_request(request), limit).await.map_err(|error| match error {
-            LinkError::Unreachable(..) | LinkError::TooLong(_) => ForwardFailure::NotSent(error.to_string()),
-            LinkError::Lost(..) | LinkError::Slow(_) => ForwardFailure::Unknown(error.to_string()),
-        })?;
+        let answer =
+            self.links.ask(node, &address, Question::Request { shard, term, request }.encode(), limit).await.map_err(|error| {
+                match error {
+                    LinkError::Unreachable(..) | LinkError::TooLong(_) => ForwardFailure::NotSent(error.to_string()),
+                    LinkError::Lost(..) | LinkError::Slow(_) => ForwardFailure::Unknown(error.to_string()),
+                }
+            })?;
         decode_answer(&answer).map_err(|error| match error {
             AnswerError::Refused(why) => ForwardFailure::NotSent(why),
             AnswerError::Unreadable(why) => ForwardFailure::Unknown(why),

@@ -28,7 +28,12 @@ impl Desk for MemberDesk {
                     tracing::info!(from = node.0, shard, ?change, "another node asks for a change of the members");
                     encode_outcome(group.change(change).await)
                 }
-                Ok(Question::Request(request)) => {
+                Ok(Question::Request { shard, term, request }) => {
+                    // Late from a term before. Whoever sent it has been told otherwise by now.
+                    let is_now = member.groups.get(usize::from(shard)).is_some_and(|group| group.term() == term);
+                    if !is_now && !mutant!(LateRequestTaken) {
+                        return encode_refusal("this node does not lead the shard in that term");
+                    }
                     // Before it serves, a node has nothing to answer by.
                     let Some(answering) = member.answering.get() else { return encode_refusal("the node does not serve yet") };
                     match Forwarded::decode(&request) {

@@ -4,7 +4,7 @@
 //! a question: 1 byte of its kind, then its body
 //!   1 how do you stand: nothing
 //!   2 change the members of a shard that you lead: JSON
-//!   3 answer a caller's request: as the door has it
+//!   3 answer a caller's request: 2 the shard that it is about, 8 the term in which you lead that, big-endian; as the door has it
 //!   4 make a group of a shard that you lead, of nothing if there is nothing to be in it: 2 the shard, big-endian
 //!   5 lead nothing from now on: 1, or again what you get: 0
 //! an answer: 1 byte, then its body
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tidegate_cluster::{ChangeError, MemberChange};
-use tidegate_persistence::NodeId;
+use tidegate_persistence::{NodeId, Term};
 
 const STANDING: u8 = 1;
 const CHANGE: u8 = 2;
@@ -40,8 +40,8 @@ pub(super) enum Question {
     Standing,
     /// Change the members of a shard.
     Change(u16, MemberChange),
-    /// Answer a caller's request.
-    Request(Vec<u8>),
+    /// Answer a caller's request about a shard that the node leads in this term. In another it is nothing to it.
+    Request { shard: u16, term: Term, request: Vec<u8> },
     /// Make a group of a shard.
     Mark(u16),
     /// Lead nothing from now on, or again.
@@ -55,11 +55,6 @@ pub(super) enum AnswerError {
     Refused(String),
     /// It cannot be read.
     Unreadable(String),
-}
-
-/// A caller's request, as it goes to another node.
-pub(super) fn encode_request(request: &[u8]) -> Vec<u8> {
-    [&[REQUEST], request].concat()
 }
 
 /// The answer to a caller's request.
@@ -145,7 +140,9 @@ impl Question {
                 };
                 encode(CHANGE, &ChangeBody { shard: *shard, change })
             }
-            Self::Request(request) => encode_request(request),
+            Self::Request { shard, term, request } => {
+                [&[REQUEST], &shard.to_be_bytes()[..], &term.0.to_be_bytes(), request].concat()
+            }
             Self::Drain(drains) => vec![DRAIN, u8::from(*drains)],
             Self::Mark(shard) => [&[MARK], &shard.to_be_bytes()[..]].concat(),
         }
@@ -167,7 +164,15 @@ impl Question {
                 };
                 Ok(Self::Change(shard, change))
             }
-            Some((&REQUEST, request)) => Ok(Self::Request(request.to_vec())),
+            Some((&REQUEST, body)) => {
+                let of_request = || {
+                    let (shard, body) = body.split_first_chunk()?;
+                    let (term, request) = body.split_first_chunk()?;
+                    let (shard, term) = (u16::from_be_bytes(*shard), Term(u64::from_be_bytes(*term)));
+                    Some(Self::Request { shard, term, request: request.to_vec() })
+                };
+                of_request().ok_or_else(|| "a request ends before it says what it is about".to_owned())
+            }
             Some((&DRAIN, [drains @ (0 | 1)])) => Ok(Self::Drain(*drains == 1)),
             Some((&MARK, shard)) => {
                 let shard = shard.try_into().map_err(|_| format!("{} bytes are no number of a shard", shard.len()))?;
@@ -272,7 +277,7 @@ mod tests {
             (Question::Mark(258), &b"\x04\x01\x02"[..]),
             (Question::Change(0, MemberChange::Promote(NodeId(2))), b"\x02{\"shard\":0,\"change\":{\"promote\":{\"node\":2}}}"),
             (Question::Change(0, MemberChange::Remove(NodeId(2))), b"\x02{\"shard\":0,\"change\":{\"remove\":{\"node\":2}}}"),
-            (Question::Request(b"GET".to_vec()), b"\x03GET"),
+            (Question::Request { shard: 258, term: Term(9), request: b"GET".to_vec() }, b"\x03\x01\x02\0\0\0\0\0\0\0\x09GET"),
             (Question::Change(0, MemberChange::Finish), b"\x02{\"shard\":0,\"change\":\"finish\"}"),
         ] {
             assert_eq!(question.encode(), bytes);
@@ -286,6 +291,7 @@ mod tests {
             b"\x05\x02",
             b"\x02",
             b"\x02{}",
+            b"\x03\0\0\0\0\0\0\0\0\0",
             b"\x04",
             b"\x02{\"shard\":70000,\"change\":\"finish\"}",
         ] {

@@ -15,7 +15,8 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tidegate_api::{AccessOptions, Door, HttpOptions, serve};
 use tidegate_engine::{
-    CommitLog, CommitProgress, Engine, EngineMetrics, EngineOptions, EngineParts, Feed, ManualClock, Sealing, ShardStart,
+    CommitLog, CommitProgress, Engine, EngineMetrics, EngineOptions, EngineParts, Feed, ManualClock, Sealing, ShardStart, Told,
+    quorum_line,
 };
 use tidegate_persistence::record::encode_value;
 use tidegate_persistence::{
@@ -110,6 +111,12 @@ impl TestLog {
     /// The log breaks.
     pub fn fail(&self) {
         self.progress.fail();
+    }
+
+    /// Another node decides from now on.
+    pub fn depose(&self) {
+        let (voice, _) = quorum_line(&self.progress);
+        voice.tell(Told::Follow);
     }
 
     /// Waits until `count` groups have been proposed in all.

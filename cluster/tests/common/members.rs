@@ -11,7 +11,7 @@ use openraft::async_runtime::WatchReceiver;
 use tidegate_cluster::network::{Links, NoDesk, Server, Shards};
 use tidegate_cluster::{
     Abstention, LeaderError, Member, Memberships, Raft, RecoveredMember, ReplicatedLog, ShardMachine, SnapshotFiles, SnapshotParts,
-    StateMachine, TypeConfig, recover_member, shard_parts,
+    StateMachine, TypeConfig, recover_member, shard_parts, start_consensus,
 };
 use tidegate_engine::{
     Answer, CommitProgress, Content, Engine, EngineMetrics, EngineOptions, EngineParts, Failure, HistoryStart, Refusal, Sealing,
@@ -127,14 +127,14 @@ impl Running {
         let endpoint = endpoint(id, None);
         let links = Links::new(endpoint.clone());
         let dialer = links.dialer(SHARD, Arc::new(files.clone()));
-        let raft = Raft::new(node, config(), dialer, replicated, machine).await.unwrap();
+        let (raft, heard) = start_consensus(node, config(), dialer, replicated, machine).await.unwrap();
         let shards = Shards::default();
         shards.insert(SHARD, raft.clone(), Abstention::NONE, Arc::new(files.clone()));
         let server = Server::start(listener, endpoint, shards, Arc::new(NoDesk)).unwrap();
         Self {
             id: node,
             engine: engine.unwrap(),
-            leader: tokio::spawn(leader.run(raft.clone())),
+            leader: tokio::spawn(leader.run(raft.clone(), heard)),
             raft,
             progress,
             files,

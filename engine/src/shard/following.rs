@@ -25,7 +25,7 @@ impl ShardActor {
             && let Some(message) = self.told.pop_front()
         {
             match message.told {
-                Told::Lead(term) => self.lead(term),
+                Told::Lead(term) => self.lead(term, message.number),
                 Told::Follow => self.follow(),
                 Told::Committed { group, is_own: true, .. } => {
                     let own = self.in_flight.front().map(|own| own.sequence);
@@ -55,17 +55,17 @@ impl ShardActor {
         heard
     }
 
-    fn lead(&mut self, term: Term) {
+    fn lead(&mut self, term: Term, number: u64) {
         self.take_back();
         self.role = Role::Leads(term);
         // What another node stamped counts: time does not run backwards with a change of leaders.
         self.newest = self.newest.max(self.parts.ledger.last_applied());
-        self.parts.progress.set_leads(true);
+        self.parts.progress.leadership().lead(number);
         (self.groups_since_sum, self.summed_at) = (0, self.parts.clock.now().max(self.newest));
     }
 
     fn follow(&mut self) {
-        self.parts.progress.set_leads(false);
+        self.parts.progress.leadership().follow();
         self.role = Role::Follows;
         self.take_back();
     }

@@ -137,6 +137,7 @@ mutants! {
         WakeLost "nothing wakes a shard that sleeps"
         DiskLowIgnored "a disk without room takes commands"
         SumNotCompared "a ledger that comes to something else than the log says goes on"
+        FollowerShowsItsOwn "a node that decides no longer answers reads by what it has"
     }
     Cluster {
         UnchainedTaken "a group is applied that does not continue the one before it"
@@ -155,6 +156,7 @@ mutants! {
     Assembly {
         SnapshotBeforeHistory "a snapshot counts before the history that it leaves out lasts"
         LogGivenBackTooFar "the log is given back though the older snapshot needs it"
+        LateRequestTaken "a request that another node sent in a term before is taken in a later one"
         NodeNumberReused "a node that is counted is given a directory once more, though it has forgotten how it voted"
         DivergedStartsAgain "a node whose ledger was another starts again as if nothing had been"
     }

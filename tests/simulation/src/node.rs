@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tidegate_cluster::{
     Abstention, CommittedGroup, GroupTimes, Handover, Machine, Raft, ReplicatedLog, ShardMachine, SnapshotFuture, Standing,
-    StateMachine, TypeConfig, group_config, shard_parts,
+    StateMachine, TypeConfig, group_config, shard_parts, start_consensus,
 };
 use tidegate_engine::{
     Clock, CommitProgress, Engine, EngineMetrics, EngineOptions, EngineParts, Feed, Sealing, ShardStart, SteadyClock, quorum_line,
@@ -243,8 +243,8 @@ impl Node {
             group_config(0, TIMES, world.draw(|random| random.random_range(0..10)), false).map_err(|error| error.to_string())?;
         let config = openraft::Config { enable_elect: abstention.is_over(), ..config };
         // The least that consensus may keep, so that whoever was away for a moment needs a snapshot.
-        let raft = Raft::new(id, Arc::new(config), network.dialer(Arc::clone(&life)), simulated, machine).await;
-        let raft = raft.map_err(|error| format!("its consensus does not start: {error}"))?;
+        let started = start_consensus(id, Arc::new(config), network.dialer(Arc::clone(&life)), simulated, machine).await;
+        let (raft, heard) = started.map_err(|error| format!("its consensus does not start: {error}"))?;
         let handover = leader.handover();
         let consensus = Consensus { raft: raft.clone(), abstention };
         network.connect(Arc::clone(&life), consensus.clone(), Arc::clone(&clock));
@@ -262,7 +262,7 @@ impl Node {
         let leading = tokio::spawn({
             let (world, life, raft) = (Arc::clone(world), Arc::clone(&life), raft.clone());
             async move {
-                let ended = leader.run(raft).await;
+                let ended = leader.run(raft, heard).await;
                 if life.is_alive() {
                     world.find("the node goes on", format!("node {} stops by itself: {ended:?}", life.node));
                 }

@@ -13,6 +13,9 @@ use super::fleet::{DISK_FREE_MIN_MIB, Fleet};
 use tidegate_witness::node::{NodeError, Target};
 use tidegate_witness::record::Moment;
 
+/// How often leadership is handed on in a round.
+const HAND_OVERS: usize = 12;
+
 /// A harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Harm {
@@ -44,6 +47,8 @@ pub(crate) enum Harm {
     FullDiskLeader,
     /// The disk of another is
     FullDiskFollower,
+    /// Leadership handed from node to node, again and again
+    HandOvers,
     /// Every node drained, stopped and started, one after the other
     RollingRestart,
     /// A node's files are damaged while it is stopped; it leaves, and another joins
@@ -68,6 +73,7 @@ impl Harm {
             Self::LowDiskLeader => "leader's disk low",
             Self::FullDiskLeader => "leader's disk full",
             Self::FullDiskFollower => "follower's disk full",
+            Self::HandOvers => "handed over",
             Self::RollingRestart => "rolling restart",
             Self::DamagedDirectory => "damaged directory",
         }
@@ -87,6 +93,11 @@ impl Harm {
                 | Self::FullDiskLeader
                 | Self::FullDiskFollower
         )
+    }
+
+    /// Whether it is done in order, by whoever runs the cluster, so that nothing is lost and callers hear only what is documented.
+    pub(crate) const fn is_in_order(self) -> bool {
+        matches!(self, Self::HandOvers | Self::RollingRestart)
     }
 
     /// Whether the others can go on meanwhile.
@@ -189,7 +200,7 @@ pub(crate) fn strike(fleet: &Fleet, harm: Harm, rng: &mut SmallRng) -> Result<St
         Harm::UnplugLeader => site.plug(victim, false)?,
         Harm::LowDiskLeader => fill(&fleet.small_disk(), DISK_FREE_MIN_MIB / 2)?,
         Harm::FullDiskLeader | Harm::FullDiskFollower => fill(&fleet.small_disk(), 0)?,
-        Harm::RollingRestart => {}
+        Harm::HandOvers | Harm::RollingRestart => {}
     }
     Ok(Struck { harm, at, done: fleet.now(), victim, term })
 }
@@ -234,6 +245,12 @@ pub(crate) fn mend(fleet: &Fleet, struck: &Struck, rng: &mut SmallRng) -> Result
             }
             empty(fleet)?;
             fleet.start_node(victim)?;
+        }
+        Harm::HandOvers => {
+            for _ in 0..HAND_OVERS {
+                let next = (fleet.leader(0)? + rng.random_range(1..fleet.len())) % fleet.len();
+                have_lead(fleet, next)?;
+            }
         }
         Harm::RollingRestart => {
             for place in 0..fleet.len() {

@@ -16,8 +16,8 @@ pub(crate) const PAUSE_P99_MS_WISHED: f64 = 500.0;
 /// Fewest kills that a percentile is told of.
 pub(crate) const PAUSES_JUDGED_MIN: usize = 50;
 
-/// What may be heard while nodes are stopped in order, one after the other, besides what was asked for.
-const KINDS_IN_ROLLING: [&str; 9] =
+/// What may be heard while leadership is handed over and nodes are stopped in order, besides what was asked for.
+const KINDS_IN_ORDER: [&str; 9] =
     ["200", "201", "outcome_unknown", "overloaded", "stopping", "recovering", "not_leader", "no_quorum", "connection refused"];
 
 /// How a pause went by: each since the kill.
@@ -31,10 +31,10 @@ pub(crate) struct Pause {
     pub(crate) grants: Duration,
 }
 
-/// What of a rolling restart is not documented.
-pub(crate) fn rolling(kinds: &BTreeMap<String, u64>, without_retry: u64) -> Vec<String> {
-    let unknown = kinds.iter().filter(|(kind, _)| !KINDS_IN_ROLLING.contains(&kind.as_str()));
-    let mut broken: Vec<_> = unknown.map(|(kind, count)| format!("a rolling restart was heard as {kind}, {count} times")).collect();
+/// What was heard in `what`, which was done in order, and is not documented.
+pub(crate) fn in_order(what: &str, kinds: &BTreeMap<String, u64>, without_retry: u64) -> Vec<String> {
+    let unknown = kinds.iter().filter(|(kind, _)| !KINDS_IN_ORDER.contains(&kind.as_str()));
+    let mut broken: Vec<_> = unknown.map(|(kind, count)| format!("{what}: heard as {kind}, {count} times")).collect();
     if without_retry > 0 {
         broken.push(format!("{without_retry} refusals do not say when to ask again"));
     }
@@ -68,11 +68,19 @@ pub(crate) struct Judged {
     pub(crate) is_undecided: bool,
 }
 
+/// What a call with a key may be beside itself. The node that was asked sends it on, and where whoever decided does not answer any more it asks
+/// whoever does now: so the answer to a call that was made once may be that of a repeat, and its first attempt one of which nobody heard.
+fn first_attempt(call: &Call) -> Option<Call> {
+    let is_repeat = call.key.is_some() && call.answer.is_replayed();
+    is_repeat.then(|| Call { answer: Answer::Unknown, batch: None, ..call.clone() })
+}
+
 /// Holds the calls on one stock against its changes, and searches for an order of them where that can be done.
 pub(crate) fn judge(sale: Sale<'_>, mut calls: Vec<Call>, changes: &[Change]) -> Judged {
     for call in calls.iter_mut().filter(|call| call.answer == Answer::Unknown) {
         call.ended = sale.settled;
     }
+    calls.extend(calls.iter().filter_map(first_attempt).collect::<Vec<_>>());
     let mut judged = Judged { findings: witness::check(sale.sku, &calls, changes.to_vec()), is_undecided: false };
     if let Some((units, limit)) = sale.searched {
         let (settled, sure) = model::settle(&calls, changes);

@@ -314,9 +314,9 @@ fn report(options: &Options, table: &Table, took: Duration) -> bool {
     for harm in &table.skipped {
         println!("{:<22}SKIPPED: it needs networks and disks of the nodes' own", harm.name());
     }
-    if let Some(Row { outcome, .. }) = table.rows.get(&Harm::RollingRestart) {
+    for (harm, Row { outcome, .. }) in table.rows.iter().filter(|(harm, _)| harm.is_in_order()) {
         let kinds: Vec<String> = outcome.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        println!("heard in rolling restarts: {}", kinds.join(", "));
+        println!("{}: heard {}", harm.name(), kinds.join(", "));
     }
     let pauses = table.rows.get(&Harm::KillLeader).map_or(&[][..], |row| &row.outcome.pauses);
     print_pauses(pauses);

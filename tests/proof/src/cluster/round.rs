@@ -113,8 +113,8 @@ pub(crate) fn play(fleet: &Fleet, feeds: &mut Feeds, course: Course) -> Result<O
     let (mut asked, heard) = at_work(fleet, course, &small, &large, &steady, &mut outcome)?;
     outcome.refused += heard.refused;
     outcome.kinds = heard.kinds;
-    if course.harm == Harm::RollingRestart {
-        outcome.broken.extend(judge::rolling(&outcome.kinds, heard.without_retry));
+    if course.harm.is_in_order() {
+        outcome.broken.extend(judge::in_order(course.harm.name(), &outcome.kinds, heard.without_retry));
     }
     asked.entry(steady.clone()).or_default().extend(heard.calls);
 
@@ -287,7 +287,7 @@ fn strike(
     let began = Instant::now();
     outcome.strikes += 1;
     outcome.replaced = (harm == Harm::DamagedDirectory).then_some(struck.victim);
-    if harm != Harm::RollingRestart {
+    if !harm.is_in_order() {
         if harm.leaves_majority() {
             match watch(fleet, &struck, grants, newcomer) {
                 Some(pause) => {

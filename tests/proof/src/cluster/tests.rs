@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::feeds::{Changes, Feeds, differences};
 use super::harm::says_damage;
-use super::judge::{PAUSES_JUDGED_MIN, Pause, Sale, judge, pauses, rolling};
+use super::judge::{PAUSES_JUDGED_MIN, Pause, Sale, in_order, judge, pauses};
 use tidegate_witness::finding::Fault;
 use tidegate_witness::record::{Answer, Call, Change, Op, Reservation, Stock, actor};
 
@@ -136,6 +136,40 @@ fn a_key_that_two_leaders_answered_is_found() {
     is_bad(calls, &changes, &[Fault::KeyAnsweredTwice, Fault::NotLinearizable]);
 }
 
+/// A confirmation that was asked for once and answered as a repeat, and its change.
+fn confirmed_by_a_second_attempt(when: (u64, u64)) -> (Call, Change) {
+    let paid = Reservation { reserved: 0, confirmed: 1, state: "confirmed".to_owned(), ..held(2) };
+    let op = Op::Confirm { id: paid.id.clone(), quantity: None };
+    let shown = Answer::Reservation { created: false, replayed: true, shown: paid.clone() };
+    (call(op, Some("key-3"), when, shown), change(4, "confirmed", Some(paid)))
+}
+
+#[test]
+fn a_node_may_ask_twice_for_a_call_that_was_made_once() {
+    let (mut calls, mut changes) = good();
+    // Both grants as well: whoever decided first has granted them and not said so.
+    calls.remove(2);
+    let (confirmed, change) = confirmed_by_a_second_attempt((85, 100));
+    calls.push(confirmed);
+    changes.push(change);
+    assert_eq!(faults(calls, &changes), []);
+}
+
+#[test]
+fn a_repeat_of_what_was_never_done_is_found() {
+    let (mut calls, mut changes) = good();
+    let (confirmed, change) = confirmed_by_a_second_attempt((85, 100));
+    calls.push(confirmed.clone());
+    is_bad(calls.clone(), &changes, &[Fault::KeyAnsweredTwice, Fault::NotLinearizable]);
+    // And of what others saw done before it was asked for.
+    changes.push(change);
+    let Answer::Reservation { shown, .. } = confirmed.answer else { unreachable!() };
+    let looked = Answer::Reservation { created: false, replayed: false, shown: shown.clone() };
+    calls.insert(4, call(Op::ReadReservation { id: shown.id }, None, (62, 66), looked));
+    calls.remove(5);
+    assert!(!faults(calls, &changes).is_empty());
+}
+
 #[test]
 fn units_that_two_leaders_sold_are_found() {
     let (mut calls, mut changes) = good();
@@ -253,12 +287,15 @@ fn one_number_that_names_two_changes_is_found() {
 #[test]
 fn a_rolling_restart_may_be_heard_as_documented_only() {
     let heard = |kinds: &[&str]| kinds.iter().map(|kind| ((*kind).to_owned(), 1)).collect::<BTreeMap<_, _>>();
-    assert_eq!(rolling(&heard(&["201", "outcome_unknown", "stopping", "connection refused"]), 0), Vec::<String>::new());
+    assert_eq!(
+        in_order("rolling restart", &heard(&["201", "outcome_unknown", "stopping", "connection refused"]), 0),
+        Vec::<String>::new()
+    );
     for kind in ["connection broken", "timeout", "internal", "sold_out", "status 502"] {
-        let found = rolling(&heard(&["201", kind]), 0);
+        let found = in_order("rolling restart", &heard(&["201", kind]), 0);
         assert!(found.len() == 1 && found[0].contains(kind), "{found:?}");
     }
-    assert!(rolling(&heard(&["201", "stopping"]), 1)[0].contains("do not say when"));
+    assert!(in_order("rolling restart", &heard(&["201", "stopping"]), 1)[0].contains("do not say when"));
 }
 
 #[test]

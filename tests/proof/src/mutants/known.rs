@@ -153,6 +153,8 @@ impl Known {
             Mutant::AdmittedLostAtStop => engine("commit", "a_stop_waits_for_the_commit_of_what_was_admitted"),
             Mutant::WakeLost => engine("loop", "a_parked_shard_wakes_for_every_command"),
             Mutant::SumNotCompared => engine("quorum", "whoever_comes_to_another_sum_shows_nothing_more_and_says_so"),
+            Mutant::FollowerShowsItsOwn => door("cluster", "whoever_decides_no_longer_shows_only_what_may_be_stale"),
+            Mutant::LateRequestTaken => system("cluster", "a_request_of_a_term_before_is_not_taken_in_a_later_one"),
             Mutant::UnchainedTaken => quorum("nodes", "a_group_that_continues_nothing_is_set_aside_on_every_node"),
             Mutant::DecidedUnsettled => {
                 Known { level: Level::Simulation, target: "seeds", test: Some("every_promise_holds_over_some_hundred_seeds") }
