@@ -18,7 +18,7 @@ use crate::call::{Call, Form, NDJSON, Unread};
 use crate::cluster::Decider;
 use crate::commands::{self, ReadCommand};
 use crate::documents::ReservationDocument;
-use crate::forward::{self, Forwarded, Repeats, Sent, shard_of};
+use crate::forward::{self, Doubt, Forwarded, Repeats, Sent, shard_of};
 use crate::json;
 use crate::labels::Route;
 use crate::problem::{Problem, Told};
@@ -152,7 +152,7 @@ fn elsewhere(call: &Call, engine: &Engine, body: &[u8], form: Form, commands: &[
         let all = |is: &dyn Fn(&ReadCommand) -> bool| places.iter().all(|place| is(&commands[*place]));
         let repeats = match () {
             () if all(&is_read) => Repeats::Freely,
-            () if all(&|command| is_read(command) || is_keyed(command)) => Repeats::InAnotherTerm,
+            () if all(&|command| is_read(command) || is_keyed(command)) => Repeats::ByKey,
             () => Repeats::Never,
         };
         Elsewhere { shard, places, request, repeats }
@@ -192,21 +192,23 @@ async fn ask_all(call: &Call, elsewhere: &[Elsewhere]) -> Vec<(usize, Remote)> {
 
 async fn ask(call: &Call, Elsewhere { shard, places, request, repeats }: &Elsewhere) -> Vec<(usize, Remote)> {
     let failed = |code: Code, detail: &str| places.iter().map(|place| (*place, Remote::Failed(code, detail.to_owned()))).collect();
-    let (answer, may_have_happened) = match forward::send(call, *shard, request, *repeats).await {
-        Ok(Sent::Answered(answer, before)) => (answer, before),
+    let (answer, doubt) = match forward::send(call, *shard, request, *repeats).await {
+        Ok(Sent::Answered(answer, doubt)) => (answer, doubt),
         // It has come to this node meanwhile; nothing was done.
         Ok(Sent::Here(None)) => return failed(Code::NotLeader, "who decides has just changed"),
-        Ok(Sent::Here(Some(problem))) | Err(problem) => return failed(problem.code(), problem.detail()),
+        Ok(Sent::Here(Some(Doubt { problem, .. }))) | Err(problem) => return failed(problem.code(), problem.detail()),
     };
     let body = match answer.into_body() {
         Ok(body) => body,
-        Err(_) if let Some(problem) = may_have_happened => return failed(problem.code(), problem.detail()),
+        Err(_) if let Some(Doubt { problem, .. }) = doubt => return failed(problem.code(), problem.detail()),
         Err(code) => return failed(code.unwrap_or(Code::OutcomeUnknown), "the node that decides gave no results"),
     };
     match serde_json::from_slice(&body) {
         Ok(ResultsText { results }) if results.len() == places.len() => {
-            let told = |result: Box<RawValue>| match &may_have_happened {
-                Some(problem) if is_refused_result(&result) => Remote::Failed(problem.code(), problem.detail().to_owned()),
+            let told = |result: Box<RawValue>| match &doubt {
+                Some(doubt) if status_of(&result).is_some_and(|status| doubt.is_left_by(status)) => {
+                    Remote::Failed(doubt.problem.code(), doubt.problem.detail().to_owned())
+                }
                 _ => Remote::Result(result),
             };
             places.iter().copied().zip(results.into_iter().map(told)).collect()
@@ -215,13 +217,13 @@ async fn ask(call: &Call, Elsewhere { shard, places, request, repeats }: &Elsewh
     }
 }
 
-/// Whether a command was not looked at, as its result says; one that says nothing has been.
-fn is_refused_result(result: &RawValue) -> bool {
+/// The status that a command's result says.
+fn status_of(result: &RawValue) -> Option<u16> {
     #[derive(Deserialize)]
     struct StatusText {
         status: u16,
     }
-    serde_json::from_str(result.get()).is_ok_and(|StatusText { status }| forward::is_refused(status))
+    serde_json::from_str(result.get()).ok().map(|StatusText { status }| status)
 }
 
 #[derive(Deserialize)]

@@ -3,10 +3,10 @@
 //! Who the caller is and what it may do is looked at where it asked; the other node is told who acts, and takes that on the word of a member
 //! of its cluster. It never sends a request on: if it does not decide either, or is stopping, it says so, and the first node looks for the
 //! one that does. That changed nothing, like everything before the request was sent. Once it was sent and the other node is silent, nobody knows
-//! what became of it. A read is asked again then. So is a change with an idempotency key, once somebody else decides, or in another term: what
-//! was done is not done again then, so that the answer may be that of a repeat; and what had not been done by then never is, because a
-//! request is for one term, so that a no is one. But where the second node does not look at it at all (it is overloaded, say), the first may have
-//! done it; that is `outcome_unknown`, as is a change without a key.
+//! what became of it. A read is asked again then, and so is a change with an idempotency key, of whoever decides by now. What was done is not done
+//! again, so that the answer may be that of a repeat. A no counts where another term has begun: a request is for one term, so what had not
+//! been done by then never is. In the same term the first attempt may still be on its way, and where nobody looks at the second (overloaded, say) the
+//! first may have been done: both are `outcome_unknown`, as is a change without a key.
 //!
 //! A node that is silent is waited for until the answer is due, or until another one has come to decide and it has said nothing for a while.
 //!
@@ -336,22 +336,17 @@ pub(crate) async fn run(
     let takes_key = Operation::of(route, &parts.method).is_some_and(|operation| operation.takes_key);
     let repeats = match () {
         () if is_read => Repeats::Freely,
-        () if takes_key && call.key()?.is_some() => Repeats::InAnotherTerm,
+        () if takes_key && call.key()?.is_some() => Repeats::ByKey,
         () => Repeats::Never,
     };
-    let (response, may_have_happened) = match send(&call, shard, &forwarded, repeats).await? {
-        Sent::Answered(answer, before) => (answer.into_response(), before),
-        Sent::Here(before) => {
+    let (response, doubt) = match send(&call, shard, &forwarded, repeats).await? {
+        Sent::Answered(answer, doubt) => (answer.into_response(), doubt),
+        Sent::Here(doubt) => {
             parts.headers = headers;
-            (here(router, exchange, parts, forwarded.body).await, before)
+            (here(router, exchange, parts, forwarded.body).await, doubt)
         }
     };
-    may_have_happened.filter(|_| is_refused(response.status().as_u16())).map_or(Ok(response), Err)
-}
-
-/// Whether a request that is answered with this status was not looked at, or not to the end.
-pub(crate) const fn is_refused(status: u16) -> bool {
-    status == 429 || status >= 500
+    doubt.filter(|doubt| doubt.is_left_by(response.status().as_u16())).map_or(Ok(response), |doubt| Err(doubt.problem))
 }
 
 /// Has this node answer after all.
@@ -363,12 +358,28 @@ async fn here(router: &Router, exchange: &Arc<Exchange>, mut parts: Parts, body:
     }
 }
 
-/// What came of a request that was to go to another node; and if it is a change that another node may have made before, that.
+/// What came of a request that was to go to another node; and the doubt, if an attempt before may have done it.
 pub(crate) enum Sent {
     /// That node's answer.
-    Answered(ForwardedAnswer, Option<Problem>),
+    Answered(ForwardedAnswer, Option<Doubt>),
     /// This node decides.
-    Here(Option<Problem>),
+    Here(Option<Doubt>),
+}
+
+/// That a change may have been made by an attempt that was not answered.
+pub(crate) struct Doubt {
+    /// What is told where it stays so.
+    pub(crate) problem: Problem,
+    /// Whether whoever answers the next attempt is who was asked first, in the same term.
+    is_of_same_term: bool,
+}
+
+impl Doubt {
+    /// Whether it stays so though the next attempt is answered with `status`. By its key a change that was made is known, so what shows it is the last
+    /// word. A no is that too, unless nobody has looked for the key, or the first attempt may still be on its way.
+    pub(crate) const fn is_left_by(&self, status: u16) -> bool {
+        status == 429 || status >= 500 || (self.is_of_same_term && status >= 400)
+    }
 }
 
 /// Whether what may have been done is asked again.
@@ -376,8 +387,8 @@ pub(crate) enum Sent {
 pub(crate) enum Repeats {
     /// It changes nothing.
     Freely,
-    /// It has a key. In the same term its first attempt may still be on its way, and be done behind a no to the second.
-    InAnotherTerm,
+    /// It is done once, however often it is asked.
+    ByKey,
     /// It would be done twice.
     Never,
 }
@@ -389,19 +400,20 @@ pub(crate) async fn send(call: &Call, shard: u16, forwarded: &Forwarded, repeats
     let limit = Duration::from_secs(call.door().options().answer_seconds_max);
     let mut looks = NOBODY_MAX.as_millis() / LOOK.as_millis();
     let mut why = format!("no node is known that decides for shard {shard}");
-    let mut may_have_happened = None;
-    let mut not_again = None;
+    let mut lost: Option<(Leader, Problem)> = None;
     loop {
+        let doubt = |(asked, problem), by: Option<Leader>| Doubt { problem, is_of_same_term: by == Some(asked) };
         match cluster.decider(shard) {
-            Decider::Here => return Ok(Sent::Here(may_have_happened)),
+            Decider::Here => return Ok(Sent::Here(lost.map(|lost| doubt(lost, None)))),
             Decider::Nobody => {}
-            Decider::There(leader) if not_again == Some(leader) => {}
             Decider::There(leader) => {
                 let asking = cluster.forward(shard, leader, forwarded.encode(), limit);
                 let node = leader.node;
                 let silent = match call.bounded(while_it_decides(cluster, shard, leader, asking)).await? {
                     Ok(answer) => match ForwardedAnswer::decode(&answer) {
-                        Ok(answer) if !answer.is_not_taken() => return Ok(Sent::Answered(answer, may_have_happened)),
+                        Ok(answer) if !answer.is_not_taken() => {
+                            return Ok(Sent::Answered(answer, lost.map(|lost| doubt(lost, Some(leader)))));
+                        }
                         Ok(_) => {
                             why = format!("node {node} does not decide for shard {shard}, or does not serve now");
                             None
@@ -418,14 +430,14 @@ pub(crate) async fn send(call: &Call, shard: u16, forwarded: &Forwarded, repeats
                     let problem = unknown(node, &error);
                     match repeats {
                         Repeats::Freely => why = error,
-                        Repeats::InAnotherTerm => (not_again, may_have_happened) = (Some(leader), Some(problem)),
+                        Repeats::ByKey => lost = Some((leader, problem)),
                         Repeats::Never => return Err(problem),
                     }
                 }
             }
         }
         if looks == 0 {
-            return Err(may_have_happened.unwrap_or_else(|| Problem::new(Code::NoQuorum, why)));
+            return Err(lost.map_or_else(|| Problem::new(Code::NoQuorum, why), |(_, problem)| problem));
         }
         looks -= 1;
         call.bounded(sleep(LOOK)).await?;

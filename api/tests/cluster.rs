@@ -31,11 +31,13 @@ const OTHER: Leader = Leader { node: 3, term: 8 };
 enum Fate {
     /// It is not sent.
     NotSent,
+    /// It is lost.
+    Lost,
+    /// It is lost, and the node decides in another term by then.
+    LostWithTerm,
     /// It is done, and its answer is lost.
     AnswerLost,
-    /// The same, and the node decides in another term by then.
-    AnswerLostWithTerm,
-    /// The same, and its disk is full by then.
+    /// It is done, its answer is lost, and the node decides in another term by then, with a full disk.
     AnswerLostThenFull,
     /// Its disk is full.
     Full,
@@ -89,6 +91,12 @@ impl ClusterSource for Front {
             if fate == Some(Fate::NotSent) {
                 return Err(ForwardFailure::NotSent("no connection".to_owned()));
             }
+            if matches!(fate, Some(Fate::LostWithTerm | Fate::AnswerLostThenFull)) {
+                *decider.lock().unwrap() = Decider::There(AGAIN);
+            }
+            if matches!(fate, Some(Fate::Lost | Fate::LostWithTerm)) {
+                return Err(ForwardFailure::Unknown("it broke".to_owned()));
+            }
             if fate == Some(Fate::Full) {
                 disk_low.store(true, Ordering::SeqCst);
             }
@@ -97,13 +105,10 @@ impl ClusterSource for Front {
                 *decider.lock().unwrap() = Decider::There(OTHER);
                 pending::<()>().await;
             }
-            if matches!(fate, Some(Fate::AnswerLostWithTerm | Fate::AnswerLostThenFull)) {
-                *decider.lock().unwrap() = Decider::There(AGAIN);
-            }
             if fate == Some(Fate::AnswerLostThenFull) {
                 disk_low.store(true, Ordering::SeqCst);
             }
-            let is_lost = matches!(fate, Some(Fate::AnswerLost | Fate::AnswerLostWithTerm | Fate::AnswerLostThenFull));
+            let is_lost = matches!(fate, Some(Fate::AnswerLost | Fate::AnswerLostThenFull));
             if is_lost { Err(ForwardFailure::Unknown("it broke".to_owned())) } else { Ok(answer) }
         })
     }
@@ -197,7 +202,7 @@ async fn what_was_not_sent_is_sent_again_and_what_may_have_been_done_only_where_
     assert_eq!(*pair.asked.lock().unwrap(), 3);
 
     // With a key it is done once however often it is asked, so the node that the caller asked finds out what became of it.
-    pair.fates(&[Fate::AnswerLostWithTerm]);
+    pair.fates(&[Fate::AnswerLost, Fate::AnswerLost]);
     let found = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
     assert_eq!((found.status, found.header("idempotency-replayed")), (201, Some("true")));
     // Without one it is for the caller to find out.
@@ -208,8 +213,7 @@ async fn what_was_not_sent_is_sent_again_and_what_may_have_been_done_only_where_
     // What changes nothing may be asked again.
     pair.fates(&[Fate::AnswerLost, Fate::AnswerLost]);
     assert_eq!(pair.front.get("/v1/stocks/lamp").await.json()["reserved"], 2);
-    *pair.decider.lock().unwrap() = Decider::There(LEADER);
-    pair.fates(&[Fate::AnswerLostWithTerm]);
+    pair.fates(&[Fate::AnswerLost]);
     let keyed = r#"{"op":"reserve","sku":"lamp","user":"w","idempotency_key":"b"}"#;
     let found = pair.front.post("/v1/batch", &format!(r#"{{"commands":[{keyed}]}}"#)).await.json()["results"][0].clone();
     assert_eq!((&found["status"], &found["replayed"]), (&json!(201), &json!(true)));
@@ -246,14 +250,33 @@ async fn a_node_that_is_silent_is_not_waited_for_once_another_one_decides() {
 }
 
 #[tokio::test]
-async fn what_may_have_happened_is_unknown_while_nobody_decides_in_another_term() {
+async fn a_no_counts_behind_a_lost_attempt_where_another_term_has_begun() {
+    let pair = Pair::start().await;
+    assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":1}"#).await.status, 201);
+    assert_eq!(pair.front.post("/v1/stocks/lamp/reservations", r#"{"user":"first"}"#).await.status, 201);
+    // The first attempt has not been done, and in the same term it may be on its way still.
+    for (number, fate, status, code) in [(1, Fate::Lost, 503, "outcome_unknown"), (2, Fate::LostWithTerm, 409, "sold_out")] {
+        *pair.decider.lock().unwrap() = Decider::There(LEADER);
+        pair.fates(&[fate]);
+        let alone = pair.front.post_keyed("/v1/stocks/lamp/reservations", &format!("k-{number}"), r#"{"user":"u"}"#).await;
+        alone.expect_problem(status, code, "");
+        *pair.decider.lock().unwrap() = Decider::There(LEADER);
+        pair.fates(&[fate]);
+        let command = format!(r#"{{"op":"reserve","sku":"lamp","user":"v","idempotency_key":"b-{number}"}}"#);
+        let batch = pair.front.post("/v1/batch", &format!(r#"{{"commands":[{command}]}}"#)).await.json();
+        assert_eq!((&batch["results"][0]["status"], &batch["results"][0]["code"]), (&json!(status), &json!(code)));
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_happened_is_unknown_when_nobody_tells_in_the_end() {
     let pair = Pair::start().await;
     assert_eq!(pair.front.put("/v1/stocks/lamp", r#"{"quantity":4}"#).await.status, 201);
-    // What was sent first may be on its way still, so that a no to a second attempt would not be the last word.
+    // Longer than it is kept while nobody decides.
     pair.fates(&[Fate::AnswerLost]);
+    pair.fates(&[Fate::NotSent; 1_000]);
     let lost = pair.front.post_keyed("/v1/stocks/lamp/reservations", "k", r#"{"user":"u"}"#).await;
     lost.expect_problem(503, "outcome_unknown", "may have happened");
-    assert_eq!(*pair.asked.lock().unwrap(), 2);
 }
 
 #[tokio::test]

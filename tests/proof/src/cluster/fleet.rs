@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use super::seen::{Seen, is_whole};
-use super::site::{Site, mount};
+use super::site::{Site, mount, unmount};
 use tidegate_witness::node::{NodeError, Place, Target, make_keys};
 use tidegate_witness::record::Moment;
 use tidegate_witness::wire::{Request, Response, Wire};
@@ -499,6 +499,10 @@ impl Drop for Fleet {
                 let _ = process.kill();
                 let _ = process.wait();
             }
+        }
+        if self.has_networks() {
+            // Its folder could not be removed otherwise. A disk that was never mounted is none.
+            let _ = unmount(&self.small_disk());
         }
     }
 }

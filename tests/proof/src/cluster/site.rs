@@ -169,6 +169,13 @@ pub(crate) fn mount(folder: &Path, mebibytes: u64) -> Result<(), NodeError> {
     run(mount)
 }
 
+/// Undoes [`mount`].
+pub(crate) fn unmount(folder: &Path) -> Result<(), NodeError> {
+    let mut unmount = tool("umount");
+    unmount.arg(folder);
+    run(unmount)
+}
+
 /// A process in a network of its own, which ends when nobody holds its standard input any more.
 fn hold() -> Result<Child, NodeError> {
     let failed = |source| NodeError::Machine { what: "no network can be made", source };
