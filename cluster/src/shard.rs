@@ -426,7 +426,8 @@ impl ShardLeader {
                 answer = settled => {
                     // By its own count, too, the quorum must have been heard of since.
                     let newest = self.quorum(&metrics.borrow_watched(), &heard).heard;
-                    let asked = asked.take().filter(|question| answer.is_ok() && newest.is_some_and(|newest| newest >= question.asked));
+                    let is_heard = |asked: Instant| newest.is_some_and(|newest| newest >= asked) || mutant!(DecidedUnsettled);
+                    let asked = asked.take().filter(|question| answer.is_ok() && is_heard(question.asked));
                     if !asked.is_some_and(|question| self.line.lead(question.term, question.turn)) {
                         tracing::debug!(node = %self.node, ?answer, "not settled yet who decides");
                         ask_at = Instant::now() + RETRY;
