@@ -82,9 +82,10 @@ impl Node {
 
     async fn follow(&self) {
         self.quorum.tell(Told::Follow);
-        self.until(|node| !node.progress.leads()).await;
-        // The shard says so before it takes anything back; what it reports comes after.
-        self.report().await;
+        // Nobody is let in from now on; the shard itself has it to hear.
+        assert!(!self.progress.leads());
+        let hears = async { while self.report().await.leads {} };
+        tokio::time::timeout(PATIENCE, hears).await.expect("the shard hears it within the tests' patience");
     }
 
     async fn report(&self) -> ShardReport {
@@ -388,6 +389,8 @@ async fn a_leader_that_is_told_to_lead_again_takes_back_what_was_refused() {
     assert!(!is_ready(&mut refused));
     node.quorum.tell(Told::Lead(Term(1)));
     assert_eq!(answer(refused).await, unknown());
+    // It says so while it takes things back, and lets others in behind that.
+    node.until(|node| node.progress.leads()).await;
     node.told = node.log.len();
     let bob = reservation(node.call(reserve("lamp", "bob"), &[]).await);
     assert_eq!(bob.id.sequence.0, 1);

@@ -187,6 +187,8 @@ impl Handler<BeginCopy> for ShardActor {
 pub struct ShardReport {
     /// Which shard.
     pub shard: ShardNumber,
+    /// Whether it decides, as far as it has come in what it is told.
+    pub leads: bool,
     /// The newest group that was decided and proposed.
     pub proposed: GroupSequence,
     /// The newest group that is committed.
@@ -234,6 +236,7 @@ impl Handler<Inspect> for ShardActor {
         let (options, rules) = (self.parts.options, self.parts.ledger.rules());
         MessageResult(ShardReport {
             shard: self.parts.number,
+            leads: self.leads(),
             proposed: self.proposed,
             committed: self.parts.progress.committed(),
             open_holds: self.parts.ledger.open_holds(),
