@@ -256,7 +256,7 @@ impl<S: Snapshots> ShardGroup<S> {
 
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
-        self.metrics.borrow_watched().current_leader
+        self.leader_and_term().map(|(leader, _)| leader)
     }
 
     /// The newest term that this node knows.

@@ -34,6 +34,13 @@ struct Answered {
     asked: Instant,
 }
 
+impl Answered {
+    /// What is to be noted of `request`, which is about to be asked, once it is answered.
+    fn if_asked_now(request: &AppendEntriesRequest<TypeConfig>) -> Self {
+        Self { term: Term(request.vote.leader_id.term), asked: Instant::now() }
+    }
+}
+
 /// What the other nodes of a group have answered to this one while it led. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct QuorumHeard(Arc<Mutex<BTreeMap<NodeId, Answered>>>);
@@ -135,7 +142,7 @@ impl<N: RaftNetworkV2<TypeConfig>> RaftNetworkV2<TypeConfig> for Listener<N> {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
-        let answered = Answered { term: Term(request.vote.leader_id.term), asked: Instant::now() };
+        let answered = Answered::if_asked_now(&request);
         let response = self.network.append_entries(request, option).await;
         if matches!(&response, Ok(response) if !matches!(response, AppendEntriesResponse::HigherVote(_))) {
             self.heard.note(self.node, answered);
@@ -155,8 +162,7 @@ impl<N: RaftNetworkV2<TypeConfig>> RaftNetworkV2<TypeConfig> for Listener<N> {
         let asked: Arc<Mutex<VecDeque<Answered>>> = Arc::default();
         let noted = Arc::clone(&asked);
         let input = input.inspect(move |request| {
-            let answered = Answered { term: Term(request.vote.leader_id.term), asked: Instant::now() };
-            noted.lock().push_back(answered);
+            noted.lock().push_back(Answered::if_asked_now(request));
         });
         let (node, heard) = (self.node, self.heard.clone());
         let answers = self.network.stream_append(input, option);
