@@ -194,7 +194,13 @@ impl<'a> Sweep<'a> {
             // It may have asked for what was so already; then a change that looks like its own is a later one's.
             _ => match self.own_change(index) {
                 Some(place) if !(self.lows[index].state..place).any(|state| self.is_explained(index, state)) => {
-                    self.acknowledge(index, place);
+                    if let Some(maker) = self.unheard_maker(index, place) {
+                        self.claimed[place] = Some(maker);
+                        self.remember_key(&self.calls[maker], place);
+                        self.observe(index);
+                    } else {
+                        self.acknowledge(index, place);
+                    }
                 }
                 _ => self.observe(index),
             },
@@ -217,6 +223,25 @@ impl<'a> Sweep<'a> {
         let first = places.partition_point(|place| *place <= self.lows[index].state);
         let mut free = places[first..].iter().copied().filter(|place| self.claimed[*place].is_none());
         free.find(|place| self.change(*place).actor == actor && shows(*place))
+    }
+
+    /// The call that made the change at `place`, and of which nobody heard, where the one that looks like its maker found everything done already.
+    /// Whoever finds it so is answered as new and leaves no key behind; and that this one left none, a later call with its key shows, which
+    /// was answered as new as well.
+    fn unheard_maker(&self, index: usize, place: usize) -> Option<usize> {
+        let call = &self.calls[index];
+        let is_new = |answer: &Answer| matches!(answer, Answer::Reservation { replayed: false, .. });
+        let is_later = |other: &&Call| (&other.op, &other.key) == (&call.op, &call.key) && other.began >= call.ended;
+        if call.op.tag().is_some() || call.key.is_none() || !self.calls.iter().filter(is_later).any(|other| is_new(&other.answer)) {
+            return None;
+        }
+        let what = |call: &Call| (call.op.kind(), call.op.reservation().map(str::to_owned), call.client);
+        let may_have = |other: &usize| {
+            let (maker, is_free) = (&self.calls[*other], !self.claimed.contains(&Some(*other)));
+            let is_other = maker.answer == Answer::Unknown && maker.key != call.key && what(maker) == what(call);
+            is_other && is_free && maker.began < call.ended && self.lows[*other].state < place && self.moves(place, &maker.op)
+        };
+        (0..self.calls.len()).find(may_have)
     }
 
     /// Takes `place` as the doing of an acknowledged call.

@@ -126,6 +126,20 @@ impl Book {
         shown
     }
 
+    /// The change of a return.
+    fn give_back(&mut self, client: usize, held: &Reservation) -> Reservation {
+        let shown = Reservation {
+            reserved: 0,
+            returned: 1,
+            state: "returned".to_owned(),
+            resolved_at: Some(at(self.changes.len() + 1)),
+            ..held.clone()
+        };
+        (self.stock.sold, self.stock.available) = (self.stock.sold - 1, self.stock.available + 1);
+        self.change("returned", client, Some(shown.clone()));
+        shown
+    }
+
     /// A change of a stock's settings or life, with its call.
     fn revise(&mut self, client: usize, op: Op, revise: impl FnOnce(&mut Self)) {
         revise(self);
@@ -267,6 +281,32 @@ fn an_unknown_call_may_have_happened_or_not() {
     let (calls, sure) = model::settle(&book.calls, &book.changes);
     assert!(calls.iter().all(|call| call.op.tag() != Some("b")) && sure == [0, 3], "{calls:?} {sure:?}");
     assert!(matches!(model::check(SKU, &calls, &sure, 2, Some(1)), Verdict::Linearizable));
+}
+
+#[test]
+fn whoever_finds_done_what_an_unheard_call_did_leaves_no_key_behind() {
+    let mut book = Book::new(1, 1);
+    let held = book.reserve(0, "ann", "a");
+    book.confirm(0, &held, "pay");
+    let mut alone = book.clone();
+    for (book, is_unheard) in [(&mut book, true), (&mut alone, false)] {
+        let op = Op::Return { id: held.id.clone(), quantity: None };
+        if is_unheard {
+            // Given up by the client, and still under way.
+            book.call(0, op.clone(), Some("back-1"), Answer::Unknown);
+        }
+        let shown = book.give_back(0, &held);
+        book.call(0, op.clone(), Some("back-2"), yes(&shown, false, false));
+        book.call(0, op, Some("back-2"), yes(&shown, false, false));
+    }
+    book.is_good();
+    // Then it was the first one's doing, and its key is gone.
+    alone.is_bad(Fault::AcknowledgementLost);
+    alone.has_no_order();
+    // With the mark of a repeat the key was left behind, whoever else was under way.
+    let Some(Answer::Reservation { replayed, .. }) = book.calls.last_mut().map(|call| &mut call.answer) else { panic!("a return") };
+    *replayed = true;
+    book.is_good();
 }
 
 #[test]
