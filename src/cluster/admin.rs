@@ -147,11 +147,10 @@ impl Shared {
             let deciders =
                 self.groups.iter().zip(&needed).filter(|(_, needed)| needed.is_none()).filter_map(|(group, _)| group.leader());
             let asked: BTreeSet<NodeId> = deciders.filter(|decider| *decider != self.node()).collect();
-            let others = self.others();
             let mut asking = JoinSet::new();
-            for (node, address) in asked.into_iter().filter_map(|node| Some((node, others.get(&node)?.clone()))) {
+            for node in asked {
                 let shared = Arc::clone(self);
-                asking.spawn(async move { hear(&shared, node, &address).await });
+                asking.spawn(async move { hear(&shared, node).await });
             }
             let answered = async {
                 while asking.join_next().await.is_some() {}
@@ -316,7 +315,7 @@ impl Shared {
     }
 
     /// Has this node lead nothing from now on, if it `drains`, or again what it gets. Gives what it leads still.
-    pub(super) async fn drain_here(&self, drains: bool) -> Vec<u16> {
+    pub(super) async fn drain_here(self: &Arc<Self>, drains: bool) -> Vec<u16> {
         self.is_draining.store(drains, Ordering::Release);
         if !drains {
             return Vec::new();
@@ -326,7 +325,7 @@ impl Shared {
     }
 
     /// The same of `node`.
-    async fn drain(&self, node: NodeId, drains: bool) -> Result<(), ClusterRefusal> {
+    async fn drain(self: &Arc<Self>, node: NodeId, drains: bool) -> Result<(), ClusterRefusal> {
         let led = if node == self.node() {
             self.drain_here(drains).await
         } else {
@@ -338,7 +337,7 @@ impl Shared {
             let answer = answer.map_err(|error| error.to_string()).and_then(|answer| decode_drained(&answer));
             let led = answer.map_err(|why| ClusterRefusal::Unknown(format!("node {node}: {why}")))?;
             // So that this node shows it as it is now.
-            hear(self, node, address).await;
+            hear(self, node).await;
             led
         };
         match led.as_slice() {

@@ -1,7 +1,8 @@
 //! What a member does about others with whom it does not agree: about the time, and about settings that all should have alike.
 //!
 //! A node whose clock is off leads nothing that another can lead, and stands for no election meanwhile; what "off" is, and why no shard is left
-//! without a leader by it, stands with [`Clocks`]. Settings that differ are told, in the log, in `GET /v1/cluster` and as a metric, and nothing
+//! without a leader by it, stands with [`Clocks`]. Nor does one that is to lead nothing for other reasons ([`Shared::leaves_to_others`]). Whom others
+//! are to lead and do not, it leads all the same ([`Shared::is_orphaned`]). Settings that differ are told, in the log, in `GET /v1/cluster` and as a metric, and nothing
 //! else comes of them: nodes that differ come to the same ledger from one log, because whoever follows only applies, and a change of a
 //! setting goes from node to node.
 
@@ -14,7 +15,7 @@ use tidegate_persistence::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::keeper::PROMOTE_BEHIND_MAX;
+use super::keeper::is_close;
 use super::member::{Heard, Shared};
 
 /// How often it is looked whether this node agrees with the others.
@@ -37,13 +38,15 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         told.settings(&shared);
         let mut giving_up = JoinSet::new();
         for (shard, off_for) in off_for.iter_mut().enumerate() {
-            let must_yield = clocks.must_yield(&shared.groups[shard].status().voters());
+            let status = shared.groups[shard].status();
+            let must_yield = clocks.must_yield(&status.voters());
             *off_for = if must_yield { off_for.saturating_add(1) } else { 0 };
             let is_sure = *off_for >= LOOKS_BEFORE;
-            shared.groups[shard].stand_for_election(!is_sure);
+            let yields = is_sure || shared.leaves_to_others(&status);
+            shared.groups[shard].stand_for_election(!yields || shared.is_orphaned(shard));
             if let Some(next) = to_whom(&shared, shard, &clocks).filter(|_| is_sure) {
                 tracing::warn!(shard, to = next.0, "this node's clock is off: it gives up the shard");
-                giving_up.spawn(shared.hand_over_one(shard, next));
+                giving_up.spawn(Arc::clone(&shared).hand_over_one(shard, vec![next]));
             }
         }
         while giving_up.join_next().await.is_some() {}
@@ -58,9 +61,7 @@ fn to_whom(shared: &Shared, number: usize, clocks: &Clocks) -> Option<NodeId> {
     }
     let voters = status.voters();
     let able = shared.able_to_lead(&status).into_iter().filter(|member| !clocks.is_off(member.node, &voters));
-    let is_close = |matched: u64| matched + PROMOTE_BEHIND_MAX >= status.last.0;
-    let next = able.filter(|member| member.matched.is_some_and(|matched| is_close(matched.0))).max_by_key(|member| member.matched);
-    next.map(|member| member.node)
+    able.filter(|member| is_close(member, status.last)).max_by_key(|member| member.matched).map(|member| member.node)
 }
 
 /// What has been told, so that it is told once.

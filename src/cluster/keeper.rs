@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_cluster::{ChangeError, ClockMeasure, GroupMember, MemberChange};
-use tidegate_persistence::NodeId;
+use tidegate_persistence::{LogIndex, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -28,8 +28,8 @@ const SPREAD: Duration = Duration::from_secs(3);
 /// How often it is looked whether this node is to lead nothing, and then whether it has been elected again.
 const SPREAD_DRAINING: Duration = Duration::from_millis(500);
 
-/// Entries that a node that has joined may lack when it is counted from then on.
-pub(super) const PROMOTE_BEHIND_MAX: u64 = 1_000;
+/// Entries that a node may lack that has joined and is counted from then on, or that is to lead.
+const CLOSE_BEHIND_MAX: u64 = 1_000;
 
 /// How long a change of the members is waited for.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
@@ -50,25 +50,30 @@ async fn hear_all(shared: &Arc<Shared>) {
     let mut asking = JoinSet::new();
     let others = shared.others();
     shared.heard.lock().retain(|node, _| others.contains_key(node));
-    for (node, address) in others {
+    for node in others.into_keys() {
         let shared = Arc::clone(shared);
-        asking.spawn(async move { hear(&shared, node, &address).await });
+        asking.spawn(async move { hear(&shared, node).await });
     }
     while asking.join_next().await.is_some() {}
 }
 
-/// Asks one how it stands.
-pub(super) async fn hear(shared: &Shared, node: NodeId, address: &str) {
+/// Asks another member how it stands. Whether it has said so.
+pub(super) async fn hear(shared: &Shared, node: NodeId) -> bool {
+    let Some(address) = shared.others().remove(&node) else { return false };
     let (asked, asked_at) = (Instant::now(), shared.clock.now().unix_ms());
-    let answer = shared.links.ask(node, address, Question::Standing.encode(), ANSWER_MAX).await;
+    let answer = shared.links.ask(node, &address, Question::Standing.encode(), ANSWER_MAX).await;
     match answer.map_err(|error| error.to_string()).and_then(|answer| decode_standing(&answer)) {
         Ok(standing) => {
             let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
             let clock = ClockMeasure::of(asked_at, took_ms, standing.unix_ms);
             shared.heard.lock().insert(node, Heard { at: asked, standing, clock });
+            true
         }
         // The links say in the log what is wrong with a connection.
-        Err(why) => tracing::debug!(node = node.0, why, "a node does not say how it stands"),
+        Err(why) => {
+            tracing::debug!(node = node.0, why, "a node does not say how it stands");
+            false
+        }
     }
 }
 
@@ -97,7 +102,7 @@ pub(super) async fn tend(shared: Arc<Shared>) {
             let change = if status.is_changing {
                 Some(MemberChange::Finish)
             } else {
-                let is_ready = |member: &&GroupMember| is_ready(&shared, member, status.last.0);
+                let is_ready = |member: &&GroupMember| is_ready(&shared, member, status.last);
                 status.members.iter().find(is_ready).map(|member| MemberChange::Promote(member.node))
             };
             let Some(change) = change else { continue };
@@ -112,10 +117,16 @@ pub(super) async fn tend(shared: Arc<Shared>) {
 }
 
 /// Whether a member is to be counted from now on: it has nearly all of the log, which ends at `last`, and is there.
-fn is_ready(shared: &Shared, member: &GroupMember, last: u64) -> bool {
+fn is_ready(shared: &Shared, member: &GroupMember, last: LogIndex) -> bool {
     let is_there = shared.heard.lock().get(&member.node).is_some_and(Heard::is_recent);
-    let has_log = member.matched.is_some_and(|matched| matched.0 > 0 && matched.0 + PROMOTE_BEHIND_MAX >= last);
-    !member.is_voter && is_there && has_log
+    !member.is_voter && is_there && is_close(member, last)
+}
+
+/// Whether a member, as the one sees it that leads, has nearly all of a log that ends at `last`. Whoever lags behind would have a shard's callers
+/// wait until it has everything.
+pub(super) fn is_close(member: &GroupMember, last: LogIndex) -> bool {
+    // At 0 it has told this leader of nothing yet.
+    member.matched.is_some_and(|matched| matched.0 > 0 && matched.0 + CLOSE_BEHIND_MAX >= last.0)
 }
 
 /// Looks again and again whether another node should lead a shard that this one leads: any, while this one is drained or its disk has too
@@ -137,16 +148,13 @@ pub(super) async fn spread(shared: Arc<Shared>) {
         let here = led(shared.node());
         let fewest = deciding.iter().enumerate().filter(|(_, decider)| **decider == Some(shared.node())).find_map(|(shard, _)| {
             let status = shared.groups[shard].status();
-            // Who lags behind would have the shard's callers wait until it has everything.
-            let is_close =
-                |member: &GroupMember| member.matched.is_some_and(|matched| matched.0 + PROMOTE_BEHIND_MAX >= status.last.0);
-            let able = shared.able_to_lead(&status).into_iter().filter(is_close);
+            let able = shared.able_to_lead(&status).into_iter().filter(|member| is_close(member, status.last));
             let fewest = able.map(|member| (led(member.node), member.node)).min()?;
             (fewest.0 + 2 <= here).then_some((shard, fewest.1))
         });
         // While a shard has no leader nobody knows who has how many.
         if let Some((shard, next)) = fewest.filter(|_| deciding.iter().all(Option::is_some)) {
-            shared.hand_over_one(shard, next).await;
+            Arc::clone(&shared).hand_over_one(shard, vec![next]).await;
         }
     }
 }

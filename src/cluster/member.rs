@@ -7,8 +7,8 @@
 //!
 //! Everything of the cluster runs on a runtime of its own, so that neither callers nor signals keep a heartbeat waiting.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,7 +40,7 @@ use tokio::task::JoinHandle;
 use super::agreement;
 use super::desk::MemberDesk;
 use super::endpoint::{EndpointFault, Membership, endpoint};
-use super::keeper;
+use super::keeper::{self, hear};
 use super::metrics::ClusterMetrics;
 use super::snapshots::MemberSnapshots;
 use super::talk::{ShardStanding, Standing};
@@ -167,6 +167,11 @@ impl Heard {
     /// Whether it is taken for granted still.
     pub(super) fn is_recent(&self) -> bool {
         self.at.elapsed() < HEARD_MAX
+    }
+
+    /// Whether the node was there lately, and may be given what others lead.
+    fn may_lead(&self) -> bool {
+        self.is_recent() && !self.standing.is_draining
     }
 }
 
@@ -396,7 +401,7 @@ impl Member {
         self.shared.lacks()
     }
 
-    /// Has other nodes lead what this one leads, as far as they can. Takes no longer than two elections.
+    /// As [`Shared::hand_over`].
     pub(crate) async fn hand_over(&self) {
         let shared = self.shared();
         // On the runtime whose timers and tasks it is about.
@@ -564,29 +569,36 @@ impl Shared {
         None
     }
 
-    /// Has other nodes lead what this one leads, as far as they can. Takes no longer than two elections.
-    pub(super) async fn hand_over(&self) {
+    /// Has other nodes lead what this one leads, as far as they can. Takes no longer than two elections, and as long as silent nodes are waited for.
+    pub(super) async fn hand_over(self: &Arc<Self>) {
         let mut handing = tokio::task::JoinSet::new();
         for (shard, group) in self.groups.iter().enumerate() {
             let status = group.status();
             if status.leader != Some(self.node()) {
                 continue;
             }
-            let able = self.able_to_lead(&status);
-            let Some(next) = able.into_iter().max_by_key(|member| member.matched).map(|member| member.node) else { continue };
-            handing.spawn(self.hand_over_one(shard, next));
+            let mut able = self.able_to_lead(&status);
+            able.sort_by_key(|member| Reverse(member.matched));
+            handing.spawn(Arc::clone(self).hand_over_one(shard, able.into_iter().map(|member| member.node).collect()));
         }
         while handing.join_next().await.is_some() {}
     }
 
-    /// Has `next` lead `shard`, which this node leads.
-    pub(super) fn hand_over_one(&self, shard: usize, next: NodeId) -> impl Future<Output = ()> + Send + 'static {
-        let limit = 2 * Duration::from_millis(self.membership.times.election_ms_max);
-        let group = self.groups[shard].clone();
-        async move {
-            let is_handed = group.hand_over(next, limit).await;
-            tracing::info!(shard, to = next.0, is_handed, "leadership is handed over");
+    /// Has the first of `candidates` that answers lead `shard`, which this node leads. What was heard of a node a moment ago does not say that it is
+    /// there still, and handed to one that is not, the shard would have no leader until the others have elected one.
+    pub(super) async fn hand_over_one(self: Arc<Self>, shard: usize, candidates: Vec<NodeId>) {
+        for next in candidates {
+            if hear(&self, next).await && self.heard.lock().get(&next).is_some_and(Heard::may_lead) {
+                let is_handed = self.groups[shard].hand_over(next, self.election_max()).await;
+                tracing::info!(shard, to = next.0, is_handed, "leadership is handed over");
+                return;
+            }
         }
+    }
+
+    /// Within this, members that are there have elected a leader.
+    fn election_max(&self) -> Duration {
+        2 * Duration::from_millis(self.membership.times.election_ms_max)
     }
 
     /// The members other than this node that could lead a shard: they are counted, there, and not being drained themselves. Those whose clocks
@@ -594,13 +606,23 @@ impl Shared {
     pub(super) fn able_to_lead(&self, status: &GroupStatus) -> Vec<GroupMember> {
         let heard = self.heard.lock().clone();
         let is_able = |member: &&GroupMember| {
-            let of = heard.get(&member.node).filter(|heard| heard.is_recent());
-            member.is_voter && member.node != self.node() && of.is_some_and(|of| !of.standing.is_draining)
+            member.is_voter && member.node != self.node() && heard.get(&member.node).is_some_and(Heard::may_lead)
         };
         let able: Vec<GroupMember> = status.members.iter().filter(is_able).cloned().collect();
         let (clocks, voters) = (self.clocks(), status.voters());
         let agreeing: Vec<GroupMember> = able.iter().filter(|member| !clocks.is_off(member.node, &voters)).cloned().collect();
         if agreeing.is_empty() { able } else { agreeing }
+    }
+
+    /// Whether this node is to lead nothing, and the members that could lead a shard make a majority by themselves. So among them is one that has
+    /// everything committed, and their votes are enough for it.
+    pub(super) fn leaves_to_others(&self, status: &GroupStatus) -> bool {
+        self.is_to_lead_nothing() && 2 * self.able_to_lead(status).len() > status.voters().len()
+    }
+
+    /// Whether nobody has decided for `shard` for so long that whoever was to be elected cannot be, as far as this node knows.
+    pub(super) fn is_orphaned(&self, shard: usize) -> bool {
+        self.led.lock()[shard].elapsed() > self.election_max()
     }
 
     /// The shards that this node leads in the eyes of consensus, whether it decides for them or not.
