@@ -8,7 +8,7 @@
 //! Everything of the cluster runs on a runtime of its own, so that neither callers nor signals keep a heartbeat waiting.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -577,15 +577,18 @@ impl Shared {
             if status.leader != Some(self.node()) {
                 continue;
             }
-            let mut able = self.able_to_lead(&status);
-            able.sort_by_key(|member| Reverse(member.matched));
-            handing.spawn(Arc::clone(self).hand_over_one(shard, able.into_iter().map(|member| member.node).collect()));
+            // Those that were not able when they were last heard may be by now.
+            let able: BTreeSet<NodeId> = self.able_to_lead(&status).into_iter().map(|member| member.node).collect();
+            let mut others: Vec<&GroupMember> =
+                status.members.iter().filter(|member| member.is_voter && member.node != self.node()).collect();
+            others.sort_by_key(|member| Reverse((able.contains(&member.node), member.matched)));
+            handing.spawn(Arc::clone(self).hand_over_one(shard, others.into_iter().map(|member| member.node).collect()));
         }
         while handing.join_next().await.is_some() {}
     }
 
-    /// Has the first of `candidates` that answers lead `shard`, which this node leads. What was heard of a node a moment ago does not say that it is
-    /// there still, and handed to one that is not, the shard would have no leader until the others have elected one.
+    /// Has the first of `candidates` lead `shard`, which this node leads, that answers and is to lead anything. What was heard of a node a moment ago does
+    /// not say that it is there still, and handed to one that is not, the shard would have no leader until the others have elected one.
     pub(super) async fn hand_over_one(self: Arc<Self>, shard: usize, candidates: Vec<NodeId>) {
         for next in candidates {
             if hear(&self, next).await && self.heard.lock().get(&next).is_some_and(Heard::may_lead) {

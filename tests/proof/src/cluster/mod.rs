@@ -322,7 +322,7 @@ fn report(options: &Options, table: &Table, took: Duration) -> bool {
     print_pauses(pauses);
     println!("stocks compared on all nodes at the end: {}", table.stocks);
     let mut broken = table.broken.clone();
-    if !options.short && options.only.is_empty() {
+    if !options.short && options.only.is_empty() && options.kills != Some(0) {
         broken.extend(judge::pauses(pauses));
     }
     let sum = |pick: fn(&Outcome) -> u64| table.rows.values().map(|row| pick(&row.outcome)).sum::<u64>();
