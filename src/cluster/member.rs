@@ -625,7 +625,8 @@ impl Shared {
 
     /// Whether nobody has decided for `shard` for so long that whoever was to be elected cannot be, as far as this node knows.
     pub(super) fn is_orphaned(&self, shard: usize) -> bool {
-        self.led.lock()[shard].elapsed() > self.election_max()
+        // However short elections are, it is not heard at once who decides.
+        self.led.lock()[shard].elapsed() > HEARD_MAX.max(self.election_max())
     }
 
     /// The shards that this node leads in the eyes of consensus, whether it decides for them or not.
