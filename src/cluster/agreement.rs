@@ -1,10 +1,11 @@
 //! What a member does about others with whom it does not agree: about the time, and about settings that all should have alike.
 //!
 //! A node whose clock is off leads nothing that another can lead, and stands for no election meanwhile; what "off" is, and why no shard is left
-//! without a leader by it, stands with [`Clocks`]. Nor does one that is to lead nothing for other reasons ([`Shared::leaves_to_others`]). Whom others
-//! are to lead and do not, it leads all the same ([`Shared::is_orphaned`]). Settings that differ are told, in the log, in `GET /v1/cluster` and as a metric, and nothing
-//! else comes of them: nodes that differ come to the same ledger from one log, because whoever follows only applies, and a change of a
-//! setting goes from node to node.
+//! without a leader by it, stands with [`Clocks`]. Nor does one that is to lead nothing for other reasons ([`Shared::leaves_to_others`]). What
+//! others are to lead and do not, either of them leads all the same ([`Shared::is_orphaned`]).
+//!
+//! Settings that differ are told, in the log, in `GET /v1/cluster` and as a metric, and nothing else comes of them: nodes that differ come to the
+//! same ledger from one log, because whoever follows only applies, and a change of a setting goes from node to node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

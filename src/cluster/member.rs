@@ -587,8 +587,8 @@ impl Shared {
         while handing.join_next().await.is_some() {}
     }
 
-    /// Has the first of `candidates` lead `shard`, which this node leads, that answers and is to lead anything. What was heard of a node a moment ago does
-    /// not say that it is there still, and handed to one that is not, the shard would have no leader until the others have elected one.
+    /// Has the first of `candidates` that answers, and is not drained, lead `shard`, which this node leads. What was heard of a node a moment ago
+    /// does not say that it is there still, and handed to one that is not, the shard would have no leader until the others have elected one.
     pub(super) async fn hand_over_one(self: Arc<Self>, shard: usize, candidates: Vec<NodeId>) {
         for next in candidates {
             if hear(&self, next).await && self.heard.lock().get(&next).is_some_and(Heard::may_lead) {
