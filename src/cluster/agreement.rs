@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_cluster::Clocks;
+use tidegate_cluster::{Clocks, GroupStatus};
 use tidegate_persistence::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -45,7 +45,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             let is_sure = *off_for >= LOOKS_BEFORE;
             let yields = is_sure || shared.leaves_to_others(&status);
             shared.groups[shard].stand_for_election(!yields || shared.is_orphaned(shard));
-            if let Some(next) = to_whom(&shared, shard, &clocks).filter(|_| is_sure) {
+            if let Some(next) = to_whom(&shared, &status, &clocks).filter(|_| is_sure) {
                 tracing::warn!(shard, to = next.0, "this node's clock is off: it gives up the shard");
                 giving_up.spawn(Arc::clone(&shared).hand_over_one(shard, vec![next]));
             }
@@ -54,14 +54,14 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     }
 }
 
-/// The node that is to lead shard `number` in place of this one, if this one leads it: one whose clock is not off, there and close behind.
-fn to_whom(shared: &Shared, number: usize, clocks: &Clocks) -> Option<NodeId> {
-    let status = shared.groups[number].status();
+/// The node that is to lead a shard in place of this one, if this one leads it, as `status` says: one whose clock is not off, there and close
+/// behind.
+fn to_whom(shared: &Shared, status: &GroupStatus, clocks: &Clocks) -> Option<NodeId> {
     if status.leader != Some(shared.node()) {
         return None;
     }
     let voters = status.voters();
-    let able = shared.able_to_lead(&status).into_iter().filter(|member| !clocks.is_off(member.node, &voters));
+    let able = shared.able_to_lead(status).into_iter().filter(|member| !clocks.is_off(member.node, &voters));
     able.filter(|member| is_close(member, status.last)).max_by_key(|member| member.matched).map(|member| member.node)
 }
 
@@ -122,7 +122,7 @@ impl Told {
 impl Shared {
     /// The members that are counted for a quorum of any shard.
     pub(super) fn voters(&self) -> Vec<NodeId> {
-        let voters: BTreeSet<NodeId> = self.statuses().iter().flat_map(tidegate_cluster::GroupStatus::voters).collect();
+        let voters: BTreeSet<NodeId> = self.statuses().iter().flat_map(GroupStatus::voters).collect();
         voters.into_iter().collect()
     }
 

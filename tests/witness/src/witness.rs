@@ -235,11 +235,12 @@ impl<'a> Sweep<'a> {
         if call.op.tag().is_some() || call.key.is_none() || !self.calls.iter().filter(is_later).any(|other| is_new(&other.answer)) {
             return None;
         }
-        let what = |call: &Call| (call.op.kind(), call.op.reservation().map(str::to_owned), call.client);
         let may_have = |other: &usize| {
-            let (maker, is_free) = (&self.calls[*other], !self.claimed.contains(&Some(*other)));
-            let is_other = maker.answer == Answer::Unknown && maker.key != call.key && what(maker) == what(call);
-            is_other && is_free && maker.began < call.ended && self.lows[*other].state < place && self.moves(place, &maker.op)
+            let maker = &self.calls[*other];
+            let is_alike =
+                (maker.client, maker.op.kind(), maker.op.reservation()) == (call.client, call.op.kind(), call.op.reservation());
+            let is_unheard = maker.answer == Answer::Unknown && maker.key != call.key && !self.claimed.contains(&Some(*other));
+            is_alike && is_unheard && maker.began < call.ended && self.lows[*other].state < place && self.moves(place, &maker.op)
         };
         (0..self.calls.len()).find(may_have)
     }
